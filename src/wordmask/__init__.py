@@ -1,0 +1,1 @@
+"""wordmask: words in, masks out. Training-free open-vocabulary segmentation with a frozen CLIP."""

@@ -1,0 +1,22 @@
+"""The errors that wordmask raises on purpose: one line, what was received and what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class WordmaskError(ValueError):
+    """Input that wordmask cannot use. The message is one line and names what was received."""
+
+
+class ImageError(WordmaskError):
+    """A picture that cannot be read or used."""
+
+
+def unknown(kind: str, name: object, known: Iterable[str]) -> WordmaskError:
+    """Build the error for a name that does not exist, with the nearest names that do."""
+    choices = sorted(known)
+    near = difflib.get_close_matches(str(name), choices, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"choose from: {', '.join(choices)}"
+    return WordmaskError(f"unknown {kind} {name!r}; {hint}")
