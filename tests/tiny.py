@@ -1,0 +1,113 @@
+"""A small random CLIP and its tokenizer, made on the spot: no download, the same everywhere."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from tokenizers.pre_tokenizers import ByteLevel
+from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTokenizer, CLIPVisionConfig
+
+START, END = "<|startoftext|>", "<|endoftext|>"
+MERGES = [("p", "h"), ("ph", "o"), ("o", "f</w>"), ("c", "a"), ("ca", "t</w>"), ("d", "o")]
+MEAN = [0.48145466, 0.4578275, 0.40821073]
+STD = [0.26862954, 0.26130258, 0.27577711]
+
+
+def tiny_tokenizer() -> CLIPTokenizer:
+    """CLIP's byte-level BPE with all 256 bytes and six merges; the end token has the highest id."""
+    letters = sorted(ByteLevel.alphabet())
+    tokens = [*letters, *(f"{letter}</w>" for letter in letters)]
+    tokens += ["".join(pair) for pair in MERGES] + [START, END]
+    vocabulary = {token: index for index, token in enumerate(tokens)}
+    return CLIPTokenizer(vocab=vocabulary, merges=MERGES, model_max_length=77)
+
+
+def tiny_clip(
+    hidden_act: str = "quick_gelu",
+    layers: int = 8,
+    patch: int = 8,
+    image_size: int = 56,
+    width: int = 64,
+    heads: int = 2,
+    seed: int = 0,
+    projection: int = 48,
+    text_layers: int = 2,
+    context: int = 77,
+    legacy_end: bool = False,
+) -> CLIPModel:
+    """Build a random CLIPModel in evaluation mode.
+
+    Biases and LayerNorm weights are random too, so that leaving one out shows, and attention logits
+    have a standard deviation of about 1.5, so that attention is neither flat nor one-hot.
+    `legacy_end` writes the end token id 2 of the hub's old configurations into the text config.
+    """
+    tokenizer = tiny_tokenizer()
+    text = CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        intermediate_size=2 * width,
+        projection_dim=projection,
+        num_hidden_layers=text_layers,
+        num_attention_heads=heads,
+        max_position_embeddings=context,
+        hidden_act=hidden_act,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=2 if legacy_end else tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    vision = CLIPVisionConfig(
+        hidden_size=width,
+        intermediate_size=2 * width,
+        projection_dim=projection,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        image_size=image_size,
+        patch_size=patch,
+        hidden_act=hidden_act,
+    )
+    with torch.random.fork_rng(devices=[]):
+        config = CLIPConfig(text_config=text, vision_config=vision, projection_dim=projection)
+        model = CLIPModel(config).eval()
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            if name == "logit_scale":
+                parameter.fill_(100.0).log_()
+            elif name.endswith("bias"):
+                parameter.copy_(0.1 * noise)
+            elif "norm" in name or "layrnorm" in name:
+                parameter.copy_(1 + 0.1 * noise)
+            elif "embedding" in name and "patch" not in name:
+                parameter.copy_(0.5 * noise)
+            else:
+                gain = 1.2 if "q_proj" in name or "k_proj" in name else 0.7
+                parameter.copy_(noise * gain / parameter[0].numel() ** 0.5)
+    return model
+
+
+def save_tiny_clip(folder: str | Path, **options: object) -> CLIPModel:
+    """Write model, tokenizer and preprocessor_config.json as a hub repository holds them."""
+    folder = Path(folder)
+    model = tiny_clip(**options)  # type: ignore[arg-type]
+    model.save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    size = model.config.vision_config.image_size
+    preprocessor = {
+        "image_processor_type": "CLIPImageProcessor",
+        "do_resize": True,
+        "size": {"shortest_edge": size},
+        "resample": 3,
+        "do_center_crop": True,
+        "crop_size": {"height": size, "width": size},
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": MEAN,
+        "image_std": STD,
+        "do_convert_rgb": True,
+    }
+    (folder / "preprocessor_config.json").write_text(json.dumps(preprocessor, indent=2))
+    return model
