@@ -1,0 +1,159 @@
+"""Scores to labels, a block of rows at a time.
+
+Label 0 is background (or none of the words), label i the i-th class. Two rules exist, and a method
+names its own: `softmax` (the harness that SCLIP, ClearCLIP, NACLIP and others share) and `presence`
+(CLIPer, supplement 6).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from wordmask.encoding import Queries
+from wordmask.methods.base import Method
+from wordmask.vocabulary import Background
+from wordmask.windows import ScoreMap
+
+BLOCK_BYTES = 32 * 2**20
+COMPLEMENT_POWER = 2.0  # of CLIPer's released code, v1
+
+
+@dataclass(frozen=True)
+class Decision:
+    """How scores of one picture become labels.
+
+    Args:
+        method: gives the rule and its options (logit scale, thresholds, min_max).
+        queries: whose score a row is.
+        background: what label 0 means; `auto` and `names` need background rows in `queries`.
+        block_bytes: limit for one float copy of a block of rows.
+    """
+
+    method: Method
+    queries: Queries
+    background: Background
+    block_bytes: int = BLOCK_BYTES
+
+    def labels(self, scores: ScoreMap, size: tuple[int, int]) -> np.ndarray:
+        """Labels (H, W), uint8, or uint16 for more than 255 classes."""
+        dtype = np.uint8 if self.queries.classes <= 255 else np.uint16
+        labels = np.empty(size, dtype)
+        rule = _Presence if self.method.decision == "presence" else _Softmax
+        decide = rule(self, scores, size)
+        for start, stop in self.blocks(scores, size):
+            block = decide(scores.rows(start, stop, size))
+            labels[start:stop] = block.cpu().numpy().astype(dtype)
+        return labels
+
+    def blocks(self, scores: ScoreMap, size: tuple[int, int]) -> Iterator[tuple[int, int]]:
+        """Start and stop of blocks of rows that fit `block_bytes`."""
+        height, width = size
+        rows = max(self.block_bytes // (4 * width * scores.count), 1)
+        for start in range(0, height, rows):
+            yield start, min(start + rows, height)
+
+
+class _Softmax:
+    """Softmax over all names, maximum over the names of a class, argmax; then the background."""
+
+    def __init__(self, decision: Decision, scores: ScoreMap, size: tuple[int, int]):
+        self.decision = decision
+        self.method = decision.method
+        self.low = self.high = None
+        if self.method.min_max:
+            self.low, self.high = _extremes(decision, scores, size)
+        self.kept: Tensor | None = None
+        if self.method.area_threshold:
+            self.kept = self._large_classes(scores, size)
+
+    def _values(self, block: Tensor) -> tuple[Tensor, Tensor]:
+        """Probabilities and what the argmax compares, both (C or C + 1, rows, W)."""
+        queries = self.decision.queries
+        probability = torch.softmax(self.method.logit_scale * block, dim=0)
+        probability = queries.pool(probability, dim=0)
+        if self.low is None or self.high is None:
+            return probability, probability
+        span = (self.high - self.low).clamp_min(1e-12)
+        return probability, queries.pool((block - self.low) / span, dim=0)
+
+    def _large_classes(self, scores: ScoreMap, size: tuple[int, int]) -> Tensor:
+        """Classes with more than `area_threshold` of all pixels that any class won."""
+        classes = self.decision.queries.classes
+        area = torch.zeros(classes + 1, dtype=torch.long)
+        for start, stop in self.decision.blocks(scores, size):
+            _, value = self._values(scores.rows(start, stop, size))
+            area += torch.bincount(value.argmax(0).flatten().cpu(), minlength=classes + 1)
+        share = area[:classes] / area[:classes].sum().clamp_min(1)
+        return (share > self.method.area_threshold).to(scores.tiles[0].scores)
+
+    def __call__(self, block: Tensor) -> Tensor:
+        background = self.decision.background
+        classes = self.decision.queries.classes
+        probability, value = self._values(block)
+        if self.kept is not None:
+            value = torch.cat([value[:classes] * self.kept[:, None, None], value[classes:]])
+            probability = value if self.low is None else probability
+        # a tie goes to the background, which the harness counts first
+        value = torch.cat([value[classes:], value[:classes]])
+        label = value.argmax(0) + (0 if len(value) > classes else 1)
+        best = probability[:classes].amax(0)
+        if background.probability is not None:
+            unsure = probability.amax(0) < background.probability
+            return label.masked_fill(unsure, 0)
+        if background.power is not None:
+            return label.masked_fill((1 - best) ** background.power > best, 0)
+        return label
+
+
+class _Presence:
+    """CLIPer's decision (supplement 6; methods that hand over class maps and not cosines).
+
+    Each map is divided by its maximum and weighted by the class's score, the maximum of its map on
+    the patch grid; absent classes are dropped; then threshold or complement, and argmax. A pixel
+    where nothing is left is background.
+    """
+
+    def __init__(self, decision: Decision, scores: ScoreMap, size: tuple[int, int]):
+        self.background = decision.background
+        self.method = decision.method
+        present = torch.stack([t.scores.amax(dim=(1, 2)) for t in scores.tiles]).amax(0)  # (C,)
+        self.low, high = _extremes(decision, scores, size)
+        self.span = (high - self.low).clamp_min(1e-12)
+        threshold = getattr(self.method, "score_threshold", 0.0)
+        self.present = (present > threshold).to(present)[:, None, None]
+        self.weight = present[:, None, None] / (high + 1e-5)
+        self.normalize = getattr(self.method, "normalize", False)
+
+    def __call__(self, block: Tensor) -> Tensor:
+        value = (block - self.low) / self.span if self.normalize else block * self.weight
+        value = value * self.present
+        best, label = value.max(0)
+        label = label + 1
+        if self.background.probability is not None:
+            return label.masked_fill(best < self.background.probability, 0)
+        power = self.background.power
+        if power is None and self.background.kind in ("names", "auto"):
+            power = COMPLEMENT_POWER  # names alone are distractors and leave no pixel unlabelled
+        if power is not None:
+            return label.masked_fill((1 - best).clamp_min(0) ** power >= best, 0)
+        return label.masked_fill(best <= 0, 0)
+
+
+def _extremes(
+    decision: Decision, scores: ScoreMap, size: tuple[int, int]
+) -> tuple[Tensor, Tensor]:
+    """Minimum and maximum of every map at output size, each (R, 1, 1)."""
+    low, high = [], []
+    for start, stop in decision.blocks(scores, size):
+        block = scores.rows(start, stop, size)
+        low.append(block.amin(dim=(1, 2)))
+        high.append(block.amax(dim=(1, 2)))
+    return (
+        torch.stack(low).amin(0)[:, None, None],
+        torch.stack(high).amax(0)[:, None, None],
+    )

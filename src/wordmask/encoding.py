@@ -1,0 +1,111 @@
+"""What encoding a picture leaves behind, and the text queries it is asked with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from wordmask.windows import Window
+
+
+@dataclass
+class Encoding:
+    """B pictures encoded once, ready to be asked with any words.
+
+    Attributes:
+        features: (B, E, h, w) projected patch features, float32, before L2 normalisation. With
+            sliding windows (B * windows, E, h, w), the windows of a picture one after the other.
+        feature_sets: (N, B, E, h, w) where a method keeps several sets, else None.
+        extras: what else the method keeps for scoring, by name.
+        sizes: (H, W) of every picture as it was given, B of them.
+        pixel_size: (H', W') that the network saw, before a pad.
+        pad: pixels added at (top, left, bottom, right).
+        windows: the windows shared by all pictures of the batch; empty for whole pictures.
+        images: the upright uint8 pictures, where pictures were given and not a tensor.
+    """
+
+    features: Tensor
+    feature_sets: Tensor | None = None
+    extras: dict[str, Tensor] = field(default_factory=dict)
+    sizes: tuple[tuple[int, int], ...] = ()
+    pixel_size: tuple[int, int] = (0, 0)
+    pad: tuple[int, int, int, int] = (0, 0, 0, 0)
+    windows: tuple[Window, ...] = ()
+    images: tuple[object, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """The patch grid h, w of `features`."""
+        return self.features.shape[-2], self.features.shape[-1]
+
+
+@dataclass(frozen=True)
+class Queries:
+    """Text embeddings and whose they are.
+
+    Attributes:
+        embeddings: (Q, E) unit rows, float32: the names of all classes, then background names.
+        owner: (Q,) class index of each row, 0..C-1; C marks a background name.
+        names: one name for each class.
+    """
+
+    embeddings: Tensor
+    owner: Tensor
+    names: tuple[str, ...]
+    empty: Tensor | None = None  # (1, E) embedding of the empty name, where a method needs it
+
+    @classmethod
+    def of(
+        cls,
+        classes: Sequence[Tensor],
+        background: Tensor | None = None,
+        names: Sequence[str] | None = None,
+    ) -> Queries:
+        """Join per-class embeddings (names_c, E) and background embeddings (K, E)."""
+        rows = [*classes] + ([] if background is None else [background])
+        owner = torch.cat([torch.full((len(x),), i) for i, x in enumerate(rows)])
+        embeddings = F.normalize(torch.cat(rows).float(), dim=-1)
+        labels = tuple(names) if names else tuple(f"class {i + 1}" for i in range(len(classes)))
+        return cls(embeddings, owner.to(embeddings.device), labels)
+
+    @property
+    def classes(self) -> int:
+        """C, without the background."""
+        return len(self.names)
+
+    @property
+    def foreground(self) -> Tensor:
+        """The rows that belong to a class."""
+        return self.embeddings[self.owner < self.classes]
+
+    @property
+    def background(self) -> Tensor:
+        """The rows of background names, (K, E), perhaps none."""
+        return self.embeddings[self.owner == self.classes]
+
+    def pool_foreground(self, scores: Tensor, dim: int) -> Tensor:
+        """Maximum over the names of each class of scores that hold foreground rows only."""
+        return self._pool(scores, dim, self.owner[self.owner < self.classes], self.classes)
+
+    def pool(self, scores: Tensor, dim: int) -> Tensor:
+        """Maximum over the names of each class along `dim`; a background row is added if any."""
+        return self._pool(scores, dim, self.owner, self.classes + bool(len(self.background)))
+
+    @staticmethod
+    def _pool(scores: Tensor, dim: int, owner: Tensor, size: int) -> Tensor:
+        if scores.shape[dim] == size:
+            return scores
+        shape = list(scores.shape)
+        shape[dim] = size
+        view = [1] * scores.ndim
+        view[dim] = -1
+        index = owner.view(view).expand_as(scores)
+        pooled = scores.new_full(shape, -torch.inf)
+        return pooled.scatter_reduce(dim, index, scores, "amax")

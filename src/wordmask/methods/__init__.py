@@ -1,0 +1,29 @@
+"""The methods, one paper a file. Importing this package registers them all."""
+
+from wordmask.methods import (
+    clearclip,
+    clip,
+    clip_surgery,
+    cliper,
+    gem,
+    maskclip,
+    naclip,
+    sclip,
+)
+from wordmask.methods.base import METHODS, Method, create_method, parse_option, register
+
+__all__ = [
+    "METHODS",
+    "Method",
+    "clearclip",
+    "clip",
+    "clip_surgery",
+    "cliper",
+    "create_method",
+    "gem",
+    "maskclip",
+    "naclip",
+    "parse_option",
+    "register",
+    "sclip",
+]

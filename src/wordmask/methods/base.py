@@ -1,0 +1,227 @@
+"""What every method is: a frozen set of options, what it needs of the tower, features, scores."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import types
+import typing
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from wordmask.encoding import Encoding, Queries
+from wordmask.errors import WordmaskError, unknown
+from wordmask.towers.clip import ClipTower, Need, Trace
+
+METHODS: dict[str, type[Method]] = {}
+
+
+@dataclass(frozen=True)
+class Method:
+    """A training-free method. Its fields are its options; a subclass is one paper.
+
+    Common options, all of which a subclass or a variant may change:
+
+    Args:
+        short_side: the picture's short side in pixels; None keeps its size.
+        long_side: limit of the long side in pixels.
+        resample: "pil-bicubic", "pil-bilinear" (both antialiased) or "cv2-bilinear".
+        whole_patches: round both sides to whole patches when resizing.
+        remainder: what happens to pixels beyond whole patches: "drop" them and stretch the map, or
+            "pad" with zeros around the picture and cut the pad off the map.
+        position: how the position embedding is resized, see `towers.clip.position_embedding`.
+        activation: "checkpoint", or "gelu" / "quick_gelu" to run the weights with another one.
+        norm_eps: epsilon of the blocks' layer norms; None leaves them as they are.
+        mean, std: normalisation; None takes what the checkpoint states, else CLIP's.
+        window, stride: sliding windows in pixels; window 0 takes the picture whole.
+        templates: prompt templates: "openai", "cliper", "maskclip", "single", a file, or a tuple.
+        pooling: several names of a class: "max" of their probabilities after the softmax over all
+            names, or "mean" of their embeddings.
+        logit_scale: what cosines are multiplied by before the softmax.
+        area_threshold: a class with at most this share of all labelled pixels is dropped (SCLIP).
+        min_max: stretch each name's map to [0, 1] before the argmax (GEM).
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    year: ClassVar[int]
+    network: ClassVar[str] = "none"  # what it needs beside CLIP
+    variants: ClassVar[dict[str, dict[str, Any]]]  # the first is the default
+    decision: ClassVar[Literal["softmax", "presence"]] = "softmax"  # see decide.py
+
+    short_side: int | None = 336
+    long_side: int = 2048
+    resample: Literal["pil-bicubic", "pil-bilinear", "cv2-bilinear"] = "cv2-bilinear"
+    whole_patches: bool = False
+    remainder: Literal["drop", "pad"] = "drop"
+    position: Literal["bicubic_offset", "bicubic", "bicubic_antialias", "bilinear"] = (
+        "bicubic_offset"
+    )
+    activation: Literal["checkpoint", "gelu", "quick_gelu"] = "checkpoint"
+    norm_eps: float | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    window: int = 0
+    stride: int = 112
+    templates: str | tuple[str, ...] = "openai"
+    pooling: Literal["max", "mean"] = "max"
+    logit_scale: float = 40.0
+    area_threshold: float = 0.0
+    min_max: bool = False
+
+    def __post_init__(self) -> None:
+        hints = typing.get_type_hints(type(self))
+        for item in dataclasses.fields(self):
+            value = getattr(self, item.name)
+            if isinstance(value, list):
+                object.__setattr__(self, item.name, value := tuple(value))
+            if not _fits(value, hints[item.name]):
+                raise WordmaskError(
+                    f"option {item.name!r} of {self.name} got {value!r}; "
+                    f"expected {describe_type(hints[item.name])}"
+                )
+        if self.window < 0 or self.stride < 1 or (self.short_side or 1) < 1 or self.long_side < 1:
+            raise WordmaskError(
+                f"got window={self.window}, stride={self.stride}, short_side={self.short_side}, "
+                f"long_side={self.long_side}; sizes are pixels above 0 (window 0: whole picture)"
+            )
+
+    # -- what a method defines ------------------------------------------------------------------
+
+    def need(self, depth: int) -> Need:
+        """What the method reads from a tower of `depth` blocks."""
+        raise TypeError(f"{type(self).__name__} does not say what it needs")
+
+    def features(self, tower: ClipTower, trace: Trace) -> Encoding:
+        """Turn what the tower left behind into dense features."""
+        raise TypeError(f"{type(self).__name__} makes no features")
+
+    def mixing_map(self, tower: ClipTower, trace: Trace) -> Tensor:
+        """The map that the last block mixes tokens with, (B, M or 1, T, T), for pictures of it."""
+        raise TypeError(f"{type(self).__name__} shows no attention")
+
+    # -- what all share -------------------------------------------------------------------------
+
+    def encode(self, tower: ClipTower, pixels: Tensor) -> Encoding:
+        """Features of normalised pixels (B, 3, H, W)."""
+        trace = tower.trace(pixels, self.need(tower.depth), self.position)
+        return self.features(tower, trace)
+
+    def scores(self, encoding: Encoding, queries: Queries) -> Tensor:
+        """Cosine of every patch feature with every query, (B, Q, h, w)."""
+        return cosine(encoding.features, queries.embeddings)
+
+    def options(self) -> dict[str, Any]:
+        """All options by name, as plain values."""
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+
+
+def register(method: type[Method]) -> type[Method]:
+    """Make a method known by its name."""
+    METHODS[method.name] = method
+    return method
+
+
+def create_method(
+    name: str, variant: str | None = None, options: dict[str, Any] | None = None
+) -> tuple[Method, str]:
+    """Build a method from its name, a variant and options; returns it with the variant's name.
+
+    Raises:
+        WordmaskError: unknown method, variant or option, or a value of the wrong type.
+    """
+    if name not in METHODS:
+        raise unknown("method", name, METHODS)
+    method = METHODS[name]
+    variant = next(iter(method.variants)) if variant is None else variant
+    if variant not in method.variants:
+        raise unknown(f"variant of {name}", variant, method.variants)
+    known = {f.name for f in dataclasses.fields(method)}
+    for option in options or {}:
+        if option not in known:
+            raise unknown(f"option of {name}", option, known)
+    return method(**{**method.variants[variant], **(options or {})}), variant
+
+
+def parse_option(method: str, text: str) -> tuple[str, Any]:
+    """Read `option=value` from a command line into a value of the option's type."""
+    if method not in METHODS:
+        raise unknown("method", method, METHODS)
+    name, equals, value = text.partition("=")
+    hints = {f.name: f for f in dataclasses.fields(METHODS[method])}
+    if not equals:
+        raise WordmaskError(f"got --set {text!r}; write option=value")
+    if name not in hints:
+        raise unknown(f"option of {method}", name, hints)
+    hint = typing.get_type_hints(METHODS[method])[name]
+    lowered = value.strip().lower()
+    word = {"true": True, "yes": True, "false": False, "no": False, "none": None}.get(lowered, ...)
+    try:
+        parsed = ast.literal_eval(value) if word is ... else word
+    except (ValueError, SyntaxError):
+        parsed = value
+    for candidate in (parsed, value):
+        if _fits(candidate, hint):
+            return name, candidate
+    raise WordmaskError(f"option {name!r} got {value!r}; expected {describe_type(hint)}")
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    origin = typing.get_origin(hint)
+    if origin is Literal:
+        return value in typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, h) for h in typing.get_args(hint))
+    if origin is tuple:
+        return isinstance(value, tuple) and all(_fits(v, typing.get_args(hint)[0]) for v in value)
+    if hint is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return value is None if hint is type(None) else isinstance(value, hint)
+
+
+def describe_type(hint: Any) -> str:
+    """A type as a person reads it: `"qq" or "kk"`, `int or none`."""
+    origin = typing.get_origin(hint)
+    if origin is Literal:
+        return " or ".join(f'"{v}"' for v in typing.get_args(hint))
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(describe_type(h) for h in typing.get_args(hint))
+    if origin is tuple:
+        return f"a tuple of {describe_type(typing.get_args(hint)[0])}"
+    return "none" if hint is type(None) else str(hint.__name__)
+
+
+# -- steps that several papers share ------------------------------------------------------------
+
+
+def to_grid(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Tokens (..., T, E) with the class token first, as patch features (..., E, h, w)."""
+    return tokens[..., 1:, :].transpose(-1, -2).unflatten(-1, grid)
+
+
+def cosine(features: Tensor, texts: Tensor) -> Tensor:
+    """Cosine of features (..., E, h, w) with unit rows (Q, E), as (..., Q, h, w)."""
+    grid = features.shape[-2:]
+    unit = F.normalize(features.flatten(-2), dim=-2)  # (..., E, h*w)
+    return (texts @ unit).unflatten(-1, grid)
+
+
+def finish_block(
+    tower: ClipTower, trace: Trace, attended: Tensor, *, residual: bool, ffn: bool
+) -> Tensor:
+    """The rest of the last block after its attention, with or without its residual and FFN.
+
+    attended (B, M, T, d) -> tokens (B, T, D). Without the residual the FFN, where kept, reads the
+    attention output alone (ClearCLIP's ablation).
+    """
+    n = tower.depth
+    block = tower.block(n)
+    x = block.output(attended)
+    if residual:
+        x = x + trace.states[n - 1]
+    return x + block.feed_forward(x) if ffn else x

@@ -1,0 +1,119 @@
+"""CLIP Surgery (Li et al., A Closer Look at the Explainability of CLIP, 2023)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from wordmask.encoding import Encoding, Queries
+from wordmask.errors import WordmaskError
+from wordmask.methods.base import Method, register, to_grid
+from wordmask.towers.clip import ClipTower, Need, Trace
+
+
+@register
+@dataclass(frozen=True)
+class ClipSurgery(Method):
+    """Architecture surgery: a second stream of value-value attention beside the last blocks.
+
+    x <- x + Proj(softmax(VV^T / sqrt d) V), without FFN, V from the untouched stream; the class
+    token is the untouched stream's. With feature surgery (variant `feature-surgery`) the scores are
+    w_c <x_i, t_c> less their mean over the classes, w = softmax(2 <CLS, t>) over its mean: what all
+    classes share is taken out. A single class is scored against the embedding of the empty prompt
+    ("redundant feature").
+
+    Deviations of the released code: it resizes the position embedding for square pictures only and
+    writes it back into the model; here any grid works and nothing is changed. Its comment says 7
+    blocks and its loop takes 6. Its segmentation takes the argmax of plain cosines: the default.
+    Cost: one forward of CLIP and one attention more in each of 6 blocks.
+
+    Args:
+        blocks: how many last blocks have the second stream.
+        feature_surgery: take out what the classes share; scores are then no cosines.
+    """
+
+    name = "clip_surgery"
+    title = "CLIP Surgery"
+    year = 2023
+    variants = {"paper": {}, "feature-surgery": {"feature_surgery": True}}
+
+    short_side: int | None = 512
+    resample: Literal["pil-bicubic", "pil-bilinear", "cv2-bilinear"] = "pil-bicubic"
+    whole_patches: bool = True
+    position: Literal["bicubic_offset", "bicubic", "bicubic_antialias", "bilinear"] = "bilinear"
+    templates: str | tuple[str, ...] = "maskclip"
+    logit_scale: float = 100.0
+    blocks: int = 6
+    feature_surgery: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.blocks < 1:
+            raise WordmaskError(f"got blocks={self.blocks}; at least one block is changed")
+
+    def _blocks(self, depth: int) -> range:
+        return range(max(depth - self.blocks + 1, 1), depth + 1)
+
+    def need(self, depth: int) -> Need:
+        """V of the last blocks, the states before the first and the last, Q and K of block N."""
+        blocks = self._blocks(depth)
+        letters = {n: "v" for n in blocks} | {depth: "qkv"}
+        return Need.of(states=[blocks[0] - 1, depth - 1], projections=letters)
+
+    def features(self, tower: ClipTower, trace: Trace) -> Encoding:
+        """x <- x + Proj(softmax(VV^T / sqrt d) V) over the last blocks; the CLS stays CLIP's."""
+        blocks = self._blocks(tower.depth)
+        x = trace.states[blocks[0] - 1]
+        for n in blocks:
+            v = trace.values[n]
+            x = x + tower.block(n).output(tower.attend(v, v, v))
+        cls = tower.project(self._class_token(tower, trace))[:, 0]  # (B, E)
+        return Encoding(to_grid(tower.project(x), trace.grid), extras={"cls": cls})
+
+    def mixing_map(self, tower: ClipTower, trace: Trace) -> Tensor:
+        """softmax(VV^T / sqrt d) of the last block."""
+        v = trace.values[tower.depth]
+        return tower.attention_map(v, v)
+
+    def scores(self, encoding: Encoding, queries: Queries) -> Tensor:
+        """Cosines, or the similarity after feature surgery; (B, Q, h, w)."""
+        scores = super().scores(encoding, queries)
+        if not self.feature_surgery:
+            return scores
+        if len(queries.embeddings) == 1:
+            if queries.empty is None:
+                raise WordmaskError(
+                    "feature surgery got one text feature and no name; give a second one"
+                )
+            return redundant_scores(encoding.features, queries.embeddings, queries.empty)
+        cls = F.normalize(encoding.extras["cls"], dim=-1)
+        return surgery(scores, cls @ queries.embeddings.T)
+
+    def _class_token(self, tower: ClipTower, trace: Trace) -> Tensor:
+        """The class token of the untouched last block, (B, 1, D): one query is enough."""
+        n = tower.depth
+        block = tower.block(n)
+        attended = tower.attend(trace.queries[n][:, :, :1], trace.keys[n], trace.values[n])
+        x = trace.states[n - 1][:, :1] + block.output(attended)
+        return x + block.feed_forward(x)
+
+
+def surgery(scores: Tensor, cls_scores: Tensor) -> Tensor:
+    """Feature surgery of cosines (B, Q, h, w), given the class token's cosines (B, Q)."""
+    weight = torch.softmax(2 * cls_scores, dim=-1)
+    weight = weight / weight.mean(dim=-1, keepdim=True)
+    scores = scores * weight[..., None, None]
+    return scores - scores.mean(dim=1, keepdim=True)
+
+
+def redundant_scores(features: Tensor, text: Tensor, redundant: Tensor) -> Tensor:
+    """One class alone: its similarity less that of the empty prompt, (B, 1, h, w).
+
+    features (B, E, h, w), text and redundant unit rows (1, E).
+    """
+    unit = F.normalize(features, dim=1)
+    return torch.einsum("behw,qe->bqhw", unit, text - redundant)

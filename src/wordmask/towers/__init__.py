@@ -1,0 +1,1 @@
+"""Frozen networks behind one narrow interface each."""

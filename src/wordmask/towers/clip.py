@@ -1,0 +1,353 @@
+"""The vision tower: CLIP's image encoder, opened up without touching it.
+
+Blocks are counted from 1, as in the papers: F^0 is the embedding after the first layer norm, F^n
+the output of block n, N the number of blocks. A method says what it needs (`Need`), one pass over
+the pictures leaves it behind (`Trace`), and the method finishes the last block itself with the
+modules that `ClipTower.block(n)` hands out.
+
+Shapes: B pictures, T = 1 + h*w tokens (the class token first, then patches row by row), D width,
+M heads, d = D / M, E joint text-image width.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from wordmask.errors import WordmaskError, unknown
+
+POSITION_MODES = ("bicubic_offset", "bicubic", "bicubic_antialias", "bilinear")
+ACTIVATIONS = ("checkpoint", "gelu", "quick_gelu")
+
+
+@dataclass(frozen=True)
+class Need:
+    """What a method reads from a pass. Needs of several methods can be joined with `|`.
+
+    Args:
+        states: block numbers n whose token states F^n are read (0 is the embedding).
+        projections: pairs (n, letters), letters among "qkv": queries, keys, values of block n.
+        attention: block numbers whose softmaxed attention maps are read.
+        attention_sum: block numbers whose attention maps are read only as their sum.
+    """
+
+    states: frozenset[int] = frozenset()
+    projections: frozenset[tuple[int, str]] = frozenset()
+    attention: frozenset[int] = frozenset()
+    attention_sum: frozenset[int] = frozenset()
+
+    @classmethod
+    def of(
+        cls,
+        states: Iterable[int] = (),
+        projections: dict[int, str] | None = None,
+        attention: Iterable[int] = (),
+        attention_sum: Iterable[int] = (),
+    ) -> Need:
+        """Build a need from plain collections."""
+        letters = {(n, x) for n, text in (projections or {}).items() for x in text}
+        return cls(
+            frozenset(states), frozenset(letters), frozenset(attention), frozenset(attention_sum)
+        )
+
+    def __or__(self, other: Need) -> Need:
+        if self.attention_sum and other.attention_sum and self.attention_sum != other.attention_sum:
+            raise WordmaskError("two methods sum attention over different blocks; run them apart")
+        return Need(
+            self.states | other.states,
+            self.projections | other.projections,
+            self.attention | other.attention,
+            self.attention_sum | other.attention_sum,
+        )
+
+    @property
+    def last_state(self) -> int:
+        """The last block whose output must be computed."""
+        before = {n - 1 for n, _ in self.projections} | {n - 1 for n in self._maps}
+        return max(self.states | before, default=0)
+
+    @property
+    def last_block(self) -> int:
+        """The last block that is touched at all."""
+        return max({n for n, _ in self.projections} | self._maps | {self.last_state}, default=0)
+
+    @property
+    def _maps(self) -> frozenset[int]:
+        return self.attention | self.attention_sum
+
+    def letters(self, n: int) -> str:
+        """The projections of block n that are read, in the order q, k, v."""
+        return "".join(x for x in "qkv" if (n, x) in self.projections)
+
+
+@dataclass
+class Trace:
+    """What one pass leaves behind: exactly what was needed, by block number."""
+
+    grid: tuple[int, int]  # h, w
+    states: dict[int, Tensor] = field(default_factory=dict)  # (B, T, D)
+    queries: dict[int, Tensor] = field(default_factory=dict)  # (B, M, T, d)
+    keys: dict[int, Tensor] = field(default_factory=dict)  # (B, M, T, d)
+    values: dict[int, Tensor] = field(default_factory=dict)  # (B, M, T, d)
+    attention: dict[int, Tensor] = field(default_factory=dict)  # (B, M, T, T), rows sum to 1
+    attention_sum: Tensor | None = None  # (B, M, T, T)
+
+
+class Block:
+    """One transformer block by the names of the papers. Every call goes through its own modules."""
+
+    def __init__(self, layer: nn.Module, heads: int, activation: str, norm_eps: float | None):
+        self.layer: Any = layer
+        self.heads = heads
+        self.activation = activation
+        self.norm_eps = norm_eps
+        attention = self.layer.self_attn
+        if not all(hasattr(attention, f"{x}_proj") for x in ("q", "k", "v", "out")):
+            raise WordmaskError(
+                f"got an attention module {type(attention).__name__} without q_proj, k_proj, "
+                "v_proj and out_proj; wordmask reads CLIP's blocks through these"
+            )
+
+    def _norm(self, norm: nn.Module, x: Tensor) -> Tensor:
+        if self.norm_eps is None or not isinstance(norm, nn.LayerNorm):
+            return norm(x)
+        return F.layer_norm(x, norm.normalized_shape, norm.weight, norm.bias, self.norm_eps)
+
+    def norm1(self, x: Tensor) -> Tensor:
+        """The layer norm before attention, (B, T, D)."""
+        return self._norm(self.layer.layer_norm1, x)
+
+    def _heads(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+    def queries(self, z: Tensor) -> Tensor:
+        """Q of the normed tokens z (B, T, D), as (B, M, T, d)."""
+        return self._heads(self.layer.self_attn.q_proj(z))
+
+    def keys(self, z: Tensor) -> Tensor:
+        """K of the normed tokens z (B, T, D), as (B, M, T, d)."""
+        return self._heads(self.layer.self_attn.k_proj(z))
+
+    def values(self, z: Tensor) -> Tensor:
+        """V of the normed tokens z (B, T, D), as (B, M, T, d)."""
+        return self._heads(self.layer.self_attn.v_proj(z))
+
+    def output(self, o: Tensor) -> Tensor:
+        """Join the heads of o (B, M, T, d) and apply the output projection, (B, T, D)."""
+        return self.layer.self_attn.out_proj(o.transpose(1, 2).flatten(2))
+
+    def feed_forward(self, x: Tensor) -> Tensor:
+        """FFN(LN(x)) without the residual, (B, T, D)."""
+        z = self._norm(self.layer.layer_norm2, x)
+        mlp = self.layer.mlp
+        if self.activation == "checkpoint":
+            return mlp(z)
+        y = mlp.fc1(z)
+        y = F.gelu(y) if self.activation == "gelu" else y * torch.sigmoid(1.702 * y)
+        return mlp.fc2(y)
+
+
+class ClipTower:
+    """The image half of a transformers CLIP.
+
+    Args:
+        model: a `CLIPModel` or `CLIPVisionModelWithProjection`; used through its own modules, never
+            changed.
+        activation: "checkpoint" (what the weights' config says), or "gelu" / "quick_gelu" for a
+            method that runs the weights with another one.
+        norm_eps: the epsilon of the blocks' layer norms where a method changes it.
+    """
+
+    def __init__(
+        self, model: nn.Module, *, activation: str = "checkpoint", norm_eps: float | None = None
+    ):
+        if activation not in ACTIVATIONS:
+            raise unknown("activation", activation, ACTIVATIONS)
+        if not (hasattr(model, "vision_model") and hasattr(model, "visual_projection")):
+            raise WordmaskError(
+                f"got {type(model).__name__} as the model; give a CLIPModel, a "
+                "CLIPVisionModelWithProjection, a hub id or a local folder"
+            )
+        self.model: Any = model
+        self.activation = activation
+        self.norm_eps = norm_eps
+        self.fused = True  # False forms every attention map: the reference that tests compare with
+        config = self.vision.config
+        self.patch: int = config.patch_size
+        self.heads: int = config.num_attention_heads
+
+    @property
+    def vision(self) -> Any:
+        """The vision transformer."""
+        return self.model.vision_model
+
+    @property
+    def depth(self) -> int:
+        """N, the number of blocks."""
+        return len(self.vision.encoder.layers)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the weights."""
+        return self.vision.embeddings.patch_embedding.weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.vision.embeddings.patch_embedding.weight.device
+
+    def block(self, n: int) -> Block:
+        """Block n, counted from 1."""
+        layer = self.vision.encoder.layers[n - 1]
+        return Block(layer, self.heads, self.activation, self.norm_eps)
+
+    # -- attention ------------------------------------------------------------------------------
+
+    def attend(
+        self, q: Tensor, k: Tensor, v: Tensor, *, bias: Tensor | None = None, scale: Any = None
+    ) -> Tensor:
+        """softmax(scale * q k^T + bias) v, without forming the map.
+
+        q, k, v are (B, M, T, d); bias broadcasts to (B, M, T, T); scale is d^-1/2 by default, a
+        number or a tensor that broadcasts against q.
+        """
+        if not self.fused:
+            return self.attention_map(q, k, bias=bias, scale=scale) @ v
+        if isinstance(scale, Tensor):
+            q, scale = q * scale, 1.0
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=scale)
+
+    @staticmethod
+    def attention_map(
+        q: Tensor, k: Tensor, *, bias: Tensor | None = None, scale: Any = None
+    ) -> Tensor:
+        """softmax(scale * q k^T + bias), (B, M, T, T): the map that `attend` never forms."""
+        scale = q.shape[-1] ** -0.5 if scale is None else scale
+        logits = (q * scale) @ k.transpose(-2, -1)
+        return torch.softmax(logits if bias is None else logits + bias, dim=-1)
+
+    def _attend_and_add(self, q: Tensor, k: Tensor, v: Tensor, total: Tensor) -> Tensor:
+        """Explicit attention whose maps are added to `total`; returns the attended values."""
+        heads = 1 if q.device.type == "cpu" else q.shape[1]  # one head's map stays in the cache
+        out = torch.empty_like(q)
+        q = q * q.shape[-1] ** -0.5
+        for b in range(q.shape[0]):
+            for m in range(0, q.shape[1], heads):
+                here = b, slice(m, m + heads)
+                attention = torch.softmax(q[here] @ k[here].transpose(-2, -1), dim=-1)
+                total[here] += attention
+                out[here] = attention @ v[here]
+        return out
+
+    # -- the pass -------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def trace(self, pixels: Tensor, need: Need, position: str = "bicubic_offset") -> Trace:
+        """Run the tower as far as `need` asks.
+
+        Args:
+            pixels: (B, 3, H, W) float, normalised; what is left beyond whole patches is dropped.
+            need: what to keep. Blocks whose maps nobody reads run as they are, fused.
+            position: how the position embedding reaches another grid, see `position_embedding`.
+        """
+        if need.last_block > self.depth:
+            raise WordmaskError(f"block {need.last_block} asked of a CLIP with {self.depth} blocks")
+        h, w = pixels.shape[-2] // self.patch, pixels.shape[-1] // self.patch
+        if h < 1 or w < 1:
+            raise WordmaskError(
+                f"got pixels of {tuple(pixels.shape[-2:])}; at least one patch of "
+                f"{self.patch} x {self.patch} is needed"
+            )
+        trace = Trace((h, w))
+        x = self.embed(pixels, position)
+        if 0 in need.states:
+            trace.states[0] = x
+        for n in range(1, need.last_block + 1):
+            x = self._step(n, x, need, trace)
+            if n in need.states:
+                trace.states[n] = x
+        return trace
+
+    def _step(self, n: int, x: Tensor, need: Need, trace: Trace) -> Tensor:
+        mapped = n in need.attention or n in need.attention_sum
+        letters = need.letters(n)
+        go_on = n <= need.last_state
+        as_is = self.fused and self.activation == "checkpoint" and self.norm_eps is None
+        if not mapped and not letters and as_is:
+            return self.vision.encoder.layers[n - 1](x, attention_mask=None)
+        block = self.block(n)
+        z = block.norm1(x)
+        q = block.queries(z) if go_on or mapped or "q" in letters else None
+        k = block.keys(z) if go_on or mapped or "k" in letters else None
+        v = block.values(z) if go_on or "v" in letters else None
+        for letter, store, value in zip(
+            "qkv", (trace.queries, trace.keys, trace.values), (q, k, v), strict=True
+        ):
+            if letter in letters and value is not None:
+                store[n] = value
+        out = None
+        if n in need.attention and q is not None and k is not None:
+            trace.attention[n] = self.attention_map(q, k)
+        if n in need.attention_sum and q is not None and k is not None:
+            if trace.attention_sum is None:
+                b, m, t, _ = q.shape
+                trace.attention_sum = q.new_zeros(b, m, t, t, dtype=torch.float32)
+            out = self._attend_and_add(q, k, q if v is None else v, trace.attention_sum)
+        if not go_on or q is None or k is None or v is None:
+            return x
+        if out is None:
+            out = trace.attention[n] @ v if n in trace.attention else self.attend(q, k, v)
+        x = x + block.output(out)
+        return x + block.feed_forward(x)
+
+    def embed(self, pixels: Tensor, position: str = "bicubic_offset") -> Tensor:
+        """F^0: patches, class token, position embedding, first layer norm; (B, T, D)."""
+        embeddings = self.vision.embeddings
+        patches = embeddings.patch_embedding(pixels.to(self.device, self.dtype))  # (B, D, h, w)
+        h, w = patches.shape[-2:]
+        tokens = patches.flatten(2).transpose(1, 2)  # (B, h*w, D)
+        cls = embeddings.class_embedding.expand(len(tokens), 1, -1)
+        tokens = torch.cat([cls.to(tokens.dtype), tokens], dim=1)
+        table = embeddings.position_embedding.weight
+        return self.vision.pre_layrnorm(tokens + position_embedding(table, (h, w), position))
+
+    def project(self, x: Tensor) -> Tensor:
+        """Last layer norm and projection of tokens (..., D) to (..., E), as float32."""
+        return self.model.visual_projection(self.vision.post_layernorm(x)).float()
+
+
+def position_embedding(table: Tensor, grid: tuple[int, int], mode: str) -> Tensor:
+    """The position embedding for another grid, (1 + h*w, D), class token first.
+
+    Args:
+        table: the stored (1 + n*n, D) embedding of the native n x n grid.
+        grid: h, w.
+        mode: "bicubic_offset" (by the scale factor (h + 0.1) / n: the SCLIP family),
+            "bicubic" (by size: MaskCLIP), "bicubic_antialias" (GEM), "bilinear" (CLIPer,
+            CLIP Surgery). Corners are never aligned; the native grid is returned as it is.
+    """
+    if mode not in POSITION_MODES:
+        raise unknown("position embedding mode", mode, POSITION_MODES)
+    n = math.isqrt(len(table) - 1)
+    h, w = grid
+    if (h, w) == (n, n):
+        return table
+    patches = table[1:].float().unflatten(0, (n, n)).permute(2, 0, 1)[None]  # (1, D, n, n)
+    if mode == "bicubic_offset":
+        scale = ((h + 0.1) / n, (w + 0.1) / n)
+        patches = F.interpolate(patches, scale_factor=scale, mode="bicubic")
+    else:
+        patches = F.interpolate(
+            patches,
+            size=(h, w),
+            mode=mode.removesuffix("_antialias"),
+            antialias=mode.endswith("_antialias"),
+        )
+    patches = patches[0].permute(1, 2, 0).flatten(0, 1)  # (h*w, D)
+    return torch.cat([table[:1], patches.to(table.dtype)])

@@ -1,0 +1,123 @@
+"""Sliding windows over a picture, and score maps that hand out their rows at any size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class Window(NamedTuple):
+    """A window in pixels."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+def place_windows(height: int, width: int, window: int, stride: int) -> tuple[Window, ...]:
+    """Windows over an H x W picture, row by row; the last ones are shifted back to end at the edge.
+
+    n = max(L - window + stride - 1, 0) // stride + 1 along each axis, as the SCLIP harness does; a
+    picture smaller than a window is taken as it is.
+    """
+
+    def starts(length: int) -> list[int]:
+        count = max(length - window + stride - 1, 0) // stride + 1
+        return [max(min(i * stride + window, length) - window, 0) for i in range(count)]
+
+    size = min(window, height), min(window, width)
+    return tuple(Window(y, x, *size) for y in starts(height) for x in starts(width))
+
+
+class Tile(NamedTuple):
+    """One map on its patch grid and the pixels that it covers.
+
+    scores (R, h, w) stretch over a canvas of `canvas` pixels; from `offset` on, the canvas shows
+    `window`, and what is beyond is a pad that is cut off.
+    """
+
+    scores: Tensor
+    window: Window
+    canvas: tuple[int, int]
+    offset: tuple[int, int]
+
+
+class ScoreMap:
+    """The score maps of one picture, from which rows are read at any output size.
+
+    Every tile is stretched bilinearly to its pixels, tiles are averaged where they overlap, and
+    the mean is stretched to the output size: what the SCLIP harness computes, but a block of rows
+    at a time, so the map of all classes never exists at full size.
+
+    Args:
+        tiles: one tile for a whole picture, else one a window.
+        pixel_size: (H', W') of the picture that the network saw.
+    """
+
+    def __init__(self, tiles: Sequence[Tile], pixel_size: tuple[int, int]):
+        self.tiles = tuple(tiles)
+        self.pixel_size = pixel_size
+        (tile,) = self.tiles if len(self.tiles) == 1 else (None,)
+        self._direct = tile is not None and tile.canvas == pixel_size
+
+    @property
+    def count(self) -> int:
+        """R, the number of maps."""
+        return len(self.tiles[0].scores)
+
+    def rows(self, start: int, stop: int, size: tuple[int, int]) -> Tensor:
+        """Rows start..stop of the maps at `size` (H, W), as (R, stop - start, W)."""
+        height, width = size
+        out = torch.arange(start, stop)
+        if self._direct:  # one step from the grid to the output
+            return _stretch(self.tiles[0].scores, out, height, width)
+        low, high, weight = _neighbours(out, self.pixel_size[0], height)
+        first, last = int(low.min()), int(high.max()) + 1
+        pixels = self._pixel_rows(first, last)
+        return _columns(_mix(pixels, low - first, high - first, weight), width)
+
+    def _pixel_rows(self, first: int, last: int) -> Tensor:
+        """The mean over tiles at pixel rows first..last, (R, last - first, W')."""
+        like = self.tiles[0].scores
+        total = like.new_zeros(self.count, last - first, self.pixel_size[1])
+        hits = like.new_zeros(last - first, self.pixel_size[1])
+        for tile in self.tiles:
+            top, left, height, width = tile.window
+            a, b = max(first, top), min(last, top + height)
+            if a >= b:
+                continue
+            on_canvas = torch.arange(a, b) - top + tile.offset[0]
+            part = _stretch(tile.scores, on_canvas, *tile.canvas)
+            columns = slice(left, left + width)
+            total[:, a - first : b - first, columns] += part[
+                ..., tile.offset[1] : tile.offset[1] + width
+            ]
+            hits[a - first : b - first, columns] += 1
+        return total / hits
+
+
+def _neighbours(rows: Tensor, source: int, target: int) -> tuple[Tensor, Tensor, Tensor]:
+    """For output rows of `target`, the two source rows and the weight of the second."""
+    position = ((rows.float() + 0.5) * (source / target) - 0.5).clamp_(min=0)
+    low = position.floor().long().clamp_(max=source - 1)
+    return low, (low + 1).clamp_(max=source - 1), position - low
+
+
+def _mix(x: Tensor, low: Tensor, high: Tensor, weight: Tensor) -> Tensor:
+    return torch.lerp(x[:, low], x[:, high], weight[:, None].to(x))
+
+
+def _columns(x: Tensor, width: int) -> Tensor:
+    if x.shape[-1] == width:
+        return x
+    return F.interpolate(x[None], size=(x.shape[1], width), mode="bilinear")[0]
+
+
+def _stretch(x: Tensor, rows: Tensor, height: int, width: int) -> Tensor:
+    """Rows of `x` (R, h, w) stretched bilinearly to height x width, corners not aligned."""
+    return _columns(_mix(x, *_neighbours(rows, x.shape[1], height)), width)
