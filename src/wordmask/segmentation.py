@@ -1,0 +1,252 @@
+"""The one result: which word each pixel got, and what can be made of it."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from wordmask import drawing
+from wordmask.drawing import UNLABELLED
+from wordmask.errors import WordmaskError, unknown
+from wordmask.files import write_atomically
+
+MOST_CLASSES = 65_535  # what uint16 labels can tell apart, beside 0
+
+
+@dataclass(eq=False)
+class Segmentation:
+    """The labels of one picture.
+
+    Attributes:
+        labels: (H, W) uint8, or uint16 where there are more than 255 classes. 0 = none of the
+            words, i = ``names[i - 1]``.
+        names: the classes, each by its first name.
+        scores: (C, h, w) class scores on the patch grid, or None where they were not kept.
+        provenance: how the labels came about (method, variant, options, model, weights, versions).
+        image: (H, W, 3) uint8 RGB, the picture as it was segmented (upright), or None.
+
+    Raises:
+        WordmaskError: the shapes do not agree, a label has no name, or a name comes twice.
+    """
+
+    labels: np.ndarray
+    names: tuple[str, ...]
+    scores: np.ndarray | None = None
+    provenance: dict[str, Any] = field(default_factory=dict)
+    image: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.names, str):
+            raise WordmaskError(f"names must be a list of names, got the string {self.names!r}")
+        self.names = tuple(self.names)
+        if not 1 <= len(self.names) <= MOST_CLASSES:
+            raise WordmaskError(f"names must be 1 to {MOST_CLASSES} names, got {len(self.names)}")
+        if len(set(self.names)) < len(self.names):
+            twice = next(name for name in self.names if self.names.count(name) > 1)
+            raise WordmaskError(f"names must differ, got {twice!r} more than once")
+        drawing.check_labels(self.labels, self.names)
+        dtype = np.uint8 if len(self.names) <= 255 else np.uint16
+        self.labels = self.labels.astype(dtype, copy=False)
+        if self.scores is not None:
+            self._check_scores(self.scores)
+        if self.image is not None:
+            self._check_image(self.image)
+
+    def mask(self, name: str | int) -> np.ndarray:
+        """Tell the pixels of one class: (H, W) bool.
+
+        Args:
+            name: a name, "unlabelled" for the pixels of no class, or a label: i = ``names[i - 1]``
+                and 0 = no class.
+
+        Raises:
+            WordmaskError: there is no such class.
+        """
+        return self.labels == self._label(name)
+
+    def shares(self) -> dict[str, float]:
+        """Give the share of the pixels that each class has, 0 to 1.
+
+        All classes in order, then "unlabelled"; together they are 1. (A class that is itself
+        called "unlabelled" is counted there.)
+        """
+        counts = self._counts()
+        shares = {
+            name: int(count) / self.labels.size
+            for name, count in zip(self.names, counts[1:], strict=True)
+        }
+        rest = int(counts[0]) / self.labels.size
+        return {**shares, UNLABELLED: shares.pop(UNLABELLED, 0.0) + rest}
+
+    @property
+    def found(self) -> tuple[str, ...]:
+        """The names that occur, the one with most pixels first."""
+        counts = self._counts()[1:]
+        order = np.argsort(-counts, kind="stable")
+        return tuple(self.names[i] for i in order if counts[i])
+
+    def overlay(
+        self,
+        image: str | Path | Image.Image | np.ndarray | None = None,
+        alpha: float = 0.55,
+        legend: bool = True,
+    ) -> Image.Image:
+        """Lay the colours of the classes over the picture, with a legend beside or below it.
+
+        Args:
+            image: the picture, where it was not kept or another of that size is wanted: a path,
+                a PIL image or a uint8 array (H, W, 3).
+            alpha: opacity of the colours, 0 to 1.
+            legend: name the classes that occur, with their shares.
+
+        Raises:
+            WordmaskError: there is no picture, it cannot be read, or it is of another size.
+        """
+        picture = self.image
+        if image is not None:
+            from wordmask.images import read_image  # here, since it needs torch
+
+            picture = read_image(image)
+        if picture is None:
+            raise WordmaskError("the picture was not kept; give it as overlay(image)")
+        return drawing.overlay(picture, self.labels, self.names, alpha, legend)
+
+    def label_image(self) -> Image.Image:
+        """Give the labels as a picture whose pixel values are the labels.
+
+        Up to 255 classes: mode "P" with the colours of the classes. More: mode "I;16".
+        """
+        image = Image.fromarray(self.labels)
+        if self.labels.dtype == np.uint8:
+            image.putpalette(drawing.palette(len(self.names)).tobytes())
+        return image
+
+    def save(self, path: str | Path) -> None:
+        """Write the labels as a PNG whose pixel values are the labels; whole or not at all.
+
+        Raises:
+            WordmaskError: the name does not end in .png, or the file cannot be written.
+        """
+        if Path(path).suffix.lower() != ".png":
+            raise WordmaskError(f"labels are saved as PNG, got {path}; give a name ending in .png")
+        image = self.label_image()
+        write_atomically(path, lambda file: image.save(file, format="PNG"))
+
+    def heat_map(
+        self, name: str | int, low: float | None = None, high: float | None = None
+    ) -> Image.Image:
+        """Draw the scores of one class as heat, over the picture where it was kept.
+
+        Args:
+            name: a name, or its label.
+            low: the score of the darkest colour; by default the lowest score of all classes, so
+                that the maps of two words can be compared.
+            high: the score of the brightest colour; by default the highest of all classes.
+
+        Raises:
+            WordmaskError: there is no such class, or the scores were not kept.
+        """
+        label = self._label(name)
+        if label == 0:
+            raise WordmaskError("unlabelled pixels have no scores; give the name of a class")
+        if self.scores is None:
+            raise WordmaskError("the scores were not kept; segment again and keep them")
+        low = float(self.scores.min()) if low is None else low
+        high = float(self.scores.max()) if high is None else high
+        height, width = self.labels.shape
+        return drawing.heat_map(self.scores[label - 1], (height, width), low, high, self.image)
+
+    def summary(self) -> dict[str, Any]:
+        """Sum up the result in plain values: size, pixels and share of each class, provenance."""
+        height, width = self.labels.shape
+        counts = self._counts().tolist()
+        shares = [count / self.labels.size for count in counts]
+        return {
+            "height": height,
+            "width": width,
+            "classes": [
+                {"label": i, "name": name, "pixels": counts[i], "share": shares[i]}
+                for i, name in enumerate(self.names, start=1)
+            ],
+            "unlabelled": {"pixels": counts[0], "share": shares[0]},
+            "provenance": self.provenance,
+        }
+
+    def to_json(self) -> str:
+        """Give the summary as JSON text, indented, in Unicode."""
+        try:
+            return json.dumps(
+                self.summary(), indent=2, ensure_ascii=False, allow_nan=False, default=_plain
+            )
+        except (TypeError, ValueError) as error:
+            raise WordmaskError(f"the provenance cannot be written as JSON: {error}") from error
+
+    def _repr_png_(self) -> bytes:
+        """Show the result in a notebook."""
+        picture = drawing.overlay(self.image, self.labels, self.names)
+        picture.thumbnail((1600, 1600))
+        file = io.BytesIO()
+        picture.save(file, format="PNG")
+        return file.getvalue()
+
+    def __repr__(self) -> str:
+        height, width = self.labels.shape
+        shares, found = self.shares(), self.found
+        parts = [f"{name} {drawing.percent(shares[name])}" for name in found[:5]]
+        parts += [f"{len(found) - 5} more"] if len(found) > 5 else []
+        parts += [f"{UNLABELLED} {drawing.percent(shares[UNLABELLED])}"]
+        return (
+            f"Segmentation({width}x{height}, {len(found)} of {len(self.names)} words found: "
+            f"{', '.join(parts)})"
+        )
+
+    def _check_scores(self, scores: np.ndarray) -> None:
+        if isinstance(scores, np.ndarray) and scores.ndim == 3 and len(scores) == len(self.names):
+            return
+        raise WordmaskError(
+            f"scores must be an array ({len(self.names)}, h, w), a map for each name, "
+            f"got {_described(scores)}"
+        )
+
+    def _check_image(self, image: np.ndarray) -> None:
+        shape = (*self.labels.shape, 3)
+        if isinstance(image, np.ndarray) and image.shape == shape and image.dtype == np.uint8:
+            return
+        raise WordmaskError(
+            f"image must be a uint8 array {shape}, as large as the labels, got {_described(image)}"
+        )
+
+    def _counts(self) -> np.ndarray:
+        """Pixels of each label, (C + 1,) integers."""
+        return np.bincount(self.labels.ravel(), minlength=len(self.names) + 1)
+
+    def _label(self, name: str | int) -> int:
+        if isinstance(name, str):
+            if name in self.names:
+                return self.names.index(name) + 1
+            if name == UNLABELLED:
+                return 0
+            raise unknown("class", name, self.names)
+        if not isinstance(name, (int, np.integer)) or not 0 <= name <= len(self.names):
+            raise WordmaskError(
+                f"a class is a name or a label from 0 to {len(self.names)}, got {name!r}"
+            )
+        return int(name)
+
+
+def _plain(value: object) -> object:
+    """Turn what JSON does not know into what it knows: numpy numbers, and all else as its text."""
+    return value.item() if isinstance(value, np.generic) else str(value)
+
+
+def _described(value: object) -> str:
+    """Say what was received: the type and shape of an array, the class of anything else."""
+    if isinstance(value, np.ndarray):
+        return f"{value.dtype} {value.shape}"
+    return type(value).__name__
