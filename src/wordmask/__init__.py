@@ -1,1 +1,53 @@
-"""wordmask: words in, masks out. Training-free open-vocabulary segmentation with a frozen CLIP."""
+"""wordmask: words in, masks out. Training-free open-vocabulary segmentation with a frozen CLIP.
+
+Importing this package loads neither torch nor transformers; its names do when they are first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from wordmask.encoding import Encoding
+    from wordmask.errors import ImageError, WordmaskError
+    from wordmask.images import read_image
+    from wordmask.segmentation import Segmentation
+    from wordmask.segmenter import Segmenter, list_methods
+    from wordmask.vocabulary import Background, Vocabulary
+
+_HOMES = {
+    "Background": "vocabulary",
+    "Encoding": "encoding",
+    "ImageError": "errors",
+    "Segmentation": "segmentation",
+    "Segmenter": "segmenter",
+    "Vocabulary": "vocabulary",
+    "WordmaskError": "errors",
+    "list_methods": "segmenter",
+    "read_image": "images",
+}
+
+__all__ = [
+    "Background",
+    "Encoding",
+    "ImageError",
+    "Segmentation",
+    "Segmenter",
+    "Vocabulary",
+    "WordmaskError",
+    "list_methods",
+    "read_image",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name in _HOMES:
+        return getattr(import_module(f"wordmask.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'wordmask' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

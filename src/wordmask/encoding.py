@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -26,6 +27,7 @@ class Encoding:
         pad: pixels added at (top, left, bottom, right).
         windows: the windows shared by all pictures of the batch; empty for whole pictures.
         images: the upright uint8 pictures, where pictures were given and not a tensor.
+        single: one picture was given, and not a list or a batch.
     """
 
     features: Tensor
@@ -35,7 +37,8 @@ class Encoding:
     pixel_size: tuple[int, int] = (0, 0)
     pad: tuple[int, int, int, int] = (0, 0, 0, 0)
     windows: tuple[Window, ...] = ()
-    images: tuple[object, ...] = ()
+    images: tuple[np.ndarray, ...] = ()
+    single: bool = False
 
     def __len__(self) -> int:
         return len(self.sizes)
@@ -54,12 +57,13 @@ class Queries:
         embeddings: (Q, E) unit rows, float32: the names of all classes, then background names.
         owner: (Q,) class index of each row, 0..C-1; C marks a background name.
         names: one name for each class.
+        empty: (1, E) embedding of the empty name, for methods that compare with it.
     """
 
     embeddings: Tensor
     owner: Tensor
     names: tuple[str, ...]
-    empty: Tensor | None = None  # (1, E) embedding of the empty name, where a method needs it
+    empty: Tensor | None = None
 
     @classmethod
     def of(
@@ -74,6 +78,10 @@ class Queries:
         embeddings = F.normalize(torch.cat(rows).float(), dim=-1)
         labels = tuple(names) if names else tuple(f"class {i + 1}" for i in range(len(classes)))
         return cls(embeddings, owner.to(embeddings.device), labels)
+
+    def with_empty(self, empty: Tensor) -> Queries:
+        """These queries and the embedding of the empty name."""
+        return replace(self, empty=empty)
 
     @property
     def classes(self) -> int:

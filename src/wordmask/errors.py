@@ -18,5 +18,6 @@ def unknown(kind: str, name: object, known: Iterable[str]) -> WordmaskError:
     """Build the error for a name that does not exist, with the nearest names that do."""
     choices = sorted(known)
     near = difflib.get_close_matches(str(name), choices, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"choose from: {', '.join(choices)}"
+    listed = ", ".join(choices[:12]) + (", ..." if len(choices) > 12 else "")
+    hint = f"did you mean {' or '.join(near)}?" if near else f"choose from: {listed}"
     return WordmaskError(f"unknown {kind} {name!r}; {hint}")

@@ -51,6 +51,7 @@ class Method:
     network: ClassVar[str] = "none"  # what it needs beside CLIP
     variants: ClassVar[dict[str, dict[str, Any]]]  # the first is the default
     decision: ClassVar[Literal["softmax", "presence"]] = "softmax"  # see decide.py
+    own_windows: ClassVar[bool] = False  # the method's `encode` slides windows itself
 
     short_side: int | None = 336
     long_side: int = 2048
@@ -88,6 +89,11 @@ class Method:
                 f"got window={self.window}, stride={self.stride}, short_side={self.short_side}, "
                 f"long_side={self.long_side}; sizes are pixels above 0 (window 0: whole picture)"
             )
+
+    @property
+    def wants_empty_text(self) -> bool:
+        """Whether scores compare with the embedding of the empty name."""
+        return False
 
     # -- what a method defines ------------------------------------------------------------------
 

@@ -25,8 +25,8 @@ class Clip(Method):
     variants = {"paper": {}}
 
     def need(self, depth: int) -> Need:
-        """F^N."""
-        return Need.of(states=[depth])
+        """F^N, and F^{N-1} to show its last map."""
+        return Need.of(states=[depth - 1, depth])
 
     def features(self, tower: ClipTower, trace: Trace) -> Encoding:
         """proj(LN(F^N))."""

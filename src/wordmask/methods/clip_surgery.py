@@ -55,6 +55,11 @@ class ClipSurgery(Method):
         if self.blocks < 1:
             raise WordmaskError(f"got blocks={self.blocks}; at least one block is changed")
 
+    @property
+    def wants_empty_text(self) -> bool:
+        """Feature surgery of one class alone."""
+        return self.feature_surgery
+
     def _blocks(self, depth: int) -> range:
         return range(max(depth - self.blocks + 1, 1), depth + 1)
 

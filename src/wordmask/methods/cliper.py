@@ -67,6 +67,7 @@ class Cliper(Method):
         "paper": {"fusion": "paper", "attention_threshold": 0.0},
     }
     decision = "presence"
+    own_windows = True
 
     resample: Literal["pil-bicubic", "pil-bilinear", "cv2-bilinear"] = "pil-bicubic"
     whole_patches: bool = True

@@ -1,0 +1,446 @@
+"""The one thing most people need: pictures and words in, labels out."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from wordmask import __version__
+from wordmask.decide import Decision
+from wordmask.encoding import Encoding, Queries
+from wordmask.errors import WordmaskError
+from wordmask.images import DEFAULT_MAX_PIXELS, prepare, read_image
+from wordmask.methods import METHODS, Method, create_method
+from wordmask.segmentation import Segmentation
+from wordmask.towers.clip import ClipTower
+from wordmask.towers.loading import CLIP_MEAN, CLIP_STD, load_clip, pick_device, pick_dtype
+from wordmask.towers.text import TextTower, default_cache_dir
+from wordmask.vocabulary import (
+    Background,
+    Vocabulary,
+    pick_distractors,
+    scene_words,
+    templates,
+)
+from wordmask.windows import ScoreMap, Tile, Window, place_windows
+
+BATCH = 8  # pictures or windows that go through the network at once
+
+
+def list_methods() -> list[str]:
+    """Names of the registered methods, sorted."""
+    return sorted(METHODS)
+
+
+class Segmenter:
+    """Segments pictures by words with one CLIP and one method. Nothing is trained or changed.
+
+    Encode once, ask many times: `encode` runs the network, `score` and `segmenter(encoding, words)`
+    only compare with text.
+
+    >>> segmenter = Segmenter.from_pretrained("openai/clip-vit-base-patch16")  # doctest: +SKIP
+    >>> result = segmenter("street.jpg", ["car", "tree", "road"])  # doctest: +SKIP
+    >>> result.overlay().save("overlay.png")  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        tower: ClipTower,
+        text: TextTower | None,
+        method: Method,
+        variant: str,
+        *,
+        mean: tuple[float, ...] = CLIP_MEAN,
+        std: tuple[float, ...] = CLIP_STD,
+        source: str = "in memory",
+        max_pixels: int | None = DEFAULT_MAX_PIXELS,
+    ):
+        self.tower = tower
+        self.text = text
+        self.method = method
+        self.variant = variant
+        self.mean = mean
+        self.std = std
+        self.source = source
+        self.max_pixels = max_pixels
+        self._weights: str | None = None
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model: str | os.PathLike[str] | nn.Module,
+        method: str = "cliper",
+        variant: str | None = None,
+        options: Mapping[str, Any] | None = None,
+        device: str | torch.device | None = None,
+        dtype: str | torch.dtype | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        local_files_only: bool = False,
+        tokenizer: Any = None,
+    ) -> Segmenter:
+        """Load a CLIP and set up a method.
+
+        Args:
+            model: a hub id, a local folder, or a transformers model in memory: a `CLIPModel`, or a
+                `CLIPVisionModelWithProjection` where words are given as tensors. A model in memory
+                is used as it is, through its own modules.
+            method: see `list_methods()`.
+            variant: see `wordmask methods`; None takes the method's first.
+            options: options of the method by name, over those of the variant.
+            device: None takes a GPU where there is one. A model in memory stays where it is.
+            dtype: None is float32 on a CPU and float16 on a GPU. Features are float32 always.
+            cache_dir: where downloaded weights and text embeddings are kept; None: the hub's own
+                cache, and `~/.cache/wordmask` (or $WORDMASK_CACHE) for text.
+            local_files_only: never ask the network.
+            tokenizer: for a model in memory; else the checkpoint's own.
+
+        Raises:
+            WordmaskError: unknown method, variant or option; weights that are not to be had.
+        """
+        chosen, variant = create_method(method, variant, dict(options or {}))
+        text_cache = Path(cache_dir) / "wordmask" if cache_dir else default_cache_dir()
+        if isinstance(model, nn.Module):
+            if device is not None or dtype is not None:
+                raise WordmaskError(
+                    "got device or dtype with a model in memory, which is used as it is; move it "
+                    "with model.to(...) before"
+                )
+            mean, std, source = CLIP_MEAN, CLIP_STD, type(model).__name__
+        else:
+            place = pick_device(device)
+            loaded = load_clip(
+                model,
+                device=place,
+                dtype=pick_dtype(dtype, place),
+                cache_dir=cache_dir,
+                local_files_only=local_files_only,
+            )
+            model, mean, std, source = loaded.model, loaded.mean, loaded.std, loaded.source
+            tokenizer = tokenizer or loaded.tokenizer
+        tower = ClipTower(model, activation=chosen.activation, norm_eps=chosen.norm_eps)
+        text = None
+        if hasattr(model, "text_model"):
+            text = TextTower(
+                model.text_model, model.text_projection, tokenizer, cache_dir=text_cache
+            )
+        return cls(tower, text, chosen, variant, mean=mean, std=std, source=source)
+
+    def with_method(
+        self, method: str, variant: str | None = None, options: Mapping[str, Any] | None = None
+    ) -> Segmenter:
+        """Another method on the same network; nothing is loaded again."""
+        chosen, variant = create_method(method, variant, dict(options or {}))
+        tower = ClipTower(
+            self.tower.model, activation=chosen.activation, norm_eps=chosen.norm_eps
+        )
+        other = Segmenter(
+            tower,
+            self.text,
+            chosen,
+            variant,
+            mean=self.mean,
+            std=self.std,
+            source=self.source,
+            max_pixels=self.max_pixels,
+        )
+        other._weights = self._weights
+        return other
+
+    # -- pictures -------------------------------------------------------------------------------
+
+    def encode(self, image: Any) -> Encoding:
+        """Encode a picture, or several that come to the same size, with the method.
+
+        Args:
+            image: a path, a PIL image, a uint8 array (H, W, 3), a list of these, or a float tensor
+                (B, 3, H, W) already normalised, which is taken at its size.
+
+        Returns:
+            An `Encoding`; `features` are (B, E, h, w) before L2 normalisation.
+
+        Raises:
+            WordmaskError: a picture that cannot be read, a wrong shape, NaN, mixed sizes in a list.
+        """
+        if isinstance(image, Tensor):
+            self._check_tensor(image)
+            size = (image.shape[2], image.shape[3])
+            encoding = self._encode(image)
+            encoding.sizes = (size,) * len(image)
+            encoding.single = False
+            return encoding
+        single = not isinstance(image, (list, tuple))
+        sources = [image] if single else list(image)
+        if not sources:
+            raise WordmaskError("got an empty list of pictures; give at least one")
+        pictures = [read_image(source, max_pixels=self.max_pixels) for source in sources]
+        prepared = [self._prepare(picture) for picture in pictures]
+        shapes = sorted({tuple(x.shape[1:]) for x in prepared})
+        if len(shapes) > 1:
+            raise WordmaskError(
+                f"got pictures that come to different sizes ({shapes[0]} and {shapes[-1]}); encode "
+                "them one by one, or call segmenter(images, words)"
+            )
+        encoding = self._encode(torch.stack(prepared))
+        encoding.sizes = tuple((p.shape[0], p.shape[1]) for p in pictures)
+        encoding.images = tuple(pictures)
+        encoding.single = single
+        return encoding
+
+    def _prepare(self, picture: np.ndarray) -> Tensor:
+        method = self.method
+        return prepare(
+            picture,
+            short_side=method.short_side,
+            long_side=method.long_side,
+            resample=method.resample,
+            multiple=self.tower.patch if method.whole_patches else 1,
+            mean=method.mean or self.mean,
+            std=method.std or self.std,
+        )
+
+    def _check_tensor(self, image: Tensor) -> None:
+        if image.ndim != 4 or image.shape[1] != 3 or not image.is_floating_point() or not len(image):
+            raise WordmaskError(
+                f"got a {str(image.dtype).removeprefix('torch.')} tensor of shape "
+                f"{tuple(image.shape)}; give float (B, 3, H, W), normalised"
+            )
+        if not torch.isfinite(image).all():
+            raise WordmaskError("got pixels that are NaN or infinite; the tensor must be finite")
+        if min(image.shape[2:]) < self.tower.patch and self.method.remainder == "drop":
+            raise WordmaskError(
+                f"got a tensor of shape {tuple(image.shape)}; both sides need at least one patch of "
+                f"{self.tower.patch} pixels"
+            )
+
+    @torch.inference_mode()
+    def _encode(self, pixels: Tensor) -> Encoding:
+        """Encode (B, 3, H', W') whole or in windows."""
+        height, width = pixels.shape[2:]
+        method = self.method
+        windows: tuple[Window, ...] = ()
+        if method.window and not method.own_windows:
+            windows = place_windows(height, width, method.window, method.stride)
+        if len(windows) > 1:
+            crops = [pixels[..., y : y + h, x : x + w] for y, x, h, w in windows]
+            batch = torch.stack(crops, dim=1).flatten(0, 1)  # windows of a picture side by side
+        else:
+            batch, windows = pixels, ()
+        pad = (0, 0, 0, 0)
+        if method.remainder == "pad":
+            batch, pad = _pad(batch, self.tower.patch)
+        parts = [method.encode(self.tower, part) for part in batch.split(BATCH)]
+        encoding = parts[0] if len(parts) == 1 else _join(parts)
+        encoding.pixel_size, encoding.pad, encoding.windows = (height, width), pad, windows
+        return encoding
+
+    # -- words ----------------------------------------------------------------------------------
+
+    def queries(self, words: Any, background: Any = None) -> tuple[Queries, Background]:
+        """Text embeddings of words and background, and the background strategy that they serve.
+
+        words: a Vocabulary, a list of names (or of lists of synonyms), a dict, or a float tensor
+        (C, E), one row a class. background: a Background, "none", "auto", a list of names, a tensor
+        (K, E), or None: none.
+        """
+        rows = None
+        strategy = Background.none()
+        if isinstance(background, Tensor):
+            rows = self._check_text(background)
+            strategy = Background("names")
+        elif background is not None:
+            strategy = Background.of(background)
+        if isinstance(words, Tensor):
+            if strategy.kind == "auto":
+                raise WordmaskError(
+                    'got words as a tensor and background "auto", which compares names; give words '
+                    "as a list, or another background"
+                )
+            classes = list(self._check_text(words)[:, None])
+            if strategy.distractors:
+                rows = self._embed(strategy.distractors)
+            return Queries.of(classes, rows), strategy
+        vocabulary = Vocabulary.of(words)
+        strategy.check(vocabulary)
+        embeddings = self._embed(vocabulary.queries)
+        if strategy.kind == "auto":
+            stock = scene_words()
+            known = self._embed(stock)
+            chosen = pick_distractors(embeddings, known, vocabulary.queries, stock)
+            rows = known[chosen]
+        elif strategy.distractors:
+            rows = self._embed(strategy.distractors)
+        classes = list(embeddings.split([len(names) for names in vocabulary]))
+        if self.method.pooling == "mean":
+            classes = [F.normalize(x.mean(0, keepdim=True), dim=-1) for x in classes]
+        queries = Queries.of(classes, rows, vocabulary.names)
+        if self.method.wants_empty_text:
+            queries = queries.with_empty(self._embed([""]))
+        return queries, strategy
+
+    def _embed(self, names: Sequence[str]) -> Tensor:
+        if self.text is None:
+            raise WordmaskError(
+                f"got names, and {self.source} has no text half; give text features as a (C, E) "
+                "tensor"
+            )
+        return self.text.encode(names, templates(self.method.templates)).to(self.tower.device)
+
+    def _check_text(self, rows: Tensor) -> Tensor:
+        width = self.tower.width
+        if rows.ndim != 2 or rows.shape[1] != width or not rows.is_floating_point():
+            raise WordmaskError(
+                f"got text features of shape {tuple(rows.shape)}, {rows.dtype}; "
+                f"this model needs float (C, {width})"
+            )
+        if not len(rows):
+            raise WordmaskError("got no text feature; give at least one class")
+        if not torch.isfinite(rows).all():
+            raise WordmaskError("got text features that are NaN or infinite")
+        return rows.to(self.tower.device, torch.float32)
+
+    # -- scores and labels ----------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def score(self, encoding: Encoding, words: Any, background: Any = None) -> Tensor:
+        """The method's class scores on the patch grid.
+
+        Args:
+            encoding: what `encode` returned.
+            words: Vocabulary, list of names, or a (C, E) tensor of text features.
+            background: names, a (K, E) tensor or a strategy whose words are distractors where the
+                method compares classes (CLIPer, feature surgery); None: no distractors.
+
+        Returns:
+            (B, C, h, w) float32: cosines, the maximum over the names of a class; for `cliper` its
+            coarse map. With windows, their mean read at the patches of the whole picture.
+        """
+        queries, _ = self.queries(words, background)
+        maps = self._score_maps(encoding, queries)
+        return torch.stack([self._class_scores(encoding, m, queries) for m in maps])
+
+    def _class_scores(self, encoding: Encoding, scores: ScoreMap, queries: Queries) -> Tensor:
+        """(C, h, w) of one picture."""
+        if encoding.windows:
+            h, w = (max(x // self.tower.patch, 1) for x in encoding.pixel_size)
+            rows = scores.rows(0, h, (h, w))
+        else:
+            rows = scores.tiles[0].scores
+        return rows if self.method.decision == "presence" else queries.pool(rows, 0)[: queries.classes]
+
+    def _score_maps(self, encoding: Encoding, queries: Queries) -> list[ScoreMap]:
+        """One score map a picture."""
+        scores = self.method.scores(encoding, queries)  # (B * windows, R, h, w)
+        height, width = encoding.pixel_size
+        windows = encoding.windows or (Window(0, 0, height, width),)
+        top, left, bottom, right = encoding.pad
+        maps = []
+        for part in scores.split(len(windows)):
+            tiles = [
+                Tile(s, w, (w.height + top + bottom, w.width + left + right), (top, left))
+                for s, w in zip(part, windows, strict=True)
+            ]
+            maps.append(ScoreMap(tiles, (height, width)))
+        return maps
+
+    @torch.inference_mode()
+    def __call__(
+        self, image: Any, words: Any, background: Any = None
+    ) -> Segmentation | list[Segmentation]:
+        """Segment pictures by words.
+
+        Args:
+            image: as for `encode`, where a list may mix sizes; or an `Encoding`.
+            words: as for `score`.
+            background: what becomes of pixels that show none of the words: a `Background`, "none",
+                "auto", a list of names or a (K, E) tensor. None is "auto" where words are names,
+                and none where they are a tensor.
+
+        Returns:
+            A `Segmentation`, or a list of them for a list or a tensor of pictures.
+        """
+        if background is None and not isinstance(words, Tensor):
+            background = Background.auto()
+        queries, strategy = self.queries(words, background)
+        if isinstance(image, (list, tuple)):
+            encodings: Iterable[Encoding] = (self.encode(one) for one in image)
+            return [self._decide(e, queries, strategy)[0] for e in encodings]
+        encoding = image if isinstance(image, Encoding) else self.encode(image)
+        results = self._decide(encoding, queries, strategy)
+        return results[0] if encoding.single else results
+
+    def _decide(
+        self, encoding: Encoding, queries: Queries, background: Background
+    ) -> list[Segmentation]:
+        decision = Decision(self.method, queries, background)
+        provenance = self.provenance() | {"background": background.describe()}
+        results = []
+        for i, scores in enumerate(self._score_maps(encoding, queries)):
+            classes = self._class_scores(encoding, scores, queries)
+            results.append(
+                Segmentation(
+                    labels=decision.labels(scores, encoding.sizes[i]),
+                    names=queries.names,
+                    scores=classes.float().cpu().numpy(),
+                    provenance=dict(provenance),
+                    image=encoding.images[i] if encoding.images else None,
+                )
+            )
+        return results
+
+    def provenance(self) -> dict[str, Any]:
+        """Everything that a result depends on, as plain values."""
+        import transformers
+
+        if self._weights is None:
+            self._weights = _fingerprint(self.tower.model)
+        return {
+            "method": self.method.name,
+            "variant": self.variant,
+            "options": self.method.options(),
+            "model": self.source,
+            "weights": self._weights,
+            "dtype": str(self.tower.dtype).removeprefix("torch."),
+            "device": self.tower.device.type,
+            "versions": {
+                "wordmask": __version__,
+                "torch": torch.__version__,
+                "transformers": transformers.__version__,
+            },
+        }
+
+
+def _pad(pixels: Tensor, patch: int) -> tuple[Tensor, tuple[int, int, int, int]]:
+    """Zeros around (B, 3, H, W) up to whole patches, centred; and what was added on each side."""
+    tall, wide = (-pixels.shape[2]) % patch, (-pixels.shape[3]) % patch
+    top, left = tall // 2, wide // 2
+    pad = (top, left, tall - top, wide - left)
+    return F.pad(pixels, (pad[1], pad[3], pad[0], pad[2])), pad
+
+
+def _join(parts: list[Encoding]) -> Encoding:
+    """Encodings of parts of a batch, as one."""
+    sets = None
+    if parts[0].feature_sets is not None:
+        sets = torch.cat([p.feature_sets for p in parts if p.feature_sets is not None], dim=1)
+    extras = {
+        name: torch.cat([p.extras[name] for p in parts], dim=1 if name == "window_sets" else 0)
+        for name in parts[0].extras
+    }
+    return Encoding(torch.cat([p.features for p in parts]), sets, extras)
+
+
+def _fingerprint(model: nn.Module) -> str:
+    """A hash of all weights: names, types, shapes and bytes."""
+    digest = hashlib.blake2b(digest_size=12)
+    for name, value in model.state_dict().items():
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()

@@ -1,0 +1,197 @@
+"""Loading a CLIP from a hub id or a local folder, offline where it can be, and never running code.
+
+Weights come from safetensors where there are any; a pickled checkpoint is read with `weights_only`,
+and remote code is never trusted.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from wordmask.errors import WordmaskError
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
+
+
+@dataclass(frozen=True)
+class LoadedClip:
+    """A CLIP and what belongs to it.
+
+    Attributes:
+        model: `CLIPModel`, or `CLIPVisionModelWithProjection` where a checkpoint has no text half.
+        tokenizer: its tokenizer, None where there is none.
+        mean, std: how pictures are normalised.
+        source: the id or folder it came from.
+    """
+
+    model: Any
+    tokenizer: Any
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    source: str
+
+
+def load_clip(
+    source: str | os.PathLike[str],
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    cache_dir: str | os.PathLike[str] | None = None,
+    local_files_only: bool = False,
+) -> LoadedClip:
+    """Load a CLIP in transformers format.
+
+    Raises:
+        WordmaskError: no such folder or files, the hub out of reach, or another kind of model.
+    """
+    from transformers import AutoConfig, AutoTokenizer, CLIPModel, CLIPVisionModelWithProjection
+
+    name = os.fspath(source)
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        name = str(folder)
+        if not (folder / "config.json").is_file():
+            raise WordmaskError(f"the folder {name} has no config.json; give a model folder")
+        if not any((folder / weights).is_file() for weights in WEIGHTS):
+            raise WordmaskError(f"the folder {name} has no weights; expected model.safetensors")
+    elif folder.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise WordmaskError(f"got {name!r} as the model; give a hub id or an existing folder")
+    where = {"cache_dir": cache_dir, "local_files_only": local_files_only}
+    with _quiet():
+        try:
+            config = AutoConfig.from_pretrained(name, trust_remote_code=False, **where)
+            kind = {"clip": CLIPModel, "clip_vision_model": CLIPVisionModelWithProjection}.get(
+                config.model_type
+            )
+            if kind is None:
+                raise WordmaskError(
+                    f"got a {config.model_type!r} model from {name}; wordmask reads CLIP models"
+                )
+            model, report = kind.from_pretrained(
+                name, dtype=dtype, trust_remote_code=False, output_loading_info=True, **where
+            )
+        except (OSError, ValueError) as error:
+            if isinstance(error, WordmaskError):
+                raise
+            raise _unreachable(name, folder.is_dir(), cache_dir, error) from None
+        if report["missing_keys"]:
+            missing = sorted(report["missing_keys"])
+            raise WordmaskError(
+                f"the weights of {name} lack {len(missing)} tensors ({missing[0]}, ...); "
+                "the checkpoint is not a complete CLIP"
+            )
+        tokenizer = None
+        if kind is CLIPModel:
+            try:
+                tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False, **where)
+            except (OSError, ValueError, TypeError, KeyError):
+                tokenizer = None  # names cannot be encoded then, which the text tower says
+        mean, std = _normalisation(name, where)
+    return LoadedClip(model.eval().to(device), tokenizer, mean, std, name)
+
+
+def _normalisation(name: str, where: dict[str, Any]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and std of the checkpoint's own preprocessor, else CLIP's."""
+    from transformers.utils import cached_file
+
+    for filename in ("preprocessor_config.json", "processor_config.json"):
+        try:
+            path = cached_file(
+                name,
+                filename,
+                _raise_exceptions_for_missing_entries=False,
+                _raise_exceptions_for_connection_errors=False,
+                **where,
+            )
+            if path is None:
+                continue
+            settings = json.loads(Path(path).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        settings = settings.get("image_processor", settings)
+        if "image_mean" in settings and "image_std" in settings:
+            return tuple(settings["image_mean"]), tuple(settings["image_std"])
+    return CLIP_MEAN, CLIP_STD
+
+
+def _unreachable(name: str, local: bool, cache_dir: Any, error: Exception) -> WordmaskError:
+    if local:
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        return WordmaskError(f"cannot load the model in {name}: {first}")
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    files = ("config.json", "model.safetensors", "tokenizer.json", "preprocessor_config.json")
+    try:
+        missing = [
+            f
+            for f in files
+            if not isinstance(try_to_load_from_cache(name, f, cache_dir=cache_dir), str)
+        ]
+    except HFValidationError:
+        return WordmaskError(f"got {name!r} as the model; a hub id looks like owner/name")
+    return WordmaskError(
+        f"cannot load {name!r}: {', '.join(missing) or 'a file'} not in the cache and the hub did "
+        f"not give it; run `hf download {name}` where there is a network, or point --model (the "
+        "first argument) at a local folder with these files"
+    )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bars of the libraries while loading; they are set back after it."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    level = logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if shown:
+            logging.enable_progress_bar()
+
+
+def pick_device(device: str | torch.device | None) -> torch.device:
+    """The device asked for; None takes a GPU where there is one.
+
+    Raises:
+        WordmaskError: a device that does not exist here.
+    """
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        first = str(error).splitlines()[0]
+        raise WordmaskError(f"got device {device!r}, which is not usable here: {first}") from None
+    return chosen
+
+
+def pick_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:
+    """The type asked for; None is float32 on a CPU and float16 on a GPU.
+
+    Raises:
+        WordmaskError: anything but float32, float16 and bfloat16.
+    """
+    known = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+    if dtype is None:
+        return torch.float16 if device.type == "cuda" else torch.float32
+    found = known.get(dtype, dtype) if isinstance(dtype, str) else dtype
+    if found not in known.values():
+        raise WordmaskError(f"got dtype {dtype!r}; choose from: {', '.join(known)}")
+    assert isinstance(found, torch.dtype)
+    return found
