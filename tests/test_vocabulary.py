@@ -101,6 +101,7 @@ def test_of_takes_what_the_constructor_takes() -> None:
         (Path("names.txt"), "Path"),
         (["cat", ""], "class 2 has an empty name"),
         (["cat", " \t"], "class 2 has an empty name"),
+        (["caf\udce9"], "not valid text"),
         ([["cat", ""]], "class 1 has an empty name"),
         ([[]], "class 1 has no name"),
         (["cat", 3], "class 2 must be a name or a list of names; received int"),

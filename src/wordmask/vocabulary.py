@@ -362,6 +362,8 @@ def _names(entry: Any, where: str) -> tuple[str, ...]:
             )
         if not name.strip():
             raise WordmaskError(f"{where} has an empty name; remove it or write the word")
+        if any("\ud800" <= letter <= "\udfff" for letter in name):
+            raise WordmaskError(f"{where} has a name that is not valid text: {name!r}; use UTF-8")
         names.setdefault(_key(name), name.strip())
     if not names:
         raise WordmaskError(f"{where} has no name; give it at least one")
