@@ -181,7 +181,7 @@ class Segmenter:
         if not sources:
             raise WordmaskError("got an empty list of pictures; give at least one")
         pictures = [read_image(source, max_pixels=self.max_pixels) for source in sources]
-        prepared = [self._prepare(picture) for picture in pictures]
+        prepared = [self.prepare(picture) for picture in pictures]
         shapes = sorted({tuple(x.shape[1:]) for x in prepared})
         if len(shapes) > 1:
             raise WordmaskError(
@@ -194,7 +194,11 @@ class Segmenter:
         encoding.single = single
         return encoding
 
-    def _prepare(self, picture: np.ndarray) -> Tensor:
+    def prepare(self, picture: np.ndarray) -> Tensor:
+        """Resize and normalise an upright uint8 picture (H, W, 3) as the method does.
+
+        Returns (3, H', W') float32, at least one patch on each side, not yet padded.
+        """
         method = self.method
         return prepare(
             picture,
@@ -204,6 +208,7 @@ class Segmenter:
             multiple=self.tower.patch if method.whole_patches else 1,
             mean=method.mean or self.mean,
             std=method.std or self.std,
+            minimum_side=self.tower.patch,
         )
 
     def _check_tensor(self, image: Tensor) -> None:
@@ -235,7 +240,7 @@ class Segmenter:
             batch, windows = pixels, ()
         pad = (0, 0, 0, 0)
         if method.remainder == "pad":
-            batch, pad = _pad(batch, self.tower.patch)
+            batch, pad = pad_to_patches(batch, self.tower.patch)
         parts = [method.encode(self.tower, part) for part in batch.split(BATCH)]
         encoding = parts[0] if len(parts) == 1 else _join(parts)
         encoding.pixel_size, encoding.pad, encoding.windows = (height, width), pad, windows
@@ -371,14 +376,16 @@ class Segmenter:
         queries, strategy = self.queries(words, background)
         if isinstance(image, (list, tuple)):
             encodings: Iterable[Encoding] = (self.encode(one) for one in image)
-            return [self._decide(e, queries, strategy)[0] for e in encodings]
+            return [self.decide(e, queries, strategy)[0] for e in encodings]
         encoding = image if isinstance(image, Encoding) else self.encode(image)
-        results = self._decide(encoding, queries, strategy)
+        results = self.decide(encoding, queries, strategy)
         return results[0] if encoding.single else results
 
-    def _decide(
+    @torch.inference_mode()
+    def decide(
         self, encoding: Encoding, queries: Queries, background: Background
     ) -> list[Segmentation]:
+        """Label the pictures of an encoding by what `queries` made once for many pictures."""
         decision = Decision(self.method, queries, background)
         provenance = self.provenance() | {"background": background.describe()}
         results = []
@@ -417,7 +424,7 @@ class Segmenter:
         }
 
 
-def _pad(pixels: Tensor, patch: int) -> tuple[Tensor, tuple[int, int, int, int]]:
+def pad_to_patches(pixels: Tensor, patch: int) -> tuple[Tensor, tuple[int, int, int, int]]:
     """Zeros around (B, 3, H, W) up to whole patches, centred; and what was added on each side."""
     tall, wide = (-pixels.shape[2]) % patch, (-pixels.shape[3]) % patch
     top, left = tall // 2, wide // 2
