@@ -1,0 +1,439 @@
+"""Pictures: finding files, reading any of them as upright RGB, and preparing them for a tower."""
+
+from __future__ import annotations
+
+import errno
+import glob
+import math
+import os
+import re
+import stat
+import struct
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from PIL.ExifTags import Base
+from torch import Tensor
+
+from wordmask.errors import ImageError, WordmaskError, unknown
+
+RGB = npt.NDArray[np.uint8]
+
+DEFAULT_MAX_PIXELS = 128_000_000
+"""Largest picture that is decoded unless asked otherwise: 384 MB as RGB, above a 108 MP phone."""
+
+# fmt: off
+IMAGE_SUFFIXES = frozenset({
+    ".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg",
+    ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp",
+})
+# fmt: on
+"""The suffixes, in lower case, by which `find_images` knows a picture in a folder."""
+
+RESAMPLES = ("pil-bicubic", "pil-bilinear", "cv2-bilinear")
+"""The resamplings that `prepare` knows."""
+
+# What turns a stored picture upright, by the value of its EXIF orientation.
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# Drawing programs rather than pictures: decoding them starts Ghostscript or the Windows renderer.
+_NEVER_RUN = frozenset({"EPS", "WMF"})
+_URL = re.compile(r"[A-Za-z][\w+.-]+:/|data:")  # two letters at least: C:/ is a Windows drive
+_GIVE = "give a path, a PIL image, or a uint8 array (H, W, 3) in RGB, channels last"
+
+
+def read_image(
+    source: str | os.PathLike[str] | Image.Image | npt.NDArray[np.uint8],
+    *,
+    max_pixels: int | None = DEFAULT_MAX_PIXELS,
+) -> RGB:
+    """Read a picture as upright 8-bit RGB.
+
+    The EXIF orientation is undone. Transparency is laid over white. Of an animation or a file
+    with several pages the first is read; a PIL image is taken at the frame where it stands.
+    Grey pictures of 16 bits are divided by 257. PIL's modes I and F do not tell their range, so
+    it is the smallest that holds the values: 0..255 or 0..65535 for I (always 0..65535 when read
+    from PNG or PPM), 0..1, 0..255 or 0..65535 for F. Values that resampling left a little outside
+    of 0..1 (up to 0.05) are clipped; other negative values are refused. Colour profiles are not
+    applied.
+
+    Args:
+        source: path of a local file, PIL image, or uint8 array (H, W, 3) RGB, (H, W, 4) RGBA or
+            (H, W) grey.
+        max_pixels: files and PIL images of more pixels are refused before they are decoded; None for no
+            limit. Independent of `PIL.Image.MAX_IMAGE_PIXELS`, which is neither read nor changed
+            (a few of PIL's decoders, WebP and tiled TIFF among them, hold to twice that as well).
+
+    Returns:
+        uint8 (H, W, 3) RGB, C-contiguous, in memory of its own.
+
+    Raises:
+        ImageError: the source is no picture that can be read; one line that says why.
+    """
+    if max_pixels is not None and max_pixels < 1:
+        raise WordmaskError(f"max_pixels must be at least 1, or None; got {max_pixels}")
+    if isinstance(source, np.ndarray):
+        return _read_array(source)
+    if isinstance(source, Image.Image):
+        return _decode(source, f"the PIL image (mode {source.mode})", max_pixels)
+    if isinstance(source, (str, os.PathLike)):
+        return _read_file(os.fsdecode(source), max_pixels)
+    shape = f" of shape {tuple(source.shape)}" if hasattr(source, "shape") else ""
+    raise ImageError(
+        f"cannot read a picture from {type(source).__name__}{shape}; {_GIVE}"
+        " (bytes: PIL.Image.open(io.BytesIO(data)))"
+    )
+
+
+def _read_array(array: npt.NDArray[np.uint8]) -> RGB:
+    grey = array.ndim == 2
+    if array.dtype != np.uint8 or not (grey or (array.ndim == 3 and array.shape[2] in (3, 4))):
+        raise ImageError(f"cannot read an array of {array.dtype} and shape {array.shape}; {_GIVE}")
+    if array.size == 0:
+        raise ImageError(f"the array of shape {array.shape} has no pixels; {_GIVE}")
+    if grey:
+        return np.repeat(array[:, :, None], 3, axis=2)
+    if array.shape[2] == 4:
+        return _over_white(Image.fromarray(np.ascontiguousarray(array)))
+    return np.array(array, order="C")  # a copy: cameras fill the same buffer again
+
+
+def _read_file(path: str, max_pixels: int | None) -> RGB:
+    shown = _shown(path)
+    try:
+        mode = os.stat(path).st_mode
+        if stat.S_ISDIR(mode):
+            raise ImageError(f"cannot read {shown}: it is a folder; give the path of one picture")
+        if not stat.S_ISREG(mode):  # a pipe would block, a device may never end
+            raise ImageError(f"cannot read {shown}: it is not a regular file")
+        with open(path, "rb") as stream:
+            return _decode(_open(stream, shown), shown, max_pixels)
+    except ImageError:
+        raise
+    except Exception as error:  # decoders raise nearly every kind of error on damaged files
+        if _URL.match(path):
+            raise ImageError(
+                f"cannot read {shown}: wordmask reads local files only; download the picture first"
+            ) from None
+        missing = isinstance(error, OSError) and error.errno in (errno.ENOENT, errno.ENOTDIR)
+        reason = "there is no such file" if missing else _reason(error)
+        raise ImageError(f"cannot read {shown}: {reason}") from error
+
+
+def _open(stream: BinaryIO, shown: str) -> Image.Image:
+    """Identify the picture and read its header.
+
+    `Image.open` would warn or raise at the limit of the process, a global that every thread
+    shares; asking the registered decoders directly leaves the limit to the caller.
+    """
+    prefix = stream.read(16)
+    if not prefix:
+        raise ImageError(f"cannot read {shown}: the file is empty")
+    reasons: list[str] = []
+    if prefix[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1"):
+        reasons.append("PIL reads HEIC after pillow_heif.register_heif_opener() only")
+    tried: set[str] = set()
+    for load_decoders in (Image.preinit, Image.init):  # the common formats first, then all
+        load_decoders()
+        for name in [name for name in Image.ID if name not in tried]:
+            tried.add(name)
+            factory, accept = Image.OPEN[name]
+            accepted: bool | str = False
+            try:
+                accepted = accept(prefix) if accept else True
+                if isinstance(accepted, str):  # recognised, but this PIL was built without it
+                    reasons.append(accepted)
+                elif accepted and name in _NEVER_RUN:
+                    raise ImageError(f"cannot read {shown}: {name} is a drawing; save it as PNG")
+                elif accepted:
+                    stream.seek(0)
+                    return factory(stream, "")
+            except (SyntaxError, IndexError, TypeError, struct.error) as error:
+                if accept and accepted:  # it begins as this format does
+                    reasons.append(f"damaged {name} file ({_reason(error)})")
+    why = "; ".join(reasons) or "it is not a picture in a known format"
+    raise ImageError(f"cannot read {shown}: {why}")
+
+
+def _decode(image: Image.Image, shown: str, max_pixels: int | None) -> RGB:
+    width, height = image.size
+    if width < 1 or height < 1:
+        raise ImageError(f"cannot read {shown}: it has no pixels ({width} x {height})")
+    if max_pixels is not None and width * height > max_pixels:
+        raise ImageError(
+            f"cannot read {shown}: {width} x {height} is {width * height} pixels, the limit is"
+            f" {max_pixels}; raise max_pixels if the picture is meant to be so large"
+        )
+    try:
+        return _to_rgb(image, shown)
+    except ImageError:
+        raise
+    except Exception as error:
+        raise ImageError(f"cannot read {shown}: {_reason(error)}") from error
+
+
+def _to_rgb(image: Image.Image, shown: str) -> RGB:
+    image.load()  # before the orientation is asked for: PIL turns TIFF upright while loading
+    from_16_bits = image.mode.startswith("I;16") or (
+        image.mode == "I" and image.format in ("PNG", "PPM")
+    )
+    try:
+        orientation = image.getexif().get(Base.Orientation)
+    except Exception:  # a damaged EXIF block says nothing against the pixels
+        orientation = None
+    # Not ImageOps.exif_transpose: it writes the whole EXIF block anew and fails on odd tags.
+    if orientation in _UPRIGHT:
+        image = image.transpose(_UPRIGHT[orientation])
+    if image.mode in ("I", "F") or from_16_bits:
+        values = np.asarray(image)
+        grey = _to_8_bits(values, _value_ranges(image.mode, from_16_bits), image.mode, shown)
+        if isinstance(image.info.get("transparency"), int):
+            grey[values == image.info["transparency"]] = 255
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    if image.has_transparency_data:
+        return _over_white(image)
+    return np.array(image.convert("RGB"))
+
+
+def _value_ranges(mode: str, from_16_bits: bool) -> tuple[int, ...]:
+    if from_16_bits:
+        return (65535,)
+    return (1, 255, 65535) if mode == "F" else (255, 65535)
+
+
+def _to_8_bits(
+    values: npt.NDArray[np.generic], tops: tuple[int, ...], mode: str, shown: str
+) -> RGB:
+    """Scale grey values from the first range 0..top that holds them to 0..255."""
+    low, high = float(values.min()), float(values.max())
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise ImageError(f"cannot read {shown}: it has NaN or infinite pixels; replace them first")
+    for top in tops:
+        slack = 0.05 if top == 1 else 0.0
+        if -slack <= low and high <= top + slack:
+            scaled = values.astype(np.float32) * np.float32(255 / top)
+            return np.floor(scaled.clip(0, 255) + np.float32(0.5)).astype(np.uint8)
+    raise ImageError(
+        f"cannot read {shown}: its values (PIL mode {mode}) run from {low:g} to {high:g};"
+        " scale them to 0..255 first"
+    )
+
+
+def _over_white(image: Image.Image) -> RGB:
+    if image.mode == "La":  # PIL would drop the alpha on the direct way to RGBA
+        image = image.convert("LA")
+    white = Image.new("RGBA", image.size, "white")
+    return np.array(Image.alpha_composite(white, image.convert("RGBA")).convert("RGB"))
+
+
+def _shown(path: str) -> str:
+    """Return the path as an error shows it: on one line and of bounded length."""
+    text = path if path and path.isprintable() else repr(path)
+    return text if len(text) <= 300 else f"{text[:297]}..."
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, MemoryError):
+        return "there is not enough memory to decode it"
+    if isinstance(error, Image.DecompressionBombError):
+        return f"{error} PIL's decoder set this limit: PIL.Image.MAX_IMAGE_PIXELS"
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(text.split()) or type(error).__name__
+
+
+def target_size(
+    height: int,
+    width: int,
+    *,
+    short_side: int | None,
+    long_side: int,
+    multiple: int = 1,
+    minimum_side: int = 1,
+) -> tuple[int, int]:
+    """Give the size in pixels to which a picture is resized, its aspect ratio kept.
+
+    Both sides are scaled by min(long_side / long, short_side / short). The size is then rounded
+    to the nearest pixel (multiple 1, the harness of SCLIP) or to the nearest multiple of
+    `multiple` (CLIPer, by its patch), which may pass `long_side` by half a multiple.
+
+    Args:
+        height: of the picture, in pixels.
+        width: of the picture, in pixels.
+        short_side: wanted length of the short side; None leaves the picture as large as it is
+            unless `long_side` is passed.
+        long_side: largest length of the long side.
+        multiple: what both sides are to be divisible by.
+        minimum_side: no side comes out shorter, so that thin pictures still fill one patch.
+
+    Returns:
+        (height, width), each at least `multiple` and at least `minimum_side`.
+
+    Raises:
+        WordmaskError: a number is below 1.
+    """
+    numbers = {"height": height, "width": width, "short_side": short_side, "long_side": long_side}
+    numbers |= {"multiple": multiple, "minimum_side": minimum_side}
+    for name, number in numbers.items():
+        if number is not None and number < 1:
+            raise WordmaskError(f"{name} must be at least 1 pixel; got {number}")
+    wanted = 1.0 if short_side is None else short_side / min(height, width)
+    factor = min(long_side / max(height, width), wanted)
+    least = max(math.ceil(minimum_side / multiple), 1) * multiple
+
+    def rounded(side: int) -> int:
+        return max(int(side * factor / multiple + 0.5) * multiple, least)
+
+    return rounded(height), rounded(width)
+
+
+def prepare(
+    image: RGB,
+    *,
+    short_side: int | None,
+    long_side: int,
+    resample: str,
+    multiple: int = 1,
+    mean: Sequence[float],
+    std: Sequence[float],
+    minimum_side: int = 1,
+) -> Tensor:
+    """Resize a picture and normalise it, as a vision tower takes it.
+
+    Args:
+        image: uint8 (H, W, 3) RGB, as `read_image` gives it.
+        short_side: see `target_size`, like the next two and `minimum_side`.
+        long_side: see `target_size`.
+        multiple: see `target_size`.
+        resample: "pil-bicubic" or "pil-bilinear", whose filters widen when a picture shrinks
+            (antialiased), or "cv2-bilinear", which reads the four nearest pixels whatever the
+            scale (OpenCV's INTER_LINEAR, which mmcv uses). All round to 8 bits.
+        mean: one number a channel, for values in 0..1.
+        std: one number a channel, for values in 0..1.
+        minimum_side: see `target_size`.
+
+    Returns:
+        float32 (3, H', W'), (value / 255 - mean) / std.
+
+    Raises:
+        ImageError: the array is not uint8 (H, W, 3).
+        WordmaskError: unknown resampling, or numbers that cannot be used.
+    """
+    if resample not in RESAMPLES:
+        raise unknown("resampling", resample, RESAMPLES)
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
+        raise ImageError(
+            f"cannot prepare an array of {image.dtype} and shape {tuple(image.shape)};"
+            " read_image gives the uint8 array (H, W, 3) that is needed"
+        )
+    if len(mean) != 3 or len(std) != 3 or not all(value > 0 for value in std):
+        raise WordmaskError(f"mean and std need 3 numbers each, std above 0; got {mean} and {std}")
+    height, width = target_size(
+        *image.shape[:2],
+        short_side=short_side,
+        long_side=long_side,
+        multiple=multiple,
+        minimum_side=minimum_side,
+    )
+    pixels = _resize(image, height, width, resample)  # (3, H', W'), whole numbers in 0..255
+    mean_column = torch.tensor(mean, dtype=torch.float32).view(3, 1, 1)
+    std_column = torch.tensor(std, dtype=torch.float32).view(3, 1, 1)
+    return pixels.div_(255).sub_(mean_column).div_(std_column)
+
+
+def _resize(image: RGB, height: int, width: int, resample: str) -> Tensor:
+    unchanged = image.shape[:2] == (height, width)
+    if not unchanged and resample != "cv2-bilinear":
+        mode = Image.Resampling[resample.removeprefix("pil-").upper()]
+        image = np.array(Image.fromarray(image).resize((width, height), mode))
+    pixels = torch.tensor(np.ascontiguousarray(image)).permute(2, 0, 1).to(torch.float32)
+    if not unchanged and resample == "cv2-bilinear":
+        size = (height, width)
+        pixels = F.interpolate(pixels[None], size, mode="bilinear", align_corners=False)[0]
+        pixels = pixels.add_(0.5).floor_()
+    return pixels.contiguous()
+
+
+def find_images(inputs: Sequence[str | os.PathLike[str]]) -> list[Path]:
+    """List the pictures that the arguments of a command stand for.
+
+    A file stands for itself, whatever its suffix. A folder stands for the files with an image
+    suffix (`IMAGE_SUFFIXES`) in it and in the folders below it, sorted by path; names that begin
+    with a dot are skipped and links to folders not followed. A pattern (`*`, `?`, `[...]`, `**`
+    for folders at any depth) stands for the files with an image suffix and the folders that it
+    matches, sorted; an existing file or folder of that very name goes first.
+
+    Args:
+        inputs: paths and patterns; a single one need not be in a list.
+
+    Returns:
+        The paths in the order of the arguments, each once.
+
+    Raises:
+        ImageError: an argument stands for nothing, or a folder cannot be read.
+    """
+    if isinstance(inputs, (str, os.PathLike)):
+        inputs = [inputs]
+    found: dict[str, Path] = {}
+    for given in inputs:
+        for path in _expand(os.fsdecode(given)):
+            found.setdefault(os.path.normcase(os.path.abspath(path)), path)
+    if not found:
+        raise ImageError("no picture given; name files, folders or patterns such as photos/*.jpg")
+    return list(found.values())
+
+
+def _expand(given: str) -> list[Path]:
+    shown = _shown(given)
+    if os.path.isdir(given):
+        paths = list(_walk(given))
+        if not paths:
+            raise ImageError(f"no picture found in the folder {shown} ({_suffixes()})")
+        return paths
+    if os.path.lexists(given):
+        return [Path(given)]
+    if _URL.match(given):
+        raise ImageError(f"no picture at {shown}: wordmask reads local files only; download it")
+    if not glob.has_magic(given):
+        raise ImageError(f"no picture found: there is no file or folder {shown}")
+    paths = []
+    for match in sorted(glob.glob(given, recursive=True)):
+        if os.path.isdir(match):
+            paths += _walk(match)
+        elif _is_image(match):
+            paths.append(Path(match))
+    if not paths:
+        raise ImageError(f"no picture matches the pattern {shown} ({_suffixes()})")
+    return paths
+
+
+def _walk(folder: str) -> Iterator[Path]:
+    def refuse(error: OSError) -> None:
+        raise ImageError(f"cannot read the folder {_shown(error.filename)}: {_reason(error)}")
+
+    found = []
+    for parent, folders, files in os.walk(folder, onerror=refuse):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        paths = [Path(parent, name) for name in files if not name.startswith(".")]
+        found += [path for path in paths if _is_image(path)]
+    return iter(sorted(found))
+
+
+def _is_image(path: str | Path) -> bool:
+    return os.path.splitext(path)[1].lower() in IMAGE_SUFFIXES and os.path.isfile(path)
+
+
+def _suffixes() -> str:
+    return f"suffixes looked for: {' '.join(sorted(IMAGE_SUFFIXES))}"
