@@ -113,7 +113,9 @@ def main() -> None:
         print(peak_memory(method, int(batch), which))
         return
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {platform.machine()}")
-    print(f"{'method':14}{'batch':>6}{'plain s':>9}{'ours s':>9}{'ratio':>7}  min-max    MiB (plain)")
+    print(
+        f"{'method':14}{'batch':>6}{'plain s':>9}{'ours s':>9}{'ratio':>7}  min-max    MiB (plain)"
+    )
     for batch in arguments.batch:
         for method in arguments.methods:
             plain, ours, pairs = ratio(method, batch, arguments.rounds)

@@ -6,9 +6,10 @@ import hashlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
+import PIL.Image
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -21,7 +22,14 @@ from wordmask.images import DEFAULT_MAX_PIXELS, prepare, read_image
 from wordmask.methods import METHODS, Method, create_method
 from wordmask.segmentation import Segmentation
 from wordmask.towers.clip import ClipTower
-from wordmask.towers.loading import CLIP_MEAN, CLIP_STD, load_clip, pick_device, pick_dtype
+from wordmask.towers.loading import (
+    CLIP_MEAN,
+    CLIP_STD,
+    LoadedClip,
+    load_clip,
+    pick_device,
+    pick_dtype,
+)
 from wordmask.towers.text import TextTower, default_cache_dir
 from wordmask.vocabulary import (
     Background,
@@ -113,7 +121,7 @@ class Segmenter:
                     "got device or dtype with a model in memory, which is used as it is; move it "
                     "with model.to(...) before"
                 )
-            mean, std, source = CLIP_MEAN, CLIP_STD, type(model).__name__
+            loaded = LoadedClip(model, tokenizer, CLIP_MEAN, CLIP_STD, type(model).__name__)
         else:
             place = pick_device(device)
             loaded = load_clip(
@@ -123,24 +131,32 @@ class Segmenter:
                 cache_dir=cache_dir,
                 local_files_only=local_files_only,
             )
-            model, mean, std, source = loaded.model, loaded.mean, loaded.std, loaded.source
-            tokenizer = tokenizer or loaded.tokenizer
-        tower = ClipTower(model, activation=chosen.activation, norm_eps=chosen.norm_eps)
+        clip = loaded.model
+        tower = ClipTower(clip, activation=chosen.activation, norm_eps=chosen.norm_eps)
         text = None
-        if hasattr(model, "text_model"):
+        if hasattr(clip, "text_model"):
             text = TextTower(
-                model.text_model, model.text_projection, tokenizer, cache_dir=text_cache
+                clip.text_model,
+                clip.text_projection,
+                tokenizer or loaded.tokenizer,
+                cache_dir=text_cache,
             )
-        return cls(tower, text, chosen, variant, mean=mean, std=std, source=source)
+        return cls(
+            tower,
+            text,
+            chosen,
+            variant,
+            mean=loaded.mean,
+            std=loaded.std,
+            source=loaded.source,
+        )
 
     def with_method(
         self, method: str, variant: str | None = None, options: Mapping[str, Any] | None = None
     ) -> Segmenter:
         """Another method on the same network; nothing is loaded again."""
         chosen, variant = create_method(method, variant, dict(options or {}))
-        tower = ClipTower(
-            self.tower.model, activation=chosen.activation, norm_eps=chosen.norm_eps
-        )
+        tower = ClipTower(self.tower.model, activation=chosen.activation, norm_eps=chosen.norm_eps)
         other = Segmenter(
             tower,
             self.text,
@@ -212,7 +228,12 @@ class Segmenter:
         )
 
     def _check_tensor(self, image: Tensor) -> None:
-        if image.ndim != 4 or image.shape[1] != 3 or not image.is_floating_point() or not len(image):
+        if (
+            image.ndim != 4
+            or image.shape[1] != 3
+            or not image.is_floating_point()
+            or not len(image)
+        ):
             raise WordmaskError(
                 f"got a {str(image.dtype).removeprefix('torch.')} tensor of shape "
                 f"{tuple(image.shape)}; give float (B, 3, H, W), normalised"
@@ -221,7 +242,7 @@ class Segmenter:
             raise WordmaskError("got pixels that are NaN or infinite; the tensor must be finite")
         if min(image.shape[2:]) < self.tower.patch and self.method.remainder == "drop":
             raise WordmaskError(
-                f"got a tensor of shape {tuple(image.shape)}; both sides need at least one patch of "
+                f"got a tensor of shape {tuple(image.shape)}; both sides need at least one patch, "
                 f"{self.tower.patch} pixels"
             )
 
@@ -338,7 +359,9 @@ class Segmenter:
             rows = scores.rows(0, h, (h, w))
         else:
             rows = scores.tiles[0].scores
-        return rows if self.method.decision == "presence" else queries.pool(rows, 0)[: queries.classes]
+        return (
+            rows if self.method.decision == "presence" else queries.pool(rows, 0)[: queries.classes]
+        )
 
     def _score_maps(self, encoding: Encoding, queries: Queries) -> list[ScoreMap]:
         """One score map a picture."""
@@ -355,10 +378,24 @@ class Segmenter:
             maps.append(ScoreMap(tiles, (height, width)))
         return maps
 
-    @torch.inference_mode()
+    @overload
     def __call__(
-        self, image: Any, words: Any, background: Any = None
-    ) -> Segmentation | list[Segmentation]:
+        self, image: list[Any] | tuple[Any, ...] | Tensor, words: Any, background: Any = None
+    ) -> list[Segmentation]: ...
+
+    @overload
+    def __call__(
+        self,
+        image: str | os.PathLike[str] | PIL.Image.Image | np.ndarray,
+        words: Any,
+        background: Any = None,
+    ) -> Segmentation: ...
+
+    @overload
+    def __call__(self, image: Encoding, words: Any, background: Any = None) -> Any: ...
+
+    @torch.inference_mode()
+    def __call__(self, image: Any, words: Any, background: Any = None) -> Any:
         """Segment pictures by words.
 
         Args:
@@ -369,7 +406,8 @@ class Segmenter:
                 and none where they are a tensor.
 
         Returns:
-            A `Segmentation`, or a list of them for a list or a tensor of pictures.
+            A `Segmentation`, or a list of them for a list or a tensor of pictures; for an
+            `Encoding`, what the pictures that it was made of would have given.
         """
         if background is None and not isinstance(words, Tensor):
             background = Background.auto()

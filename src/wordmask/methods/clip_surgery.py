@@ -66,7 +66,7 @@ class ClipSurgery(Method):
     def need(self, depth: int) -> Need:
         """V of the last blocks, the states before the first and the last, Q and K of block N."""
         blocks = self._blocks(depth)
-        letters = {n: "v" for n in blocks} | {depth: "qkv"}
+        letters = dict.fromkeys(blocks, "v") | {depth: "qkv"}
         return Need.of(states=[blocks[0] - 1, depth - 1], projections=letters)
 
     def features(self, tower: ClipTower, trace: Trace) -> Encoding:

@@ -160,8 +160,8 @@ class Cliper(Method):
                 len(z), tower.heads, tokens, tokens
             )
         letters = {"q": block.queries, "k": block.keys, "v": block.values}
-        left, right = self.attention
-        return tower.attention_map(letters[left](z), letters[right](z))
+        left, right = letters[self.attention[0]], letters[self.attention[1]]
+        return tower.attention_map(left(z), right(z))
 
     # -- sliding windows (released code v2) -----------------------------------------------------
 
@@ -202,9 +202,7 @@ class Cliper(Method):
         attention = mixing.flatten(3).flatten(1, 2)  # (B, L, L)
         attention = attention / attention.sum(-1, keepdim=True)
         mixed = (features.flatten(3) @ attention).view_as(features)
-        return Encoding(
-            whole.features, whole.feature_sets, {**whole.extras, "window_sets": mixed}
-        )
+        return Encoding(whole.features, whole.feature_sets, {**whole.extras, "window_sets": mixed})
 
     # -- class maps -----------------------------------------------------------------------------
 
@@ -216,18 +214,21 @@ class Cliper(Method):
         if not self._paper:
             texts.append(F.normalize(foreground.mean(0, keepdim=True), dim=-1))
         rows = torch.cat(texts)
-        cosines = cosine(encoding.feature_sets, rows)  # (N, B, K, h, w)
-        if self._paper:
-            cosines = cosines.mean(0, keepdim=True)
-        maps = torch.softmax(self.logit_scale * cosines, dim=2)
+        maps = self._probabilities(cosine(encoding.feature_sets, rows))  # (N, B, K, h, w)
         if "window_sets" in encoding.extras:
             sets = encoding.extras["window_sets"]
-            logits = self.logit_scale * (rows @ sets.flatten(3)).view_as(cosines)
-            maps = torch.lerp(maps, torch.softmax(logits, dim=2), self.window_weight)
+            windows = self._probabilities((rows @ sets.flatten(3)).unflatten(-1, encoding.grid))
+            maps = torch.lerp(maps, windows, self.window_weight)
         maps = queries.pool_foreground(maps[:, :, : len(foreground)], dim=2)  # (N, B, C, h, w)
         if self._paper:
             return maps[0]
         return self._fuse(maps, encoding.extras["propagation"])
+
+    def _probabilities(self, cosines: Tensor) -> Tensor:
+        """Softmax over texts (N, B, K, h, w); for `paper` of the mean over embeddings, N = 1."""
+        if self._paper:
+            cosines = cosines.mean(0, keepdim=True)
+        return torch.softmax(self.logit_scale * cosines, dim=2)
 
     def _fuse(self, maps: Tensor, attention: Tensor) -> Tensor:
         """One map propagated by the attention (B, L, L), plus the mean over embeddings."""

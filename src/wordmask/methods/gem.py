@@ -80,7 +80,9 @@ class Gem(Method):
     def features(self, tower: ClipTower, trace: Trace) -> Encoding:
         """x <- x + Proj((O_q + O_k + O_v) / 3) over the last blocks."""
         blocks = self._blocks(tower.depth)
-        x: Tensor | float = trace.states[blocks[0] - 1] if self.stream else 0.0
+        x = trace.states[blocks[0] - 1]
+        if not self.stream:
+            x = torch.zeros_like(x)
         for n in blocks:
             v = trace.values[n]
             attended = torch.zeros_like(v)

@@ -26,8 +26,8 @@ class MaskClip(Method):
 
     Three baselines carry this name; their numbers differ by up to 25 mIoU, so they are told apart:
 
-    - `harness` (default): what the tables of ClearCLIP, ProxyCLIP and CLIPer call MaskCLIP. Residual
-      and FFN kept, CLIP's own activation and normalisation, 80 templates.
+    - `harness` (default): what the tables of ClearCLIP, ProxyCLIP and CLIPer call MaskCLIP.
+      Residual and FFN kept, CLIP's own activation and normalisation, 80 templates.
     - `official`: the released code. As above with exact GELU, layer norm epsilon 1e-6, ImageNet
       mean and std, 85 templates, short side 512. Its argmax is over plain cosines.
     - `dinoiser`: CLIP-DINOiser's, meant for laion2b weights: logit scale 100.
@@ -41,7 +41,7 @@ class MaskClip(Method):
         residual, ffn: keep the last block's residual and feed-forward network.
         prompt_denoising: a class whose best probability (at scale 100) in the picture is below this
             is dropped; 0 keeps all. The paper's value is 0.5.
-        key_smoothing: patches whose best probability is below this take the probabilities of
+        key_smoothing: patches whose best probability is at most this take the probabilities of
             patches with similar keys; 0 is off, 1 smooths all. The paper's value is 1.
         smoothing_over_tokens: normalise keys as the released code does.
     """
@@ -79,9 +79,7 @@ class MaskClip(Method):
     def features(self, tower: ClipTower, trace: Trace) -> Encoding:
         """Proj(V), then the rest of the block."""
         n = tower.depth
-        tokens = finish_block(
-            tower, trace, trace.values[n], residual=self.residual, ffn=self.ffn
-        )
+        tokens = finish_block(tower, trace, trace.values[n], residual=self.residual, ffn=self.ffn)
         extras = {}
         if self.key_smoothing:
             keys = tower.block(n).output(trace.keys[n])  # the code sends keys through out_proj
@@ -91,7 +89,9 @@ class MaskClip(Method):
     def mixing_map(self, tower: ClipTower, trace: Trace) -> Tensor:
         """The identity."""
         tokens = trace.values[tower.depth].shape[2]
-        return torch.eye(tokens, device=tower.device).expand(len(trace.values[tower.depth]), 1, -1, -1)
+        return torch.eye(tokens, device=tower.device).expand(
+            len(trace.values[tower.depth]), 1, -1, -1
+        )
 
     def scores(self, encoding: Encoding, queries: Queries) -> Tensor:
         """Cosines (B, Q, h, w), after prompt denoising and key smoothing where asked."""
@@ -108,5 +108,5 @@ class MaskClip(Method):
         keys = F.normalize(keys, dim=1 if self.smoothing_over_tokens else 2)
         flat = scores.flatten(2)  # (B, Q, h*w)
         smooth = flat @ (keys @ keys.transpose(1, 2))
-        unsure = torch.softmax(100 * flat, dim=1).amax(1, keepdim=True) < self.key_smoothing
+        unsure = torch.softmax(100 * flat, dim=1).amax(1, keepdim=True) <= self.key_smoothing
         return torch.where(unsure, smooth, flat).view_as(scores)

@@ -253,9 +253,10 @@ class ClipTower:
         for b in range(q.shape[0]):
             for m in range(0, q.shape[1], heads):
                 here = b, slice(m, m + heads)
-                attention = torch.softmax(q[here] @ k[here].transpose(-2, -1), dim=-1)
+                logits = q[here] @ k[here].transpose(-2, -1)
+                attention = torch.softmax(logits, dim=-1, dtype=total.dtype)
                 total[here] += attention
-                out[here] = attention @ v[here]
+                out[here] = attention.to(v.dtype) @ v[here]
         return out
 
     # -- the pass -------------------------------------------------------------------------------

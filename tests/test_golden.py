@@ -1,0 +1,305 @@
+"""Every method against the released code, on the golden CLIP, through the public interface."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from conftest import GOLDEN
+from wordmask import Background, Segmenter
+from wordmask.decide import Decision
+from wordmask.encoding import Queries
+from wordmask.methods.base import cosine
+from wordmask.methods.cliper import Sinkhorn
+from wordmask.methods.naclip import gaussian
+from wordmask.towers.clip import ClipTower, Need, position_embedding
+from wordmask.windows import ScoreMap, Tile, Window
+
+FEATURES, COSINES = 5e-5, 1e-5
+CASES = ["a_native_112x112", "b_square_160x160", "c_rect_112x192"]
+KEPT = {"residual": True, "ffn": True}
+DROPPED = {"residual": False, "ffn": False}
+CLIPER = {
+    "voc21": {"logit_scale": 100.0, "attention_threshold": 0.1, "select_layer": -1},
+    "ctx": {"logit_scale": 50.0, "attention_threshold": 0.2, "select_layer": -2},
+    "stuff": {"logit_scale": 50.0, "attention_threshold": 0.2, "select_layer": -1},
+}
+
+
+def load(method: str, case: str) -> dict[str, torch.Tensor]:
+    return load_file(GOLDEN / method / case / "tensors.safetensors")
+
+
+def close(ours: torch.Tensor, golden: torch.Tensor, tolerance: float) -> None:
+    assert ours.shape == golden.shape
+    difference = (ours - golden).abs().max().item()
+    assert difference <= tolerance, f"differs by {difference:.1e}"
+
+
+@pytest.fixture
+def check(golden_clip, golden_inputs):
+    """Compare features and cosines of a method with golden ones, by the names of their tensors."""
+
+    def run(case, golden, method, options, features="features", cosines="cosine", variant=None):
+        segmenter = Segmenter.from_pretrained(golden_clip, method, variant, options)
+        encoding = segmenter.encode(golden_inputs[f"image.{case}"])
+        patches = encoding.features[0].flatten(1).T
+        rows = golden[features]
+        close(patches, rows[1:] if len(rows) > len(patches) else rows, FEATURES)
+        if cosines in golden:
+            scores = segmenter.score(encoding, golden_inputs["text_features"])
+            close(scores[0], golden[cosines], COSINES)
+
+    return run
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_clip(case, check, golden_clip, golden_inputs):
+    golden = load("vanilla_clip", case)
+    check(case, golden, "clip", {})
+    if "attention_block4" in golden:
+        trace = ClipTower(golden_clip).trace(golden_inputs[f"image.{case}"], Need.of(attention=[4]))
+        close(trace.attention[4][0], golden["attention_block4"], COSINES)
+
+
+@pytest.mark.parametrize("case", CASES[::2])
+@pytest.mark.parametrize(("suffix", "rest"), [("residual_ffn", KEPT), ("attn_only", DROPPED)])
+@pytest.mark.parametrize(
+    ("golden_name", "method", "options"),
+    [
+        ("vanilla", "clearclip", {"attention": "qk"}),
+        ("MaskCLIP", "maskclip", {}),
+        ("SCLIP", "sclip", {}),
+        ("ClearCLIP", "clearclip", {}),
+    ],
+)
+def test_clearclip_harness(case, suffix, rest, golden_name, method, options, check):
+    golden = load("clearclip_harness", case)
+    name = f"{golden_name}.{suffix}"
+    check(case, golden, method, {**options, **rest}, f"features.{name}", f"cosine.{name}")
+
+
+@pytest.mark.parametrize(
+    ("method", "variant", "name"),
+    [
+        ("clearclip", "paper", "ClearCLIP.attn_only"),
+        ("clearclip", "vanilla", "vanilla.residual_ffn"),
+        ("maskclip", "harness", "MaskCLIP.residual_ffn"),
+        ("maskclip", "clearclip", "MaskCLIP.attn_only"),
+        ("sclip", "paper", "SCLIP.residual_ffn"),
+        ("sclip", "clearclip", "SCLIP.attn_only"),
+    ],
+)
+def test_variants_are_what_they_say(method, variant, name, check):
+    golden = load("clearclip_harness", CASES[2])
+    check(CASES[2], golden, method, {}, f"features.{name}", f"cosine.{name}", variant)
+
+
+def test_clearclip_last_two_blocks(check):
+    check(CASES[1], load("clearclip_last2", CASES[1]), "clearclip", {"last_layers": 2})
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_sclip(case, check):
+    check(case, load("sclip", case), "sclip", {})
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "name", ["reduced.naclip", "reduced.kk", "reduced.nonly", "vanilla.naclip", "vanilla.csa"]
+)
+def test_naclip(case, name, check):
+    architecture, strategy = name.split(".")
+    options = {"strategy": strategy, **(KEPT if architecture == "vanilla" else DROPPED)}
+    check(case, load("naclip", case), "naclip", options, f"features.{name}", f"cosine.{name}")
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_naclip_gaussian(case, golden_inputs):
+    h, w = (side // 16 for side in golden_inputs[f"image.{case}"].shape[2:])
+    close(gaussian((h, w), 5.0), load("naclip", case)["gaussian"], 1e-6)
+
+
+@pytest.mark.parametrize("method", ["sclip", "naclip"])
+def test_attention_maps(method, golden_clip, golden_inputs):
+    segmenter = Segmenter.from_pretrained(golden_clip, method)
+    tower, chosen = segmenter.tower, segmenter.method
+    trace = tower.trace(golden_inputs[f"image.{CASES[0]}"], chosen.need(tower.depth))
+    close(chosen.mixing_map(tower, trace)[0], load(method, CASES[0])["attention"], COSINES)
+
+
+GEM = {
+    "depth7_iter1_tempauto": {},
+    "depth4_iter1_tempauto": {"depth": 4},
+    "depth7_iter2_tempauto": {"iterations": 2},
+    "depth7_iter1_temp4.0": {"inverse_temperature": 4.0},
+}
+
+
+@pytest.mark.parametrize(
+    ("case", "name", "options"),
+    [(c, n, o) for c in CASES[:2] for n, o in GEM.items()]
+    + [(CASES[2], n, o) for n, o in list(GEM.items())[:2]],
+)
+def test_gem(case, name, options, check):
+    golden = load("gem", case)
+    check(case, golden, "gem", options, f"features.{name}", f"cosine.{name}")
+
+
+@pytest.mark.parametrize("case", CASES[:2])
+def test_clip_surgery(case, check, golden_clip, golden_inputs):
+    golden = load("clip_surgery", case)
+    check(case, golden, "clip_surgery", {})
+    segmenter = Segmenter.from_pretrained(golden_clip, "clip_surgery", "feature-surgery")
+    encoding = segmenter.encode(golden_inputs[f"image.{case}"])
+    texts = golden_inputs["text_features"]
+    close(
+        segmenter.score(encoding, texts)[0].flatten(1).T, golden["surgery_similarity"][1:], COSINES
+    )
+    one = Queries.of([texts[:1]]).with_empty(golden["redundant_feature"])
+    close(
+        segmenter.method.scores(encoding, one)[0].flatten(1).T,
+        golden["single_text_similarity"][1:],
+        COSINES,
+    )
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("config", list(CLIPER))
+def test_cliper_v2(case, config, golden_clip, golden_inputs):
+    golden, texts = load("cliper", case), golden_inputs["text_features"]
+    segmenter = Segmenter.from_pretrained(golden_clip, "cliper", "official-v2", CLIPER[config])
+    encoding = segmenter.encode(golden_inputs[f"image.{case}"])
+    sets = encoding.feature_sets[:, 0].flatten(2).transpose(1, 2)
+    close(sets, golden["item_features"][:, 1:], FEATURES)
+    close(encoding.extras["propagation"][0], golden["attention_map"], COSINES)
+    coarse = segmenter.score(encoding, texts[:5], background=texts[5:])
+    close(coarse[0], golden[f"coarse_v2.{config}"], COSINES)
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("scale", [100, 50])
+def test_cliper_v1(case, scale, golden_clip, golden_inputs):
+    texts = golden_inputs["text_features"]
+    segmenter = Segmenter.from_pretrained(
+        golden_clip, "cliper", "official-v1", {"logit_scale": float(scale)}
+    )
+    encoding = segmenter.encode(golden_inputs[f"image.{case}"])
+    coarse = segmenter.score(encoding, texts[:5], background=texts[5:])
+    close(coarse[0], load("cliper", case)[f"coarse_v1.scale{scale}"], COSINES)
+
+
+def test_cliper_rounds_of_normalisation():
+    golden = load("cliper", CASES[0])
+    fusion = Sinkhorn(golden["pooled_attention"])
+    close(fusion.next_map(symmetric=True), golden["fused_attention_round1"], COSINES)
+    for _ in range(6):
+        fusion.next_map(symmetric=True)
+    close(fusion.next_map(symmetric=True), golden["fused_attention_roundN"], COSINES)
+
+
+@pytest.mark.parametrize("case", CASES[::2])
+@pytest.mark.parametrize("kind", ["q-q", "k-k", "v-v", "vanilla", "identity"])
+def test_cliper_attention_types(case, kind, golden_clip, golden_inputs):
+    golden, texts = load("cliper_attention_types", case), golden_inputs["text_features"]
+    attention = {"vanilla": "qk"}.get(kind, kind.replace("-", ""))
+    options = {"attention": attention, "early_embeddings": False}
+    segmenter = Segmenter.from_pretrained(golden_clip, "cliper", None, options)
+    encoding = segmenter.encode(golden_inputs[f"image.{case}"])
+    close(encoding.features[0].flatten(1).T, golden[f"features.{kind}"][1:], FEATURES)
+    coarse = segmenter.score(encoding, texts[:5], background=texts[5:])
+    close(coarse[0], golden[f"coarse.{kind}"], COSINES)
+
+
+@pytest.mark.parametrize("case", CASES[1:])
+@pytest.mark.parametrize("config", list(CLIPER))
+def test_cliper_sliding(case, config, golden_clip, golden_inputs):
+    golden, texts = load("cliper_sliding", case), golden_inputs["text_features"]
+    for stride in (112, 48):
+        options = {**CLIPER[config], "window": 112, "stride": stride}
+        segmenter = Segmenter.from_pretrained(golden_clip, "cliper", None, options)
+        encoding = segmenter.encode(golden_inputs[f"image.{case}"])
+        mean = torch.nn.functional.normalize(texts[:5].mean(0, keepdim=True), dim=-1)
+        rows = torch.cat([texts, mean])
+        sets = encoding.extras["window_sets"][:, 0]  # (N, E, h, w)
+        logits = 100 * torch.einsum("ke,nehw->nkhw", rows, sets)
+        close(logits / 100, golden[f"window_logits.stride{stride}"] / 100, COSINES)
+        if stride == 112:
+            coarse = segmenter.score(encoding, texts[:5], background=texts[5:])
+            close(coarse[0], golden[f"coarse_sliding.{config}"], COSINES)
+
+
+def test_position_embedding(golden_clip):
+    table = golden_clip.vision_model.embeddings.position_embedding.weight
+    for name, rows in load("pos_embed", "grids").items():
+        mode, grid = name.split(".")
+        h, w = map(int, grid.split("x"))
+        close(position_embedding(table, (h, w), mode), rows, 1e-6)
+
+
+def test_text_tower(golden_clip):
+    golden = load("vanilla_clip", CASES[0])
+    with torch.inference_mode():
+        pooled = golden_clip.text_model(input_ids=golden["text_token_ids"]).pooler_output
+        close(golden_clip.text_projection(pooled), golden["text_embeds"], FEATURES)
+
+
+# -- the harness: windows, softmax, synonyms, area rule, thresholds --------------------------------
+
+
+def harness(golden_clip, method, options, golden, image):
+    """The segmenter, its encoding, and queries with class 0 of the harness as the background."""
+    segmenter = Segmenter.from_pretrained(golden_clip, method, None, options)
+    encoding = segmenter.encode(image)
+    rows = golden["query_features"]
+    background = rows[golden["query_index"] == 0]
+    classes = [row[None] for row in rows[golden["query_index"] > 0]]
+    return segmenter, encoding, Queries.of(classes, background)
+
+
+@pytest.mark.parametrize(
+    ("method", "golden_name", "options"),
+    [
+        ("sclip", "harness_slide_sclip", {"window": 112, "stride": 56}),
+        ("clearclip", "harness_slide_clearclip", {"window": 100, "stride": 56}),
+    ],
+)
+def test_sliding_harness(method, golden_name, options, golden_clip):
+    golden = load(golden_name, "odd_size")
+    image = load("harness_slide_sclip", "odd_size")["image"]
+    size = golden["pred"].shape
+    segmenter, encoding, queries = harness(golden_clip, method, options, golden, image)
+    (scores,) = segmenter._score_maps(encoding, queries)
+    order = [3, 4, 5, 6, 7, 0, 1, 2]  # ours: classes before background
+    close(scores.rows(0, size[0], size), golden["logits"][order], COSINES)
+    decision = Decision(segmenter.method, queries, Background.threshold(0.21))
+    assert (decision.labels(scores, size) == golden["pred"].numpy()).mean() >= 0.9995
+    if "probs" in golden:
+        scale = segmenter.method.logit_scale
+        probability = torch.softmax(scale * scores.rows(0, size[0], size), 0)
+        close(queries.pool(probability, 0)[[5, 0, 1, 2, 3, 4]], golden["probs"], COSINES)
+
+
+def test_area_rule(golden_clip):
+    inputs = load("harness_slide_sclip", "odd_size")
+    golden = load("harness_slide_sclip", "odd_size_pamr_area")["pred_area_no_pamr"]
+    options = {"window": 112, "stride": 56, "area_threshold": 0.1}
+    segmenter, encoding, queries = harness(golden_clip, "sclip", options, inputs, inputs["image"])
+    (scores,) = segmenter._score_maps(encoding, queries)
+    decision = Decision(segmenter.method, queries, Background.threshold(0.21))
+    labels = decision.labels(scores, tuple(golden.shape))
+    assert (labels == golden.numpy()).mean() >= 0.9995
+    assert np.bincount(labels.flatten(), minlength=6)[5] > 0  # what the rule brings up
+
+
+def test_whole_picture_of_odd_size(golden_clip):
+    inputs = load("harness_slide_sclip", "odd_size")
+    golden = load("harness_slide_sclip", "odd_size_pamr_area")["logits_whole"]
+    segmenter = Segmenter.from_pretrained(golden_clip, "sclip")
+    encoding = segmenter.encode(inputs["image"])
+    cosines = cosine(encoding.features, inputs["query_features"])[0]
+    tile = Tile(cosines, Window(0, 0, 150, 182), (150, 182), (0, 0))
+    rows = ScoreMap([tile], (150, 182)).rows(0, 60, (60, 73))
+    close(rows, golden, COSINES)

@@ -1,0 +1,364 @@
+"""What must hold for every registered method: a method is tested by being registered."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from tiny import tiny_clip
+from wordmask import Background, Segmenter, WordmaskError, list_methods
+from wordmask.methods import METHODS, create_method, parse_option
+from wordmask.methods.cliper import Sinkhorn
+from wordmask.towers.clip import Need
+
+VARIANTS = [(name, variant) for name in list_methods() for variant in METHODS[name].variants]
+WORDS = 5
+
+
+@pytest.fixture(scope="module")
+def clip():
+    return tiny_clip()
+
+
+@pytest.fixture(scope="module")
+def texts():
+    generator = torch.Generator().manual_seed(1)
+    return torch.nn.functional.normalize(torch.randn(WORDS, 48, generator=generator), dim=-1)
+
+
+def pictures(*shape: int, smooth: int = 8) -> torch.Tensor:
+    """Smooth pictures, so that labels are not noise: random at a fraction of the size, enlarged."""
+    generator = torch.Generator().manual_seed(7)
+    small = torch.randn(shape[0], 3, shape[1] // smooth, shape[2] // smooth, generator=generator)
+    return torch.nn.functional.interpolate(small, size=shape[1:], mode="bilinear")
+
+
+def scores_of(clip, method, variant, image, texts, background=None, options=None):
+    segmenter = Segmenter.from_pretrained(clip, method, variant, options)
+    encoding = segmenter.encode(image)
+    return segmenter.score(encoding, texts, background), encoding
+
+
+@pytest.mark.parametrize(("method", "variant"), VARIANTS)
+class TestEveryMethod:
+    def test_batch_equals_singles(self, clip, texts, method, variant):
+        image = pictures(3, 112, 112)
+        batch, encoding = scores_of(clip, method, variant, image, texts)
+        assert encoding.features.shape[:2] == (3, 48)
+        for i in range(3):
+            single, one = scores_of(clip, method, variant, image[i : i + 1], texts)
+            assert torch.allclose(single[0], batch[i], atol=1e-5, rtol=0)
+            assert torch.allclose(one.features[0], encoding.features[i], atol=1e-5, rtol=0)
+
+    def test_permuting_classes_permutes_the_result(self, clip, texts, method, variant):
+        order = torch.tensor([3, 0, 4, 1, 2])
+        segmenter = Segmenter.from_pretrained(clip, method, variant)
+        encoding = segmenter.encode(pictures(1, 112, 112))
+        scores, permuted = segmenter.score(encoding, texts), segmenter.score(encoding, texts[order])
+        assert torch.allclose(permuted, scores[:, order], atol=1e-5, rtol=0)
+        labels = segmenter(encoding, texts)[0].labels
+        assert (order.numpy()[segmenter(encoding, texts[order])[0].labels - 1] == labels - 1).all()
+
+    @pytest.mark.parametrize("size", [(112, 192), (192, 112)])
+    def test_pictures_that_are_not_square(self, clip, texts, method, variant, size):
+        scores, encoding = scores_of(clip, method, variant, pictures(1, *size), texts)
+        assert encoding.grid == (size[0] // 8, size[1] // 8)
+        assert scores.shape == (1, WORDS, *encoding.grid)
+
+    def test_rows_and_columns_are_not_swapped(self, clip, texts, method, variant):
+        """A picture whose halves differ has features whose halves differ, on the right axis."""
+        image = torch.zeros(1, 3, 64, 128)
+        image[..., 64:] = 2.0
+        _, encoding = scores_of(clip, method, variant, image, texts)
+        f = encoding.features[0]
+        across = (f[:, :, :6].mean((1, 2)) - f[:, :, -6:].mean((1, 2))).norm()
+        down = (f[:, :3].mean((1, 2)) - f[:, -3:].mean((1, 2))).norm()
+        assert across > down
+
+    def test_a_constant_picture_gives_numbers(self, clip, texts, method, variant):
+        scores, _ = scores_of(clip, method, variant, torch.zeros(1, 3, 64, 64), texts)
+        assert torch.isfinite(scores).all()
+
+    def test_deterministic(self, clip, texts, method, variant):
+        image = pictures(1, 112, 112)
+        first, _ = scores_of(clip, method, variant, image, texts)
+        second, _ = scores_of(clip, method, variant, image, texts)
+        assert torch.equal(first, second)
+
+    def test_nothing_is_left_behind(self, clip, texts, method, variant):
+        before = {k: v.clone() for k, v in clip.state_dict().items()}
+        modules = list(clip.modules())
+        segmenter = Segmenter.from_pretrained(clip, method, variant)
+        segmenter(pictures(1, 64, 112), texts)
+        assert list(clip.modules()) == modules
+        assert not any(
+            m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in clip.modules()
+        )
+        after = clip.state_dict()
+        assert all(torch.equal(before[k], after[k]) for k in before)
+        assert not clip.training
+
+    def test_fused_equals_explicit(self, clip, texts, method, variant):
+        segmenter = Segmenter.from_pretrained(clip, method, variant)
+        fused = segmenter.encode(pictures(2, 64, 112)).features
+        segmenter.tower.fused = False
+        explicit = segmenter.encode(pictures(2, 64, 112)).features
+        assert torch.allclose(fused, explicit, atol=2e-5, rtol=0)
+
+    def test_the_map_that_is_shown_is_the_map_that_mixes(self, clip, texts, method, variant):
+        """Rows of `mixing_map` are weights: not negative, with one sum."""
+        segmenter = Segmenter.from_pretrained(clip, method, variant)
+        chosen, tower = segmenter.method, segmenter.tower
+        image = pictures(2, 64, 112)
+        trace = tower.trace(image, chosen.need(tower.depth), chosen.position)
+        shown = chosen.mixing_map(tower, trace)
+        assert shown.shape[0] == 2
+        assert shown.shape[2:] == (113, 113)
+        assert (shown >= 0).all()
+        sums = shown.sum(-1)
+        assert torch.allclose(sums, sums.mean().expand_as(sums), atol=1e-4)
+
+    def test_bfloat16_agrees(self, texts, method, variant):
+        clip, image = tiny_clip(), pictures(1, 160, 160, smooth=32)
+        full = Segmenter.from_pretrained(clip, method, variant)(image, texts)[0].labels
+        clip.bfloat16()
+        half = Segmenter.from_pretrained(clip, method, variant)(image, texts)[0].labels
+        assert (full == half).mean() >= 0.99
+
+    def test_more_pictures_than_a_batch(self, clip, texts, method, variant, monkeypatch):
+        image = pictures(5, 64, 64)
+        whole, _ = scores_of(clip, method, variant, image, texts)
+        monkeypatch.setattr("wordmask.segmenter.BATCH", 2)
+        parts, _ = scores_of(clip, method, variant, image, texts)
+        assert torch.allclose(whole, parts, atol=1e-5, rtol=0)
+
+    def test_windows(self, clip, texts, method, variant):
+        """Windows run, keep the size, and one window that covers all is the whole picture."""
+        image = pictures(2, 96, 160)
+        options = {"window": 64, "stride": 32}
+        segmenter = Segmenter.from_pretrained(clip, method, variant, options)
+        encoding = segmenter.encode(image)
+        assert segmenter.score(encoding, texts).shape == (2, WORDS, 12, 20)
+        results = segmenter(encoding, texts)
+        assert [r.labels.shape for r in results] == [(96, 160), (96, 160)]
+        one, _ = scores_of(clip, method, variant, image, texts, options={"window": 512})
+        plain, _ = scores_of(clip, method, variant, image, texts)
+        assert torch.equal(one, plain)
+
+    def test_backgrounds(self, clip, texts, method, variant):
+        segmenter = Segmenter.from_pretrained(clip, method, variant)
+        encoding = segmenter.encode(pictures(1, 64, 64))
+        none = segmenter(encoding, texts, Background.none())[0].labels
+        assert none.max() <= WORDS
+        if METHODS[method].decision == "softmax":
+            assert none.min() >= 1
+            first = none.flat[0]  # a background row equal to its text takes all of its pixels
+            taken = segmenter(encoding, texts, texts[first - 1 : first])[0].labels
+            assert (taken == np.where(none == first, 0, none)).all()
+        rest = segmenter(encoding, texts, Background.complement(1e-6))[0].labels
+        assert ((rest == 0) | (rest == none)).all()
+
+
+def test_a_name_given_twice_changes_nothing(clip):
+    """Synonyms that are one vector: pooled to the class, whatever the method."""
+    generator = torch.Generator().manual_seed(3)
+    rows = torch.nn.functional.normalize(torch.randn(3, 48, generator=generator), dim=-1)
+    from wordmask.encoding import Queries
+
+    for name in list_methods():
+        segmenter = Segmenter.from_pretrained(clip, name)
+        encoding = segmenter.encode(pictures(1, 64, 64))
+        once = Queries.of([rows[:1], rows[1:2], rows[2:]])
+        twice = Queries.of([rows[:1], rows[[1, 1]], rows[2:]])
+        (a,), (b,) = (segmenter._score_maps(encoding, q) for q in (once, twice))
+        pooled = segmenter._class_scores(encoding, b, twice)
+        # a softmax over names counts a doubled name twice: the order stays, the numbers need not
+        order = segmenter._class_scores(encoding, a, once).argmax(0)
+        if METHODS[name].decision == "softmax":
+            assert torch.equal(order, pooled.argmax(0))
+
+
+# -- options ------------------------------------------------------------
+
+
+def test_names_of_methods():
+    assert list_methods() == sorted(
+        ["clip", "clip_surgery", "cliper", "clearclip", "gem", "maskclip", "naclip", "sclip"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: create_method("clipper"), ["unknown method 'clipper'", "cliper"]),
+        (lambda: create_method("cliper", "official-v3"), ["unknown variant", "official-v2"]),
+        (lambda: create_method("sclip", None, {"residul": 1}), ["'residul'", "residual"]),
+        (lambda: create_method("sclip", None, {"residual": 1}), ["residual", "1", "bool"]),
+        (lambda: create_method("clearclip", None, {"attention": "xx"}), ["'xx'", '"qq"']),
+        (lambda: create_method("clearclip", None, {"residual_beta": 2.0}), ["residual_beta=2.0"]),
+        (lambda: create_method("gem", None, {"depth": 1}), ["depth=1"]),
+        (lambda: create_method("cliper", None, {"select_layer": 2}), ["select_layer=2"]),
+        (lambda: create_method("cliper", None, {"attention_threshold": 1.0}), ["=1.0"]),
+        (lambda: create_method("naclip", None, {"sigma": 0.0}), ["sigma=0.0"]),
+        (lambda: create_method("sclip", None, {"window": -1}), ["window=-1"]),
+        (lambda: parse_option("sclip", "residual"), ["option=value"]),
+        (lambda: parse_option("sclip", "residual=maybe"), ["maybe", "bool"]),
+        (lambda: parse_option("nothing", "a=b"), ["unknown method"]),
+        (lambda: parse_option("sclip", "widow=3"), ["unknown option", "window"]),
+    ],
+)
+def test_wrong_options(call, words):
+    with pytest.raises(WordmaskError) as caught:
+        call()
+    message = str(caught.value)
+    assert "\n" not in message
+    for word in words:
+        assert word in message
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("residual=false", False),
+        ("residual=Yes", True),
+        ("short_side=none", None),
+        ("short_side=448", 448),
+        ("logit_scale=50", 50),
+        ("mean=(0.5,0.5,0.5)", (0.5, 0.5, 0.5)),
+        ("templates=single", "single"),
+        ("position=bilinear", "bilinear"),
+    ],
+)
+def test_options_from_the_command_line(text, value):
+    assert parse_option("sclip", text) == (text.split("=")[0], value)
+
+
+def test_every_variant_changes_known_options():
+    for name, method in METHODS.items():
+        known = {f.name for f in dataclasses.fields(method)}
+        for variant, options in method.variants.items():
+            assert set(options) <= known, (name, variant)
+
+
+# -- single papers ------------------------------------------------------------
+
+
+def test_clearclip_beta_runs_from_all_channels_to_none(clip, texts):
+    image = pictures(1, 64, 64)
+    kept = {"residual": True}
+
+    def features(**options):
+        return scores_of(clip, "clearclip", None, image, texts, options=options)[1].features
+
+    assert torch.equal(features(**kept, residual_beta=0.0), features(**kept))
+    assert torch.allclose(features(**kept, residual_beta=1.0), features(), atol=1e-6)
+    half = features(**kept, residual_beta=0.5)
+    assert not torch.allclose(half, features(), atol=1e-3)
+    assert not torch.allclose(half, features(**kept), atol=1e-3)
+    assert not torch.allclose(features(**kept, residual_norm=True), features(**kept), atol=1e-3)
+
+
+def test_clearclip_beta_drops_the_strongest_channels(clip):
+    method, _ = create_method("clearclip", None, {"residual": True, "residual_beta": 0.25})
+    x = torch.tensor([[[1.0, -9.0, 2.0, 3.0], [1.0, -9.0, 2.0, 3.0]]])
+    assert method._residual(x).tolist() == [[[1.0, 0.0, 2.0, 3.0]] * 2]
+
+
+def test_sinkhorn_is_repeated_division():
+    p = torch.rand(2, 3, 9, 9, generator=torch.Generator().manual_seed(0)).double() + 0.1
+    fusion, b = Sinkhorn(p), p.clone()
+    for _ in range(4):
+        b = b / b.sum(-2, keepdim=True)
+        b = b / b.sum(-1, keepdim=True)
+        s = (b + b.transpose(-1, -2)) / 2
+        kept = torch.relu(s - s.mean(-2, keepdim=True))
+        ours = fusion.next_map(symmetric=True)
+        assert torch.allclose(ours, kept / kept.sum(-1, keepdim=True), atol=1e-12)
+
+
+def test_sinkhorn_does_not_mind_the_scale_of_the_sum():
+    p = torch.rand(1, 1, 9, 9, generator=torch.Generator().manual_seed(0)).double() + 0.1
+    a, b = Sinkhorn(p).next_map(symmetric=True), Sinkhorn(p / 11).next_map(symmetric=True)
+    assert torch.allclose(a, b, atol=1e-14)
+
+
+def test_cliper_paper_zeroes_values_below_the_mean():
+    p = torch.rand(1, 1, 9, 9, generator=torch.Generator().manual_seed(0)) + 0.1
+    shown = Sinkhorn(p).next_map(symmetric=False)
+    assert (shown == 0).any()
+    assert torch.allclose(shown.sum(-1), torch.ones(1, 1, 9))
+
+
+def test_cliper_needs_whole_patches_for_windows(clip):
+    segmenter = Segmenter.from_pretrained(clip, "cliper", None, {"window": 60, "stride": 20})
+    with pytest.raises(WordmaskError, match="whole patches of 8 pixels"):
+        segmenter.encode(pictures(1, 112, 112))
+
+
+def test_cliper_drops_absent_classes(clip, texts):
+    image = pictures(1, 112, 112)
+    all_kept = Segmenter.from_pretrained(clip, "cliper", None, {"score_threshold": 0.0})
+    encoding = all_kept.encode(image)
+    peaks = all_kept.score(encoding, texts)[0].amax((1, 2))
+    middle = float(peaks.sort().values[-2:].mean())
+    some = Segmenter.from_pretrained(clip, "cliper", None, {"score_threshold": middle})
+    found = set(np.unique(some(encoding, texts, Background.none())[0].labels))
+    assert found == {int(peaks.argmax()) + 1}
+    none = Segmenter.from_pretrained(clip, "cliper", None, {"score_threshold": 1e9})
+    assert not none(encoding, texts, Background.none())[0].labels.any()
+
+
+def test_maskclip_prompt_denoising_drops_classes(clip, texts):
+    image = pictures(1, 112, 112)
+    plain, _ = scores_of(clip, "maskclip", None, image, texts)
+    denoised, _ = scores_of(
+        clip, "maskclip", None, image, texts, options={"prompt_denoising": 0.9999}
+    )
+    dropped = (denoised == -1).flatten(2).all(-1)[0]
+    assert dropped.any()
+    assert not dropped.all()
+    assert torch.equal(denoised[0, ~dropped], plain[0, ~dropped])
+
+
+def test_maskclip_key_smoothing_is_off_at_zero_and_smooths_at_one(clip, texts):
+    image = pictures(1, 112, 112)
+    plain, _ = scores_of(clip, "maskclip", None, image, texts)
+    smooth, encoding = scores_of(
+        clip, "maskclip", None, image, texts, options={"key_smoothing": 1.0}
+    )
+    keys = torch.nn.functional.normalize(encoding.extras["keys"][0], dim=-1)
+    expected = plain[0].flatten(1) @ (keys @ keys.T)
+    assert torch.allclose(smooth[0].flatten(1), expected, atol=1e-4)
+
+
+def test_maskclip_official_runs_exact_gelu(texts):
+    """The override equals the same weights with that activation in their config."""
+    quick, exact = tiny_clip(hidden_act="quick_gelu"), tiny_clip(hidden_act="gelu")
+    image = pictures(1, 64, 64)
+    options = {"activation": "gelu"}
+    ours, _ = scores_of(quick, "maskclip", None, image, texts, options=options)
+    theirs, _ = scores_of(exact, "maskclip", None, image, texts)
+    plain, _ = scores_of(quick, "maskclip", None, image, texts)
+    assert torch.allclose(ours, theirs, atol=1e-5)
+    assert not torch.allclose(ours, plain, atol=1e-3)
+
+
+def test_surgery_of_one_class_needs_the_empty_prompt(clip, texts):
+    segmenter = Segmenter.from_pretrained(clip, "clip_surgery", "feature-surgery")
+    encoding = segmenter.encode(pictures(1, 64, 64))
+    with pytest.raises(WordmaskError, match="one text feature"):
+        segmenter.score(encoding, texts[:1])
+
+
+def test_needs_join():
+    a = Need.of(states=[1], projections={4: "q"})
+    b = Need.of(states=[3], projections={4: "v"}, attention_sum=[1, 2])
+    joined = a | b
+    assert joined.states == {1, 3}
+    assert joined.letters(4) == "qv"
+    assert (joined.last_state, joined.last_block) == (3, 4)
+    with pytest.raises(WordmaskError, match="run them apart"):
+        _ = b | Need.of(attention_sum=[1])
