@@ -144,9 +144,7 @@ class _Presence:
         return label.masked_fill(best <= 0, 0)
 
 
-def _extremes(
-    decision: Decision, scores: ScoreMap, size: tuple[int, int]
-) -> tuple[Tensor, Tensor]:
+def _extremes(decision: Decision, scores: ScoreMap, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """Minimum and maximum of every map at output size, each (R, 1, 1)."""
     low, high = [], []
     for start, stop in decision.blocks(scores, size):

@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,11 +51,11 @@ def load_clip(
 ) -> LoadedClip:
     """Load a CLIP in transformers format.
 
+    What the hub's cache holds is taken from there; the network is asked for what it lacks.
+
     Raises:
         WordmaskError: no such folder or files, the hub out of reach, or another kind of model.
     """
-    from transformers import AutoConfig, AutoTokenizer, CLIPModel, CLIPVisionModelWithProjection
-
     name = os.fspath(source)
     folder = Path(name).expanduser()
     if folder.is_dir():
@@ -66,38 +66,71 @@ def load_clip(
             raise WordmaskError(f"the folder {name} has no weights; expected model.safetensors")
     elif folder.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise WordmaskError(f"got {name!r} as the model; give a hub id or an existing folder")
-    where = {"cache_dir": cache_dir, "local_files_only": local_files_only}
     with _quiet():
         try:
-            config = AutoConfig.from_pretrained(name, trust_remote_code=False, **where)
-            kind = {"clip": CLIPModel, "clip_vision_model": CLIPVisionModelWithProjection}.get(
-                config.model_type
-            )
-            if kind is None:
-                raise WordmaskError(
-                    f"got a {config.model_type!r} model from {name}; wordmask reads CLIP models"
-                )
-            model, report = kind.from_pretrained(
-                name, dtype=dtype, trust_remote_code=False, output_loading_info=True, **where
-            )
-        except (OSError, ValueError) as error:
-            if isinstance(error, WordmaskError):
-                raise
-            raise _unreachable(name, folder.is_dir(), cache_dir, error) from None
-        if report["missing_keys"]:
-            missing = sorted(report["missing_keys"])
-            raise WordmaskError(
-                f"the weights of {name} lack {len(missing)} tensors ({missing[0]}, ...); "
-                "the checkpoint is not a complete CLIP"
-            )
-        tokenizer = None
-        if kind is CLIPModel:
-            try:
-                tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False, **where)
-            except (OSError, ValueError, TypeError, KeyError):
-                tokenizer = None  # names cannot be encoded then, which the text tower says
-        mean, std = _normalisation(name, where)
-    return LoadedClip(model.eval().to(device), tokenizer, mean, std, name)
+            loaded = _load(name, dtype, cache_dir, local_files_only=True)
+            if loaded.tokenizer is None and not folder.is_dir() and not local_files_only:
+                raise FileNotFoundError("tokenizer")
+        except WordmaskError:
+            raise
+        except Exception as error:  # a broken checkpoint fails in its reader's own way
+            if folder.is_dir():
+                first = (str(error).splitlines() or [type(error).__name__])[0]
+                raise WordmaskError(f"cannot load the model in {name}: {first}") from None
+            if local_files_only:
+                raise _not_here(name, cache_dir, "the network was not asked") from None
+            loaded = _download(name, dtype, cache_dir)
+    return replace(loaded, model=loaded.model.eval().to(device))
+
+
+def _load(name: str, dtype: torch.dtype, cache_dir: Any, *, local_files_only: bool) -> LoadedClip:
+    from transformers import AutoConfig, AutoTokenizer, CLIPModel, CLIPVisionModelWithProjection
+
+    where = {"cache_dir": cache_dir, "local_files_only": local_files_only}
+    config = AutoConfig.from_pretrained(name, trust_remote_code=False, **where)
+    kinds = {"clip": CLIPModel, "clip_vision_model": CLIPVisionModelWithProjection}
+    kind = kinds.get(config.model_type)
+    if kind is None:
+        raise WordmaskError(
+            f"got a {config.model_type!r} model from {name}; wordmask reads CLIP models"
+        )
+    model, report = kind.from_pretrained(
+        name, dtype=dtype, trust_remote_code=False, output_loading_info=True, **where
+    )
+    if report["missing_keys"]:
+        missing = sorted(report["missing_keys"])
+        raise WordmaskError(
+            f"the weights of {name} lack {len(missing)} tensors ({missing[0]}, ...); "
+            "the checkpoint is not a complete CLIP"
+        )
+    tokenizer = None
+    if kind is CLIPModel:
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False, **where)
+        except Exception:  # names cannot be encoded then, which the text tower says
+            tokenizer = None
+    mean, std = _normalisation(name, where)
+    return LoadedClip(model, tokenizer, mean, std, name)
+
+
+def _download(name: str, dtype: torch.dtype, cache_dir: Any) -> LoadedClip:
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
+
+    try:
+        HfApi().model_info(name, timeout=10)  # answers at once where downloads would retry long
+        return _load(name, dtype, cache_dir, local_files_only=False)
+    except WordmaskError:
+        raise
+    except HFValidationError:
+        raise WordmaskError(f"got {name!r} as the model; a hub id looks like owner/name") from None
+    except RepositoryNotFoundError:
+        raise WordmaskError(
+            f"the hub has no model {name!r}, or it is private; check the id, or log in with "
+            "`hf auth login`"
+        ) from None
+    except Exception as error:
+        raise _not_here(name, cache_dir, f"the hub gave {type(error).__name__}") from None
 
 
 def _normalisation(name: str, where: dict[str, Any]) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -124,26 +157,19 @@ def _normalisation(name: str, where: dict[str, Any]) -> tuple[tuple[float, ...],
     return CLIP_MEAN, CLIP_STD
 
 
-def _unreachable(name: str, local: bool, cache_dir: Any, error: Exception) -> WordmaskError:
-    if local:
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        return WordmaskError(f"cannot load the model in {name}: {first}")
+def _not_here(name: str, cache_dir: Any, why: str) -> WordmaskError:
     from huggingface_hub import try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError
 
     files = ("config.json", "model.safetensors", "tokenizer.json", "preprocessor_config.json")
-    try:
-        missing = [
-            f
-            for f in files
-            if not isinstance(try_to_load_from_cache(name, f, cache_dir=cache_dir), str)
-        ]
-    except HFValidationError:
-        return WordmaskError(f"got {name!r} as the model; a hub id looks like owner/name")
+    missing = [
+        f
+        for f in files
+        if not isinstance(try_to_load_from_cache(name, f, cache_dir=cache_dir), str)
+    ]
     return WordmaskError(
-        f"cannot load {name!r}: {', '.join(missing) or 'a file'} not in the cache and the hub did "
-        f"not give it; run `hf download {name}` where there is a network, or point --model (the "
-        "first argument) at a local folder with these files"
+        f"cannot load {name!r}: {', '.join(missing) or 'a file'} not in the cache, and {why}; run "
+        f"`hf download {name}` where there is a network, or give a local folder with these files "
+        "as the model"
     )
 
 
