@@ -73,9 +73,9 @@ def read_image(
     Args:
         source: path of a local file, PIL image, or uint8 array (H, W, 3) RGB, (H, W, 4) RGBA or
             (H, W) grey.
-        max_pixels: files and PIL images of more pixels are refused before they are decoded; None for no
-            limit. Independent of `PIL.Image.MAX_IMAGE_PIXELS`, which is neither read nor changed
-            (a few of PIL's decoders, WebP and tiled TIFF among them, hold to twice that as well).
+        max_pixels: files and PIL images of more pixels are refused before they are decoded; None
+            for no limit. Independent of `PIL.Image.MAX_IMAGE_PIXELS`, which is not changed (a few
+            of PIL's decoders, WebP and tiled TIFF among them, hold to twice that as well).
 
     Returns:
         uint8 (H, W, 3) RGB, C-contiguous, in memory of its own.
