@@ -85,9 +85,9 @@ class Gem(Method):
             x = torch.zeros_like(x)
         for n in blocks:
             v = trace.values[n]
-            attended = torch.zeros_like(v)
-            for s in self._self_attended(tower, trace, n):
-                attended += tower.attend(s, s, v, scale=self._scale(tower, trace, n))
+            scale = self._scale(tower, trace, n)
+            streams = self._self_attended(tower, trace, n, scale)
+            attended = sum(tower.attend(s, s, v, scale=scale) for s in streams)
             x = x + tower.block(n).output(attended / 3)
         return Encoding(to_grid(tower.project(x), trace.grid))
 
@@ -95,10 +95,8 @@ class Gem(Method):
         """Mean of the three maps of the last block."""
         n = tower.depth
         scale = self._scale(tower, trace, n)
-        maps = [
-            tower.attention_map(s, s, scale=scale) for s in self._self_attended(tower, trace, n)
-        ]
-        return torch.stack(maps).mean(0)
+        streams = self._self_attended(tower, trace, n, scale)
+        return torch.stack([tower.attention_map(s, s, scale=scale) for s in streams]).mean(0)
 
     def _scale(self, tower: ClipTower, trace: Trace, n: int) -> Tensor | float:
         """1 / tau: mean over tokens of ||LN(x)||, over sqrt d; (B, 1, 1, 1)."""
@@ -108,8 +106,10 @@ class Gem(Method):
         d = trace.values[n].shape[-1]
         return z.norm(dim=-1).mean(dim=-1)[:, None, None, None] * d**-0.5
 
-    def _self_attended(self, tower: ClipTower, trace: Trace, n: int) -> list[Tensor]:
-        scale = self._scale(tower, trace, n)
+    def _self_attended(
+        self, tower: ClipTower, trace: Trace, n: int, scale: Tensor | float
+    ) -> list[Tensor]:
+        """q, k, v after their rounds of s <- softmax(ss^T / tau) s; each (B, M, T, d), unit rows."""
         out = []
         for s in (trace.queries[n], trace.keys[n], trace.values[n]):
             s = F.normalize(s, dim=-1)
