@@ -147,8 +147,8 @@ def render(
     light = 1 + slope[0] * along[:, None] + slope[1] * along[None, :]
     image *= (light * np.float32(rng.uniform(0.92, 1.05)))[..., None]
     y, x = rng.integers(0, _TEXTURE, 2)
-    image += np.float32(rng.uniform(1, 6)) * noise[y : y + size, x : x + size] \
-        if size <= _TEXTURE else np.float32(3) * np.resize(noise, (size, size, 3))  # fmt: skip
+    rows, columns = (np.arange(size) + y) % len(noise), (np.arange(size) + x) % len(noise)
+    image += np.float32(rng.uniform(1, 6)) * noise[rows[:, None], columns]
     np.clip(image, 0, 255, out=image)
 
     # Things that later ones cover whole are no part of the scene.
@@ -488,13 +488,12 @@ def _textures() -> list[np.ndarray]:
     brick = mix((118, 52, 40), (168, 88, 66), tone + 0.15 * _smooth(rng, 0.7, 0.7))
     brick[joint] = (186, 178, 168)
     snow = mix((206, 216, 232), (250, 252, 255), 0.6 + 0.22 * _smooth(rng, 4, 5))
-    grain = np.sin(16 * turn * x * 1 + 1.8 * _smooth(rng, 24, 5)) * 0.28
+    grain = np.sin(16 * turn * x + 1.8 * _smooth(rng, 24, 5)) * 0.28
     wood = mix((112, 74, 40), (178, 130, 80), 0.5 + grain + 0.16 * _smooth(rng, 10, 0.5))
     wood[(x % 32) < 1.2] = (66, 42, 22)
     stones = _smooth(rng, 1.7, 1.7)
     gravel = mix((70, 70, 72), (190, 188, 184), 0.5 + 0.34 * stones + 0.06 * _smooth(rng, 0.4, 0.4))
     clods = 0.45 + 0.2 * _smooth(rng, 1.1, 1.1) + 0.14 * _smooth(rng, 5, 5)
     soil = mix((38, 26, 20), (92, 66, 50), clods)
-    painted = {"grass": grass, "sand": sand, "water": water, "brick": brick, "snow": snow, "wood": wood,
-                   "gravel": gravel, "soil": soil}  # fmt: skip
-    return [np.tile(painted[name], (2, 2, 1)).astype(np.float32) for name in _GROUNDS]
+    painted = (grass, sand, water, brick, snow, wood, gravel, soil)  # as GROUNDS
+    return [np.tile(texture, (2, 2, 1)).astype(np.float32) for texture in painted]
