@@ -122,17 +122,16 @@ class _Presence:
         self.background = decision.background
         self.method = decision.method
         present = torch.stack([t.scores.amax(dim=(1, 2)) for t in scores.tiles]).amax(0)  # (C,)
-        self.low, high = _extremes(decision, scores, size)
-        self.span = (high - self.low).clamp_min(1e-12)
-        threshold = getattr(self.method, "score_threshold", 0.0)
-        self.present = (present > threshold).to(present)[:, None, None]
-        self.weight = present[:, None, None] / (high + 1e-5)
-        self.normalize = getattr(self.method, "normalize", False)
+        low, high = _extremes(decision, scores, size)
+        kept = (present > getattr(self.method, "score_threshold", 0.0))[:, None, None]
+        if getattr(self.method, "normalize", False):
+            self.low, self.factor = low, kept / (high - low).clamp_min(1e-12)
+        else:
+            self.low = torch.zeros_like(low)
+            self.factor = kept * present[:, None, None] / (high + 1e-5)
 
     def __call__(self, block: Tensor) -> Tensor:
-        value = (block - self.low) / self.span if self.normalize else block * self.weight
-        value = value * self.present
-        best, label = value.max(0)
+        best, label = block.sub_(self.low).mul_(self.factor).max(0)
         label = label + 1
         if self.background.probability is not None:
             return label.masked_fill(best < self.background.probability, 0)
@@ -146,12 +145,11 @@ class _Presence:
 
 def _extremes(decision: Decision, scores: ScoreMap, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """Minimum and maximum of every map at output size, each (R, 1, 1)."""
-    low, high = [], []
+    like = scores.tiles[0].scores
+    low = like.new_full((scores.count,), torch.inf)
+    high = -low
     for start, stop in decision.blocks(scores, size):
-        block = scores.rows(start, stop, size)
-        low.append(block.amin(dim=(1, 2)))
-        high.append(block.amax(dim=(1, 2)))
-    return (
-        torch.stack(low).amin(0)[:, None, None],
-        torch.stack(high).amax(0)[:, None, None],
-    )
+        block = scores.rows(start, stop, size).flatten(1)
+        torch.minimum(low, block.amin(1), out=low)
+        torch.maximum(high, block.amax(1), out=high)
+    return low[:, None, None], high[:, None, None]

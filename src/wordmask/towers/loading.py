@@ -16,10 +16,11 @@ from typing import Any
 
 import torch
 
-from wordmask.errors import WordmaskError
+from wordmask.errors import WordmaskError, unknown
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+BUILT_IN = "wordmask"  # names wordmask/... are networks inside the package
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
 
 
@@ -58,6 +59,9 @@ def load_clip(
     """
     name = os.fspath(source)
     folder = Path(name).expanduser()
+    if name.startswith(BUILT_IN + "/"):
+        folder = _built_in(name)
+    source = name
     if folder.is_dir():
         name = str(folder)
         if not (folder / "config.json").is_file():
@@ -80,7 +84,16 @@ def load_clip(
             if local_files_only:
                 raise _not_here(name, cache_dir, "the network was not asked") from None
             loaded = _download(name, dtype, cache_dir)
-    return replace(loaded, model=loaded.model.eval().to(device))
+    return replace(loaded, model=loaded.model.eval().to(device), source=source)
+
+
+def _built_in(name: str) -> Path:
+    """The folder of a network that ships with the package, by its name `wordmask/...`."""
+    home = Path(__file__).parents[1] / "networks"
+    known = {f"{BUILT_IN}/{p.parent.name}": p.parent for p in home.glob("*/config.json")}
+    if name not in known:
+        raise unknown("built-in network", name, known)
+    return known[name]
 
 
 def _load(name: str, dtype: torch.dtype, cache_dir: Any, *, local_files_only: bool) -> LoadedClip:

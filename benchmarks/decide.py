@@ -1,0 +1,80 @@
+"""Peak memory and time of deciding labels: 847 classes on a picture of 2048 x 1024.
+
+    python benchmarks/decide.py [--classes 847] [--size 1024 2048] [--grid 64 128]
+
+The full float map of 847 classes at that size would take 6.6 GiB. Peak memory is the rise of the
+resident set during the call.
+"""
+
+from __future__ import annotations
+
+import argparse
+import threading
+import time
+from pathlib import Path
+
+import torch
+
+from wordmask import Background
+from wordmask.decide import Decision
+from wordmask.encoding import Queries
+from wordmask.methods import create_method
+from wordmask.windows import ScoreMap, Tile, Window, place_windows
+
+
+def resident() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+
+def measure(call) -> tuple[float, float]:
+    """Seconds, and MiB above the level before the call."""
+    peak, done, start = 0, threading.Event(), resident()
+
+    def watch():
+        nonlocal peak
+        while not done.is_set():
+            peak = max(peak, resident())
+            time.sleep(0.001)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    begin = time.perf_counter()
+    call()
+    seconds = time.perf_counter() - begin
+    done.set()
+    watcher.join()
+    return seconds, (peak - start) / 2**20
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--classes", type=int, default=847)
+    parser.add_argument("--size", type=int, nargs=2, default=[1024, 2048])
+    parser.add_argument("--grid", type=int, nargs=2, default=[64, 128])
+    arguments = parser.parse_args()
+    classes, size, grid = arguments.classes, tuple(arguments.size), tuple(arguments.grid)
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(classes, 16, generator=generator)
+    queries = Queries.of(list(rows[:, None]))
+    whole = torch.rand(classes, *grid, generator=generator)
+    maps = {"whole": ScoreMap([Tile(whole, Window(0, 0, *size), size, (0, 0))], size)}
+    patch = size[0] // grid[0]
+    windows = place_windows(*size, 28 * patch, 14 * patch)
+    tiles = [
+        Tile(torch.rand(classes, 28, 28, generator=generator), w, (w.height, w.width), (0, 0))
+        for w in windows
+    ]
+    maps[f"{len(windows)} windows"] = ScoreMap(tiles, size)
+    full = 4 * classes * size[0] * size[1] / 2**20
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
+    print(f"{classes} classes at {size[1]} x {size[0]}: the full float map is {full:.0f} MiB")
+    for name, scores in maps.items():
+        for method in ("sclip", "cliper"):
+            chosen, _ = create_method(method)
+            decision = Decision(chosen, queries, Background.threshold(0.2))
+            seconds, memory = measure(lambda d=decision, s=scores: d.labels(s, size))
+            print(f"{method:8} {name:12} {seconds:6.1f} s  peak {memory:6.0f} MiB", flush=True)
+
+
+if __name__ == "__main__":
+    main()
