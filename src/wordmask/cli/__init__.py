@@ -1,0 +1,86 @@
+"""The command line `wordmask`: one command, one file, none of which loads torch before it runs.
+
+Exit codes: 0 all went well, 1 pictures were left out (`--on-error skip`), 2 input or output that
+cannot be used, with one line that says why, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+import warnings
+from typing import Annotated, Any
+
+import typer
+
+from wordmask import __version__
+from wordmask.cli import explain, methods, segment
+from wordmask.cli.common import one_line
+from wordmask.errors import WordmaskError
+
+app = typer.Typer(
+    name="wordmask",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(segment.segment)
+app.command()(explain.explain)
+app.command()(methods.methods)
+
+UsageError: type[Any] = typer.BadParameter.__bases__[0]  # typer has its own click, or another's
+
+
+@app.callback(invoke_without_command=True)
+def _wordmask(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    """Words in, masks out: label photographs by any words, with a frozen CLIP and no training."""
+    if version:
+        print(f"wordmask {__version__}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+        raise typer.Exit(2)
+
+
+def main() -> None:
+    """Run the command line with the arguments of the process."""
+    sys.exit(run())
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """Run the command line and return its exit code; every error is one line on stderr.
+
+    Args:
+        arguments: what follows `wordmask`; None takes the arguments of the process.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # class names are any text, terminals are not
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("default", UserWarning)  # no notes of libraries to developers
+        warnings.showwarning = _show_warning
+        try:
+            code = app(args=arguments, prog_name="wordmask", standalone_mode=False)
+        except (KeyboardInterrupt, typer.Abort):
+            return _say("interrupted", 130)
+        except UsageError as error:
+            command = error.ctx.command_path if error.ctx else "wordmask"
+            return _say(f"error: {error.format_message()} (see {command} --help)")
+        except (WordmaskError, OSError) as error:
+            return _say(f"error: {error}")
+    if code == 130:  # newer typers turn the interruption into this
+        return _say("interrupted", 130)
+    return code if isinstance(code, int) else 0
+
+
+def _say(message: str, code: int = 2) -> int:
+    print(f"wordmask: {one_line(message)}", file=sys.stderr)
+    return code
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    print(f"wordmask: warning: {one_line(str(message))}", file=sys.stderr)

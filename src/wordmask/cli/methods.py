@@ -1,0 +1,178 @@
+"""`wordmask methods`: what there is to choose from."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import json
+import re
+import sys
+import typing
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from wordmask.cli import common
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from wordmask.methods import Method
+
+
+def methods(
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="[NAME]", help="Show one method in full.", show_default=False),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List the methods, or show the variants and options of one."""
+    from wordmask.errors import unknown
+    from wordmask.methods import METHODS
+
+    if name is not None and name not in METHODS:
+        raise unknown("method", name, METHODS)
+    chosen = METHODS if name is None else [name]
+    described = [describe(METHODS[one]) for one in sorted(chosen)]
+    if as_json:
+        plain = described if name is None else described[0]
+        print(json.dumps(plain, indent=2, ensure_ascii=False))
+    elif name is None:
+        console = common.console()
+        console.print(_overview(described, console.width))
+        console.print(
+            "The first variant is the default. beside CLIP: networks that a method needs more. All "
+            "options of one: wordmask methods NAME",
+            style="dim",
+        )
+    else:
+        _print_method(described[0], common.console())
+
+
+def describe(method: type[Method]) -> dict[str, Any]:
+    """All that is to say about a method, as plain values; texts come from its docstrings."""
+    from wordmask.methods import Method, create_method
+    from wordmask.methods.base import describe_type
+
+    text, own = split_docstring(inspect.getdoc(method) or "")
+    _, shared = split_docstring(inspect.getdoc(Method) or "")
+    defaults = create_method(method.name)[0].options()
+    hints = typing.get_type_hints(method)
+    common_names = {field.name for field in dataclasses.fields(Method)}
+    options = [
+        {
+            "name": field.name,
+            "type": describe_type(hints[field.name]),
+            "default": defaults[field.name],
+            "description": own.get(field.name) or shared.get(field.name, ""),
+            "common": field.name in common_names,
+        }
+        for field in dataclasses.fields(method)
+    ]
+    module = sys.modules[method.__module__].__doc__ or ""
+    return {
+        "name": method.name,
+        "title": method.title,
+        "paper": module.strip().splitlines()[0],
+        "year": method.year,
+        "network": method.network,
+        "summary": text[0],
+        "description": text,
+        "variants": {variant: dict(changes) for variant, changes in method.variants.items()},
+        "options": sorted(options, key=lambda option: bool(option["common"])),
+    }
+
+
+def split_docstring(doc: str) -> tuple[list[str], dict[str, str]]:
+    """Paragraphs and list items of a docstring, each on one line, and its arguments by name."""
+    body, _, arguments = doc.partition("\nArgs:\n")
+    paragraphs = re.split(r"\n\s*\n|\n(?=- )", body.strip())
+    described: dict[str, str] = {}
+    for entry in re.split(r"\n(?=    \S)", "\n" + arguments.rstrip()):
+        names, colon, text = entry.strip().partition(": ")
+        if colon:
+            described |= dict.fromkeys(names.split(", "), " ".join(text.split()))
+    return [" ".join(paragraph.split()) for paragraph in paragraphs], described
+
+
+def _overview(described: list[dict[str, Any]], width: int) -> Table:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_lines=True)
+    table.add_column("method", style="bold", no_wrap=True)
+    table.add_column("paper, what it does, own options")
+    wide = width >= 100
+    if wide:
+        table.add_column("year", no_wrap=True)
+        table.add_column("beside CLIP", min_width=6)
+        table.add_column("variants", no_wrap=True)
+    for one in described:
+        own = [_assignment(option) for option in one["options"] if not option["common"]]
+        variants = [*one["variants"]]
+        text = Text(f"{one['paper']}\n{one['summary']}")
+        if not wide:
+            text.append(f"\nyear: {one['year']}; beside CLIP: {one['network']}")
+            text.append(f"\nvariants: {', '.join(variants)}")
+        if own:
+            text.append("\n" + "  ".join(own), "dim")
+        rest = (str(one["year"]), one["network"], "\n".join(variants)) if wide else ()
+        table.add_row(one["name"], text, *rest)
+    return table
+
+
+def _print_method(one: dict[str, Any], console: Console) -> None:
+    from rich import box
+    from rich.padding import Padding
+    from rich.table import Table
+
+    console.print(one["paper"], style="bold")
+    for paragraph in one["description"]:
+        if paragraph.startswith("- "):
+            bullet = Table.grid(padding=(0, 1))
+            bullet.add_row(" -", paragraph.removeprefix("- "))
+            console.print(bullet)
+        else:
+            console.print(Padding(paragraph, (1, 0, 0, 0)))
+    console.print(f"\nNetwork beside CLIP: {one['network']}")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("variant", style="bold", no_wrap=True)
+    table.add_column("options that it sets")
+    for number, (variant, changes) in enumerate(one["variants"].items()):
+        sets = "  ".join(f"{name}={_value(value)}" for name, value in changes.items())
+        table.add_row(variant, ("(default)  " if number == 0 else "") + sets)
+    console.print(table)
+    for is_common in (False, True):
+        options = [option for option in one["options"] if option["common"] is is_common]
+        if options:
+            console.print(_option_table(options, is_common))
+    console.print(f"Set options with --method {one['name']} --set option=value", style="dim")
+
+
+def _option_table(options: list[dict[str, Any]], is_common: bool) -> Table:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("option of every method" if is_common else "own option", style="bold")
+    table.add_column("what it does, and its values")
+    for option in options:
+        text = Text(option["description"])
+        text.append(f"\n{option['type']}", "dim")
+        table.add_row(_assignment(option), text)
+    return table
+
+
+def _assignment(option: dict[str, Any]) -> str:
+    return f"{option['name']}={_value(option['default'])}"
+
+
+def _value(value: Any) -> str:
+    """A value as `--set` takes it."""
+    if value is None or isinstance(value, bool):
+        return str(value).lower()
+    return str(value)
