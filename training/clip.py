@@ -10,9 +10,9 @@ counted. The loss is a sigmoid per pair of view and prompt.
 Three things vary at random from group to group while training, and never at inference: the class
 token may not attend to patches before the last block; the last block's residual and MLP may be left
 out; and instead of the class token, each patch's value in the last block may answer for itself or,
-averaged by v-v, q-q or k-k attention, for those like it, a view showing what at least one of its
-patches says (noisy-or: still only the view's truth is given). All three ask the last block's values
-to carry the names.
+averaged by v-v, q-q, k-k or the earlier blocks' attention, for those like it, a view showing what
+at least one of its patches says (noisy-or: still only the view's truth is given). All three ask the
+last block's values to carry the names.
 
     python training/clip.py --out runs/clip --steps 20000            # resumes where it stopped
     python training/clip.py --out runs/clip --export src/wordmask/networks/tiny-clip
@@ -49,7 +49,15 @@ KINDS = ("colour", "surface", "shape", "ground")
 NAMES = [list(names) for names in (toybox.COLOURS, toybox.SURFACES, toybox.SHAPES, toybox.GROUNDS)]
 SYNONYMS = (toybox.COLOURS, toybox.SURFACES, toybox.SHAPES, toybox.GROUNDS)
 # How the names are read off a group of views while training, and how often; see encode_views.
-READINGS = {"token": 0.27, "clear": 0.18, "identity": 0.3, "v-v": 0.1, "q-q": 0.08, "k-k": 0.07}
+READINGS = {
+    "token": 0.25,
+    "clear": 0.15,
+    "identity": 0.25,
+    "v-v": 0.1,
+    "q-q": 0.08,
+    "k-k": 0.07,
+    "early": 0.1,
+}
 FIRST_TEST_SEED = 10**9  # training seeds stay below, test scenes lie above
 TEMPLATES = (Path(toybox.__file__).parent / "templates" / "openai.txt").read_text().split("\n")
 TEMPLATES = [line for line in TEMPLATES if "{}" in line]
@@ -130,18 +138,26 @@ def build_model(options: argparse.Namespace, tokenizer: CLIPTokenizer) -> CLIPMo
     return CLIPModel(config)
 
 
-def attend(attention, x: Tensor, mask: Tensor | None = None) -> Tensor:
-    q, k, v = (split_heads(attention, f(x)) for f in
-               (attention.q_proj, attention.k_proj, attention.v_proj))  # fmt: skip
-    return attention.out_proj(mix(q, k, v, mask).transpose(1, 2).flatten(2))
+def attend(attention, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Give the attention's output (B, L, D) and its weights (B, M, L, L)."""
+    q, k, v = (
+        split_heads(attention, project(x))
+        for project in (attention.q_proj, attention.k_proj, attention.v_proj)
+    )
+    weights = attention_weights(q, k, mask)
+    return attention.out_proj(join_heads(weights @ v)), weights
 
 
-def mix(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Attention written out: on a CPU, in bfloat16 and at these lengths, twice as fast as fused."""
-    weights = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+def attention_weights(q: Tensor, k: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Written out: on a CPU, in bfloat16 and at these lengths, twice as fast as the fused one."""
+    logits = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
     if mask is not None:
-        weights = weights + mask
-    return weights.softmax(-1).to(v.dtype) @ v
+        logits = logits + mask
+    return logits.softmax(-1).to(q.dtype)
+
+
+def join_heads(x: Tensor) -> Tensor:
+    return x.transpose(1, 2).flatten(2)  # (B, L, D)
 
 
 def split_heads(attention, x: Tensor) -> Tensor:
@@ -179,32 +195,39 @@ def encode_views(
     """Give unit embeddings of views: (B, E), or (B, K, E) where the patches answer.
 
     reading is one of READINGS: "token" (as CLIP does), "clear" (no residual, no MLP in the last
-    block), or how patches answer: "identity" (each for itself), "v-v", "q-q" or "k-k" attention;
-    blind keeps the class token from the patches before the last block.
+    block), or how patches answer: "identity" (each for itself), with the attention "v-v", "q-q" or
+    "k-k", or with the mean attention of the "early" blocks; blind keeps the class token from the
+    patches before the last block.
     """
     x = embed(model, patches, kept)
     *early, last = model.vision_model.encoder.layers
     mask = blind_mask(x.shape[1], x.device) if blind else None
+    maps: Tensor | float = 0.0
     for block in early:
-        x = x + attend(block.self_attn, block.layer_norm1(x), mask)
+        read, weights = attend(block.self_attn, block.layer_norm1(x), mask)
+        if reading == "early":
+            maps = maps + weights[..., 1:, 1:].float()
+        x = x + read
         x = x + block.mlp(block.layer_norm2(x))
     y = last.layer_norm1(x)
     attention = last.self_attn
-    if reading not in ("token", "clear"):
-        out = attention.v_proj(y[:, 1:])
-        if reading != "identity":
+    if reading in ("token", "clear"):
+        q = split_heads(attention, attention.q_proj(y[:, :1]))
+        k, v = (split_heads(attention, f(y)) for f in (attention.k_proj, attention.v_proj))
+        out = attention.out_proj(join_heads(attention_weights(q, k) @ v))[:, 0]
+        if reading == "token":
+            out = x[:, 0] + out
+            out = out + last.mlp(last.layer_norm2(out))
+    else:
+        y = y[:, 1:]
+        v = split_heads(attention, attention.v_proj(y))
+        if reading == "early":
+            v = (maps / maps.sum(-1, keepdim=True)).to(v.dtype) @ v
+        elif reading != "identity":
             project = {"v-v": attention.v_proj, "q-q": attention.q_proj, "k-k": attention.k_proj}
-            same = split_heads(attention, project[reading](y[:, 1:]))
-            out = mix(same, same, split_heads(attention, out)).transpose(1, 2).flatten(2)
-        out = attention.out_proj(out)
-        out = model.visual_projection(model.vision_model.post_layernorm(out))
-        return functional.normalize(out.float(), dim=-1)
-    q = split_heads(attention, attention.q_proj(y[:, :1]))
-    k, v = (split_heads(attention, f(y)) for f in (attention.k_proj, attention.v_proj))
-    out = attention.out_proj(mix(q, k, v).transpose(1, 2).flatten(2))[:, 0]
-    if reading == "token":
-        out = x[:, 0] + out
-        out = out + last.mlp(last.layer_norm2(out))
+            same = split_heads(attention, project[reading](y))
+            v = attention_weights(same, same) @ v
+        out = attention.out_proj(join_heads(v))
     out = model.visual_projection(model.vision_model.post_layernorm(out))
     return functional.normalize(out.float(), dim=-1)
 
@@ -225,28 +248,33 @@ def dense_variants(model: CLIPModel, images: Tensor) -> dict[str, Tensor]:
     kept = torch.arange(GRID * GRID, device=images.device).expand(len(images), -1)
     x = embed(model, patchify(images), kept)
     *early, last = model.vision_model.encoder.layers
+    maps: Tensor | float = 0.0
     for block in early:
-        x = x + attend(block.self_attn, block.layer_norm1(x))
+        out, weights = attend(block.self_attn, block.layer_norm1(x))
+        maps = maps + weights
+        x = x + out
         x = x + block.mlp(block.layer_norm2(x))
     attention, y = last.self_attn, last.layer_norm1(x)
-    q, k, v = (split_heads(attention, f(y)) for f in
-               (attention.q_proj, attention.k_proj, attention.v_proj))  # fmt: skip
+    q, k, v = (
+        split_heads(attention, project(y))
+        for project in (attention.q_proj, attention.k_proj, attention.v_proj)
+    )
 
-    def read(a: Tensor, b: Tensor) -> Tensor:
-        return attention.out_proj(mix(a, b, v).transpose(1, 2).flatten(2))
+    def read(weights: Tensor) -> Tensor:
+        return attention.out_proj(join_heads(weights @ v))
 
     def finish(x: Tensor) -> Tensor:
         return x + last.mlp(last.layer_norm2(x))
 
-    identity = attention.out_proj(v.transpose(1, 2).flatten(2))
     states = {
-        "plain": finish(x + read(q, k)),
-        "v-v": finish(x + read(v, v)),
-        "v-v alone": read(v, v),
-        "q-q alone": read(q, q),
-        "k-k alone": read(k, k),
-        "q-k alone": read(q, k),
-        "identity alone": identity,
+        "plain": finish(x + read(attention_weights(q, k))),
+        "v-v": finish(x + read(attention_weights(v, v))),
+        "v-v alone": read(attention_weights(v, v)),
+        "q-q alone": read(attention_weights(q, q)),
+        "k-k alone": read(attention_weights(k, k)),
+        "q-k alone": read(attention_weights(q, k)),
+        "early alone": read(maps / len(early)),
+        "identity alone": attention.out_proj(join_heads(v)),
     }
     vision = model.vision_model
     return {
