@@ -204,6 +204,7 @@ def test_names_of_methods():
         (lambda: create_method("cliper", None, {"attention_threshold": 1.0}), ["=1.0"]),
         (lambda: create_method("naclip", None, {"sigma": 0.0}), ["sigma=0.0"]),
         (lambda: create_method("sclip", None, {"window": -1}), ["window=-1"]),
+        (lambda: create_method("sclip", None, {"short_side": 0}), ["short_side=0"]),
         (lambda: parse_option("sclip", "residual"), ["option=value"]),
         (lambda: parse_option("sclip", "residual=maybe"), ["maybe", "bool"]),
         (lambda: parse_option("nothing", "a=b"), ["unknown method"]),

@@ -84,7 +84,9 @@ class Method:
                     f"option {item.name!r} of {self.name} got {value!r}; "
                     f"expected {describe_type(hints[item.name])}"
                 )
-        if self.window < 0 or self.stride < 1 or (self.short_side or 1) < 1 or self.long_side < 1:
+        sides = [self.stride, self.long_side]
+        sides += [] if self.short_side is None else [self.short_side]
+        if self.window < 0 or min(sides) < 1:
             raise WordmaskError(
                 f"got window={self.window}, stride={self.stride}, short_side={self.short_side}, "
                 f"long_side={self.long_side}; sizes are pixels above 0 (window 0: whole picture)"

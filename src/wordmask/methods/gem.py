@@ -87,7 +87,9 @@ class Gem(Method):
             v = trace.values[n]
             scale = self._scale(tower, trace, n)
             streams = self._self_attended(tower, trace, n, scale)
-            attended = sum(tower.attend(s, s, v, scale=scale) for s in streams)
+            attended = torch.zeros_like(v)
+            for s in streams:
+                attended += tower.attend(s, s, v, scale=scale)
             x = x + tower.block(n).output(attended / 3)
         return Encoding(to_grid(tower.project(x), trace.grid))
 
@@ -109,7 +111,7 @@ class Gem(Method):
     def _self_attended(
         self, tower: ClipTower, trace: Trace, n: int, scale: Tensor | float
     ) -> list[Tensor]:
-        """q, k, v after their rounds of s <- softmax(ss^T / tau) s; each (B, M, T, d), unit rows."""
+        """q, k, v after their rounds of s <- softmax(ss^T / tau) s: (B, M, T, d), unit rows."""
         out = []
         for s in (trace.queries[n], trace.keys[n], trace.values[n]):
             s = F.normalize(s, dim=-1)
