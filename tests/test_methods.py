@@ -10,8 +10,8 @@ import torch
 
 from tiny import tiny_clip
 from wordmask import Background, Segmenter, WordmaskError, list_methods
+from wordmask.affinity import Sinkhorn
 from wordmask.methods import METHODS, create_method, parse_option
-from wordmask.methods.cliper import Sinkhorn
 from wordmask.towers.clip import Need
 
 VARIANTS = [(name, variant) for name in list_methods() for variant in METHODS[name].variants]
