@@ -24,8 +24,6 @@ from wordmask.errors import WordmaskError, unknown
 
 POSITION_MODES = ("bicubic_offset", "bicubic", "bicubic_antialias", "bilinear")
 ACTIVATIONS = ("checkpoint", "gelu", "quick_gelu")
-FFN_ROWS = 320  # tokens that pass the feed-forward network at once on a CPU: its hidden layer stays
-# in the cache, which made the network a tenth faster (see benchmarks/README.md)
 
 
 @dataclass(frozen=True)
@@ -147,12 +145,6 @@ class Block:
     def feed_forward(self, x: Tensor) -> Tensor:
         """FFN(LN(x)) without the residual, (B, T, D)."""
         z = self._norm(self.layer.layer_norm2, x)
-        if z.device.type != "cpu":
-            return self._mlp(z)
-        rows = z.flatten(0, -2).split(FFN_ROWS)
-        return torch.cat([self._mlp(r) for r in rows]).view_as(x)
-
-    def _mlp(self, z: Tensor) -> Tensor:
         mlp = self.layer.mlp
         if self.activation == "checkpoint":
             return mlp(z)
@@ -292,6 +284,9 @@ class ClipTower:
         mapped = n in need.attention or n in need.attention_sum
         letters = need.letters(n)
         go_on = n <= need.last_state
+        as_is = self.fused and self.activation == "checkpoint" and self.norm_eps is None
+        if not mapped and not letters and as_is:
+            return self.vision.encoder.layers[n - 1](x, attention_mask=None)
         block = self.block(n)
         z = block.norm1(x)
         q = block.queries(z) if go_on or mapped or "q" in letters else None
