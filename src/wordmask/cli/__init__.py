@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from wordmask import __version__
-from wordmask.cli import explain, methods, segment
+from wordmask.cli import demo, explain, methods, segment, selftest
 from wordmask.cli.common import one_line
 from wordmask.errors import WordmaskError
 
@@ -27,6 +27,8 @@ app = typer.Typer(
 app.command()(segment.segment)
 app.command()(explain.explain)
 app.command()(methods.methods)
+app.command()(demo.demo)
+app.command()(selftest.selftest)
 
 UsageError: type[Any] = typer.BadParameter.__bases__[0]  # typer has its own click, or another's
 

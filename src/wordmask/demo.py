@@ -1,0 +1,92 @@
+"""The demo: one toybox scene, the built-in tiny CLIP, every method, and pictures of the results."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from wordmask import drawing, toybox
+from wordmask.methods import METHODS
+from wordmask.segmentation import Segmentation
+from wordmask.segmenter import Segmenter
+from wordmask.selftest import MODEL, TOYBOX_OPTIONS, WORDS, Quality, count, judge
+from wordmask.vocabulary import Background
+
+METHOD = "cliper"
+SEED = 4 * 10**9 + 81  # a scene that METHOD gets right; `wordmask selftest` measures many others
+SIZE = 192  # pixels; twice the side of the scenes that the network was trained on
+
+
+@dataclass(frozen=True)
+class Demo:
+    """What the demo came to.
+
+    Attributes:
+        image: (H, W, 3) uint8, the scene.
+        truth: (H, W) uint8, the true labels; i = words[i - 1].
+        words: what could be chosen: all grounds, the looks of the scene and others.
+        results: the segmentation by every method.
+        quality: how right each is, on this scene alone.
+    """
+
+    image: np.ndarray
+    truth: np.ndarray
+    words: tuple[str, ...]
+    results: dict[str, Segmentation]
+    quality: dict[str, Quality]
+
+    @property
+    def chosen(self) -> Segmentation:
+        """The result of the demo's own method."""
+        return self.results[METHOD]
+
+    def found(self) -> list[tuple[str, float, float, float]]:
+        """List what the demo's method found and what is there, most pixels first.
+
+        Each is (word, share found, true share, intersection over union), from 0 to 1.
+        """
+        rows = []
+        for label, word in enumerate(self.words, 1):
+            said, true = self.chosen.labels == label, self.truth == label
+            if (said | true).any():
+                iou = (said & true).sum() / (said | true).sum()
+                rows.append((word, float(said.mean()), float(true.mean()), float(iou)))
+        return sorted(rows, key=lambda row: -row[1])
+
+    def ranking(self) -> list[str]:
+        """The methods, that of the highest mean IoU on this scene first."""
+        return sorted(self.quality, key=lambda method: -self.quality[method].mean_iou)
+
+    def strip(self) -> Image.Image:
+        """The scene, the truth and every method's labels side by side, the best method first."""
+        images: list[np.ndarray | Image.Image] = [self.image, self._painted(self.truth)]
+        titles = ["scene", "truth"]
+        for method in self.ranking():
+            images.append(self._painted(self.results[method].labels))
+            titles.append(f"{method} mIoU {drawing.percent(self.quality[method].mean_iou)}")
+        return drawing.strip(images, titles, columns=5)
+
+    def _painted(self, labels: np.ndarray) -> Image.Image:
+        return drawing.overlay(self.image, labels, self.words, alpha=0.8, legend=False)
+
+
+def run_demo(model: str = MODEL) -> Demo:
+    """Render the scene and segment it by every registered method.
+
+    Args:
+        model: a CLIP that knows the words of the toybox.
+    """
+    scene = toybox.render(SEED, SIZE, things=(4, 5))
+    words = toybox.choices(scene, WORDS)
+    truth = toybox.label_map(scene, words)
+    segmenter = Segmenter.from_pretrained(
+        model, METHOD, None, TOYBOX_OPTIONS, device="cpu", local_files_only=True
+    )
+    results, quality = {}, {}
+    for method in sorted(METHODS):
+        one = segmenter.with_method(method, None, TOYBOX_OPTIONS)
+        results[method] = one(scene.image, words, Background.none())
+        quality[method] = judge(count(truth, results[method].labels, len(words)))
+    return Demo(scene.image, truth, tuple(words), results, quality)
