@@ -23,8 +23,7 @@ from pathlib import Path
 import torch
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from wordmask.methods import METHODS, create_method
-from wordmask.towers.clip import ClipTower
+from wordmask import Segmenter, list_methods
 
 SIZE = (336, 448)
 
@@ -47,16 +46,14 @@ def make_model() -> CLIPVisionModelWithProjection:
 def make_calls(method: str, batch: int):
     model = make_model()
     pixels = torch.randn(batch, 3, *SIZE, generator=torch.Generator().manual_seed(0))
-    chosen, _ = create_method(method)
-    tower = ClipTower(model, activation=chosen.activation, norm_eps=chosen.norm_eps)
+    segmenter = Segmenter.from_pretrained(model, method)
 
     @torch.inference_mode()
     def plain():
         return model(pixels, interpolate_pos_encoding=True)
 
-    @torch.inference_mode()
     def ours():
-        return chosen.encode(tower, pixels)
+        return segmenter.encode(pixels)
 
     return plain, ours
 
@@ -104,7 +101,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 4])
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--methods", nargs="+", default=sorted(METHODS))
+    parser.add_argument("--methods", nargs="+", default=list_methods())
     parser.add_argument("--no-memory", action="store_true")
     parser.add_argument("--memory-of", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()

@@ -44,7 +44,8 @@ def scores_of(clip, method, variant, image, texts, background=None, options=None
 
 @pytest.mark.parametrize(("method", "variant"), VARIANTS)
 class TestEveryMethod:
-    def test_batch_equals_singles(self, clip, texts, method, variant):
+    def test_batch_equals_singles(self, clip, texts, method, variant, monkeypatch):
+        monkeypatch.setattr("wordmask.segmenter.CPU_BATCH", 8)  # as on a GPU
         image = pictures(3, 112, 112)
         batch, encoding = scores_of(clip, method, variant, image, texts)
         assert encoding.features.shape[:2] == (3, 48)
@@ -130,8 +131,9 @@ class TestEveryMethod:
 
     def test_more_pictures_than_a_batch(self, clip, texts, method, variant, monkeypatch):
         image = pictures(5, 64, 64)
+        monkeypatch.setattr("wordmask.segmenter.CPU_BATCH", 8)
         whole, _ = scores_of(clip, method, variant, image, texts)
-        monkeypatch.setattr("wordmask.segmenter.BATCH", 2)
+        monkeypatch.setattr("wordmask.segmenter.CPU_BATCH", 2)
         parts, _ = scores_of(clip, method, variant, image, texts)
         assert torch.allclose(whole, parts, atol=1e-5, rtol=0)
 

@@ -224,7 +224,9 @@ class ClipTower:
         """
         if not self.fused:
             return self.attention_map(q, k, bias=bias, scale=scale) @ v
-        if isinstance(scale, Tensor):
+        if isinstance(scale, Tensor) and scale.numel() == 1 and scale.device.type == "cpu":
+            scale = scale.item()
+        elif isinstance(scale, Tensor):
             q, scale = q * scale, 1.0
         return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=scale)
 
