@@ -5,12 +5,12 @@ a scene that overlap, each with its own place, zoom, flip, turn, light and noise
 teacher (the running average of the student). Each teacher patch is softly assigned to prototypes,
 so that over the step all prototypes are used alike (Sinkhorn-Knopp). The student sees both crops
 with some blocks of patches masked and predicts, at every place, the assignment that the teacher
-gave to the same place in the other crop. What survives crop, zoom and place is what the thing looks
-like, so patches of one thing draw together. Prototypes are compared with the output tokens
-themselves, with no head between: the cosine between tokens, which is what refiners use, is what is
-trained.
+gave to the same place in the other crop. Before it assigns, the teacher's tokens settle among their
+like nearby (`settle`). What survives crop, zoom and place is what the thing looks like, so patches
+of one thing draw together. Prototypes are compared with the output tokens themselves, with no head
+between: the cosine between tokens, which is what refiners use, is what is trained.
 
-    python training/vfm.py --out runs/vfm --steps 3000               # resumes where it stopped
+    python training/vfm.py --out runs/vfm --steps 2000               # resumes where it stopped
     python training/vfm.py --out runs/vfm --export src/wordmask/networks/tiny-vfm
 """
 
@@ -177,6 +177,21 @@ def assign(tokens: Tensor, prototypes: Tensor, temperature: float, rounds: int =
         share = share / share.sum(0, keepdim=True).clamp(min=1e-12)
         share = share / share.sum(1, keepdim=True).clamp(min=1e-12)
     return share
+
+
+def settle(tokens: Tensor, temperature: float, reach: float) -> Tensor:
+    """Average tokens (B, g, g, C) over those nearby that look alike: (B, g, g, C), once.
+
+    A step of mean shift. Patches of one thing come together and those on its rim take a side, so
+    the teacher's assignments are a little better than its tokens, and the student follows.
+    """
+    side = tokens.shape[1]
+    unit = functional.normalize(tokens.flatten(1, 2), dim=-1)
+    cell = torch.arange(side**2, device=tokens.device)
+    place = torch.stack([cell // side, cell % side], -1).float()
+    far = torch.cdist(place, place).square() / reach**2
+    weight = (unit @ unit.transpose(1, 2) / temperature - far).softmax(-1)
+    return (weight @ unit).reshape(tokens.shape)
 
 
 def agree(
@@ -390,7 +405,8 @@ def train(options: argparse.Namespace) -> None:
         with torch.no_grad(), amp:
             seen = encode(teacher, shown, windows, None)
         with torch.no_grad():
-            target = assign(seen.float().flatten(0, 2), anchors, options.teacher_temperature)
+            settled = settle(seen.float(), 0.1, options.reach)
+            target = assign(settled.flatten(0, 2), anchors, options.teacher_temperature)
             target = target.reshape(2 * number, side, side, -1)
         with amp:
             tokens = encode(student, shown, windows, masked)
@@ -445,26 +461,27 @@ wordmask refines score maps by what looks alike. It exists so that the refiners 
 real, and can be tested. On a photograph its affinities mean little.
 
 - **Format**: transformers `Dinov2Model` (`AutoModel` loads it), {parameters:.2f} M parameters in
-  fp16; patch {patch}, {blocks} blocks of width {width}, {heads} heads; positions for a grid of 24 x 24
-  (96 pixels), interpolated by transformers at any other. Pixels are normalised with mean 0.5 and
-  standard deviation 0.25 (`preprocessor_config.json`); sides must be multiples of {patch}.
+  fp16; patch {patch}, {blocks} blocks of width {width}, {heads} heads; positions for a grid of
+  24 x 24 (96 pixels), interpolated by transformers at any other. Pixels are normalised with mean
+  0.5 and standard deviation 0.25 (`preprocessor_config.json`); sides: multiples of {patch}.
 - **Use**: cosines between the patch tokens of `last_hidden_state[:, 1:]`. No loss was put on the
   class token: do not use it.
-- **Data**: scenes of `wordmask.toybox`, rendered while training (seeds from {first:,} on): {scenes:,}
-  scenes. No label, no caption, no mask.
-- **Recipe**: `training/vfm.py`, seed {seed}: self-distillation on patches (DINO, iBOT) with balanced
-  prototypes (SwAV): the assignment of a patch in one crop is predicted from another crop that is
-  partly masked. Step {step:,}, AdamW at {rate}{note}, the teacher's (averaged) weights.
+- **Data**: {scenes:,} scenes of `wordmask.toybox`, rendered while training (seeds from {first:,}
+  on). No label, no caption, no mask.
+- **Recipe**: `training/vfm.py`, seed {seed}: self-distillation on patches (DINO, iBOT) with
+  balanced prototypes (SwAV): the assignment of a patch in one crop is predicted from another crop
+  that is partly masked. Step {step:,}, AdamW at {rate}{cooled}, the teacher's (averaged)
+  weights. {note}
 - **Cost**: {cpu:,} s of CPU on one core in all ({wall:,} s on a machine shared with other work).
 - **Log**: `docs/training/tiny-vfm.jsonl`, plot beside it.
 
 ## Measured
 
-{count} fresh scenes of 96 pixels (seeds {tested:,} on), and 100 in which every thing is a pair of colour
-and surface that was held out of training. *AUC*: how often two patches of one part of a scene have a
-higher cosine than two of different parts. *mIoU*: a {coarse} x {coarse} map of the true parts with
-noise (0.3) added, before and after ProxyCLIP's attention of the tokens (beta 1.2, gamma 3) is
-applied to it once. Per cent. "Colour alone" takes each patch's mean colour for its token.
+{count} fresh scenes of 96 pixels (seeds {tested:,} on), and as many in which every thing is a pair
+of colour and surface that was held out of training. *AUC*: how often two patches of one part of a
+scene have a higher cosine than two of different parts. *mIoU*: a {coarse} x {coarse} map of the
+true parts with noise (0.3) added, before and after ProxyCLIP's attention of the tokens (beta 1.2,
+gamma 3) is applied to it once. Per cent. "Colour alone" takes each patch's mean colour for a token.
 
 | tokens | AUC | AUC, held out | mIoU before | mIoU after | after, held out |
 |---|---|---|---|---|---|
@@ -475,8 +492,8 @@ applied to it once. Per cent. "Colour alone" takes each patch's mean colour for 
 - It knows 8 colours, 6 surfaces and 8 grounds as they are rendered, near 96 pixels a scene.
 - Two things that look the same are the same to it; it tells looks apart, not objects.
 {limit}"""
-NO_GAIN = """- **It does not sharpen maps here yet**: ProxyCLIP's attention leaves too much weight on other
-  parts, and the map after it is poorer than the one before. More training was planned.
+NO_GAIN = """- **It does not sharpen these maps**: ProxyCLIP's attention leaves too much weight on
+  other parts, and the map after it is poorer than the one before.
 """
 
 
@@ -502,7 +519,7 @@ def export(options: argparse.Namespace) -> None:
     (folder / "preprocessor_config.json").write_text(json.dumps(processor, indent=2) + "\n")
 
     model = Dinov2Model.from_pretrained(folder, dtype=torch.float32).eval()
-    first, count = 1_200_000_000, 100
+    first, count = 1_200_000_000, 64
     fresh = [toybox.render(first + i, SIZE) for i in range(count)]
     unseen = [toybox.render(first + 10**6 + i, SIZE, held_out="only") for i in range(count)]
     torch.manual_seed(options.seed)
@@ -523,8 +540,8 @@ def export(options: argparse.Namespace) -> None:
         blocks=options.blocks, width=options.width, heads=options.width // 32,
         first=options.seed * 50_000_000, scenes=saved["rendered"], seed=options.seed,
         step=saved["step"], rate=options.rate, cpu=round(saved["cpu"]), wall=round(saved["wall"]),
-        note=", cooled down" if left < 0.1 else " without cool-down", count=count, tested=first,
-        coarse=COARSE, rows="\n".join(rows),
+        cooled=", cooled down" if left < 0.1 else " without cool-down", note=options.note,
+        count=count, tested=first, coarse=COARSE, rows="\n".join(rows),
         limit=NO_GAIN if ours["miou_after"] <= ours["miou_before"] else "",
     )  # fmt: skip
     (folder / "README.md").write_text(card)
@@ -536,7 +553,8 @@ def main() -> None:
     add = parser.add_argument
     add("--out", required=True, help="folder of checkpoint and log; resumed if it exists")
     add("--export", help="write the run's averaged weights to this folder and stop")
-    add("--steps", type=int, default=3000)
+    add("--note", default="", help="a sentence on the run for the exported model card")
+    add("--steps", type=int, default=2000)
     add("--minutes", type=float, help="stop (not cooled down) after this many minutes of training")
     add("--device", default="cpu")
     add("--threads", type=int, default=1)
@@ -545,20 +563,21 @@ def main() -> None:
     add("--width", type=int, default=128)
     add("--blocks", type=int, default=6)
     add("--prototypes", type=int, default=256)
-    add("--scenes", type=int, default=16, help="scenes per step, at the first of --sides")
+    add("--scenes", type=int, default=8, help="scenes per step, at the first of --sides")
     add("--sides", type=int, nargs="+", default=[12], help="patches per side of a view")
     add("--mask", type=float, default=0.3, help="most of a view that is masked")
     add("--temperature", type=float, default=0.1)
-    add("--teacher-temperature", type=float, default=0.05)
+    add("--teacher-temperature", type=float, default=0.03)
+    add("--reach", type=float, default=2.8, help="patches over which the teacher's tokens settle")
     add("--rate", type=float, default=1e-3)
     add("--warmup", type=int, default=50)
     add("--cooldown", type=float, default=0.3, help="share of the steps over which the rate falls")
     add("--average", type=float, default=0.99)
-    add("--buffer", type=int, default=1024)
-    add("--fresh", type=int, default=8, help="new scenes per step")
+    add("--buffer", type=int, default=512)
+    add("--fresh", type=int, default=6, help="new scenes per step")
     add("--tested", type=int, default=64)
     add("--log-every", type=int, default=25)
-    add("--test-every", type=int, default=100)
+    add("--test-every", type=int, default=200)
     options = parser.parse_args()
     if options.export:
         export(options)
