@@ -132,7 +132,7 @@ def test_the_self_attention_knows_more_of_parts_than_chance(pipeline) -> None:
     """
     kept, chance = [], []
     for index in range(8):
-        scene = toybox.render(2 * 10**9 + index, 96)
+        scene = toybox.render(2 * 10**9 + index, 64)
         parts = torch.from_numpy(scene.parts[::2, ::2].copy()).flatten()
         same = parts[:, None] == parts[None]
         _, weights = one_pass(pipeline, scene, index, [pipeline.unet.up_blocks[-1]])

@@ -5,7 +5,9 @@ UNet2DConditionModel, conditioned on the empty prompt only, learns to tell the n
 see pieces of scenes at their own scale, never a mask and never a word. What the package uses is
 the UNet's self-attention at little noise (t = 101 of 1000): CLIPer multiplies its maps with a
 coarse class map to bring it to the edges of things. So time steps are drawn with little noise in
-favour, and every test measures just that: the mIoU of a coarse, noisy map before and after.
+favour, and every test measures just that: the mIoU of a coarse, noisy map before and after. An
+auxiliary loss (`Neighbours`, --near) asks those maps to tell what lies near. In the 600 steps of
+the shipped weights it did not make the compensation help; see the model card.
 
     python training/diffusion.py --out runs/diffusion             # resumes where it stopped
     python training/diffusion.py --out runs/diffusion --pictures runs/diffusion/pictures
