@@ -87,10 +87,7 @@ class Gem(Method):
             v = trace.values[n]
             scale = self._scale(tower, trace, n)
             streams = self._self_attended(tower, trace, n, scale)
-            attended = torch.zeros_like(v)
-            for s in streams:
-                attended += tower.attend(s, s, v, scale=scale)
-            x = x + tower.block(n).output(attended / 3)
+            x = x + tower.block(n).output(tower.attend_sum(streams, v, scale=scale) / 3)
         return Encoding(to_grid(tower.project(x), trace.grid))
 
     def mixing_map(self, tower: ClipTower, trace: Trace) -> Tensor:

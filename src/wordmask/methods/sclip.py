@@ -42,8 +42,7 @@ class Sclip(Method):
     def features(self, tower: ClipTower, trace: Trace) -> Encoding:
         """(softmax(QQ^T / sqrt d) + softmax(KK^T / sqrt d)) V, then the rest of the block."""
         n = tower.depth
-        q, k, v = trace.queries[n], trace.keys[n], trace.values[n]
-        attended = tower.attend(q, q, v) + tower.attend(k, k, v)
+        attended = tower.attend_sum([trace.queries[n], trace.keys[n]], trace.values[n])
         tokens = finish_block(tower, trace, attended, residual=self.residual, ffn=self.ffn)
         return Encoding(to_grid(tower.project(tokens), trace.grid))
 

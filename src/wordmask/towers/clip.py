@@ -12,7 +12,7 @@ M heads, d = D / M, E joint text-image width.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -229,6 +229,25 @@ class ClipTower:
         elif isinstance(scale, Tensor):
             q, scale = q * scale, 1.0
         return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=scale)
+
+    def attend_sum(
+        self, streams: Sequence[Tensor], v: Tensor, *, scale: float | Tensor | None = None
+    ) -> Tensor:
+        """(sum over s of softmax(scale * s s^T)) v for streams s, all (B, M, T, d).
+
+        On a CPU the maps are added up head by head, in the cache, and meet the values once.
+        """
+        if not self.fused or v.device.type != "cpu":
+            return torch.stack([self.attend(s, s, v, scale=scale) for s in streams]).sum(0)
+        scale = v.shape[-1] ** -0.5 if scale is None else scale
+        scaled = [s * scale for s in streams]
+        out = torch.empty_like(v)
+        for b in range(v.shape[0]):
+            for m in range(v.shape[1]):
+                pairs = zip(streams, scaled, strict=True)
+                maps = [torch.softmax(t[b, m] @ s[b, m].T, dim=-1) for s, t in pairs]
+                out[b, m] = sum(maps[1:], maps[0]) @ v[b, m]
+        return out
 
     @staticmethod
     def attention_map(
