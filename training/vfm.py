@@ -533,8 +533,8 @@ colour for a token; "true parts" takes the parts themselves, the most that any t
 - Two things that look the same are the same to it; it tells looks apart, not objects.
 - Patches of ground at the rim of a thing side with the thing about as often as with the ground.
 {limit}"""
-NO_GAIN = """- **ProxyCLIP's attention of it does not sharpen these maps**: as it leaves much weight on
-  other parts, the map after it is poorer than before.
+NO_GAIN = """- **ProxyCLIP's attention of it does not sharpen these maps**: it leaves too much
+  weight on other parts.
 """
 
 
