@@ -511,7 +511,7 @@ real, and can be tested. On a photograph its affinities mean little.
   that is partly masked. Step {step:,}, AdamW at {rate}{cooled}, the teacher's (averaged)
   weights. {note}
 - **Cost**: {cpu:,} s of CPU on one core in all ({wall:,} s on a machine shared with other work).
-- **Log**: `docs/training/tiny-vfm.jsonl`, plot beside it.
+- **Log**: `log.jsonl` of the run.
 
 ## Measured
 
