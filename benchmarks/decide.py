@@ -9,41 +9,15 @@ resident set during the call.
 from __future__ import annotations
 
 import argparse
-import threading
-import time
-from pathlib import Path
 
 import torch
 
+from memory import measure
 from wordmask import Background
 from wordmask.decide import Decision
 from wordmask.encoding import Queries
 from wordmask.methods import create_method
 from wordmask.windows import ScoreMap, Tile, Window, place_windows
-
-
-def resident() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
-
-
-def measure(call) -> tuple[float, float]:
-    """Seconds, and MiB above the level before the call."""
-    peak, done, start = 0, threading.Event(), resident()
-
-    def watch():
-        nonlocal peak
-        while not done.is_set():
-            peak = max(peak, resident())
-            time.sleep(0.001)
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    begin = time.perf_counter()
-    call()
-    seconds = time.perf_counter() - begin
-    done.set()
-    watcher.join()
-    return seconds, (peak - start) / 2**20
 
 
 def main() -> None:

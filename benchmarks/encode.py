@@ -16,13 +16,12 @@ import platform
 import statistics
 import subprocess
 import sys
-import threading
 import time
-from pathlib import Path
 
 import torch
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
+from memory import measure
 from wordmask import Segmenter, list_methods
 
 SIZE = (336, 448)
@@ -71,30 +70,10 @@ def ratio(method: str, batch: int, rounds: int) -> tuple[float, float, list[floa
     return statistics.median(times["plain"]), statistics.median(times["ours"]), pairs
 
 
-def resident() -> int:
-    fields = Path("/proc/self/statm").read_text().split()
-    return int(fields[1]) * 4096
-
-
 def peak_memory(method: str, batch: int, which: str) -> float:
     """MiB above the level before the call; run in a fresh process."""
     plain, ours = make_calls(method, batch)
-    call = plain if which == "plain" else ours
-    peak, done = 0, threading.Event()
-    start = resident()
-
-    def watch():
-        nonlocal peak
-        while not done.is_set():
-            peak = max(peak, resident())
-            time.sleep(0.0005)
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    call()
-    done.set()
-    watcher.join()
-    return (peak - start) / 2**20
+    return measure(plain if which == "plain" else ours)[1]
 
 
 def main() -> None:
