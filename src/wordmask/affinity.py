@@ -2,7 +2,29 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
+
+
+class Affinity:
+    """A row-stochastic L x L map A between the places of one picture, used as `A @ x`.
+
+    A subclass says how A is applied; what it keeps is its own matter. Places are the grid's
+    patches, row by row from the top left.
+
+    Attributes:
+        size: L.
+    """
+
+    size: int
+
+    def __matmul__(self, x: Tensor) -> Tensor:
+        """A x for x (L, C), in the type and on the device of x."""
+        raise TypeError(f"{type(self).__name__} does not say how it is applied")
+
+    def dense(self) -> Tensor:
+        """A as a tensor (L, L), float32: for pictures and tests."""
+        return self @ torch.eye(self.size)
 
 
 class Sinkhorn:
