@@ -1,0 +1,1 @@
+"""Numbers: metrics, protocols, runs over benchmarks and their reports."""
