@@ -1,0 +1,225 @@
+"""What every benchmark is: pictures with true label maps, read from the layout they are given out in.
+
+A benchmark is listed cheaply (folders and split files, no mask is opened) and read sample by
+sample. Every problem of a copy is a WordmaskError of one line.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import ClassVar, overload
+
+import numpy as np
+import numpy.typing as npt
+
+from wordmask.datasets import reading
+from wordmask.datasets.names import read_background, read_names
+from wordmask.datasets.reading import VOID, Truth
+from wordmask.errors import WordmaskError, unknown
+
+SOURCES = ("plain", "cliper", "sclip", "clearclip", "proxyclip", "cliptrase")
+"""Whose class names there are: `plain` are the benchmark's own words, the others a paper's code."""
+
+BENCHMARKS: dict[str, Benchmark] = {}
+"""All benchmarks by name."""
+
+Names = tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One picture and how to get its true labels.
+
+    Attributes:
+        id: unique in its benchmark, such as "2007_000033".
+        image: path of the picture, or uint8 (H, W, 3) RGB: what `read_image` takes.
+        load: reads the true labels; `truth` calls it and checks the size.
+    """
+
+    id: str
+    image: Path | npt.NDArray[np.uint8]
+    load: Callable[[], Truth]
+
+    def truth(self) -> Truth:
+        """The true labels: (H, W) uint16.
+
+        0 = background (only where the benchmark has one), 1 to C = its classes, `VOID` = pixels
+        that the benchmark leaves out of its score.
+
+        Raises:
+            WordmaskError: a mask that cannot be read, is coded in colours, holds a value that the
+                benchmark does not know, or has another size than the picture.
+        """
+        truth = self.load()
+        if isinstance(self.image, Path):
+            return reading.match_picture(truth, self.image, self.id)
+        return truth
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What lies below a root: the samples, and every problem met, one line each."""
+
+    samples: tuple[Sample, ...]
+    problems: tuple[str, ...] = ()
+
+
+class Samples(Sequence[Sample]):
+    """The samples of an opened benchmark, in the order of its split; `benchmark` is whose."""
+
+    def __init__(self, benchmark: Benchmark, samples: Iterable[Sample]) -> None:
+        self.benchmark = benchmark
+        self._samples = tuple(samples)
+
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+    @overload
+    def __getitem__(self, index: slice) -> Samples: ...
+    def __getitem__(self, index: int | slice) -> Sample | Samples:
+        if isinstance(index, slice):
+            return Samples(self.benchmark, self._samples[index])
+        return self._samples[index]
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def __iter__(self) -> Iterator[Sample]:
+        return iter(self._samples)
+
+    def __repr__(self) -> str:
+        return f"Samples({self.benchmark.name!r}, {len(self)} of {self.benchmark.expected} images)"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Benchmark:
+    """One benchmark with one set of classes.
+
+    Attributes:
+        name: as commands take it, such as "voc20".
+        title: as a table shows it.
+        expected: images of the complete evaluation split; 0 where any number will do.
+        classes: how many classes C there are, the background not counted.
+        has_background: whether label 0 is scored as a class of its own.
+        ignore: value in the mask files that is left out of the score; None where there is none.
+        reduce_zero: whether value 0 of the mask files is left out, and class 1 has value 1.
+        layout: what is looked for below the root, as people read it.
+        words: name of the lists of class names, see `wordmask.datasets.names`.
+        note: what else one should know, or nothing.
+        needs_root: whether files are read at all.
+    """
+
+    name: str
+    title: str
+    expected: int
+    classes: int
+    has_background: bool = False
+    ignore: int | None = 255
+    reduce_zero: bool = False
+    layout: str
+    words: str
+    note: str = ""
+    needs_root: ClassVar[bool] = True
+
+    @cached_property
+    def names(self) -> Mapping[str, Names]:
+        """Class names by source: one tuple of synonyms for each of the C classes."""
+        found = {source: read_names(source, self.words) for source in SOURCES}
+        return {source: names for source, names in found.items() if names}
+
+    @cached_property
+    def background_words(self) -> Mapping[str, tuple[str, ...]]:
+        """Background words by source, ready for `Background.names`.
+
+        A released list may hold a word twice (CLIPtrase: "bed") or a word that is also a class of
+        the benchmark ("bed" of SCLIP and ProxyCLIP for COCO-Object, where the background then takes
+        the class's pixels). Such words are left out here; `released_background_words` has them.
+        """
+        cleaned = {}
+        for source, words in self.released_background_words.items():
+            taken = {name.casefold() for names in self.names[source] for name in names}
+            kept = dict.fromkeys(word for word in words if word.casefold() not in taken)
+            cleaned[source] = tuple(kept)
+        return cleaned
+
+    @cached_property
+    def released_background_words(self) -> Mapping[str, tuple[str, ...]]:
+        """Background words by source exactly as the released code has them, repeats included."""
+        found = {s: read_background(s, self.words, self.has_background) for s in self.names}
+        return {source: words for source, words in found.items() if words}
+
+    def list(self, root: Path) -> Listing:
+        """Find the samples below a root without opening a mask.
+
+        Raises:
+            WordmaskError: nothing of this benchmark is there; what can be listed in spite of a
+                problem is listed, with the problem.
+        """
+        raise TypeError(f"{type(self).__name__} does not say where its files are")
+
+    def open(self, root: str | os.PathLike[str] | None = None) -> Samples:
+        """List the samples below a root; no mask is opened.
+
+        Raises:
+            WordmaskError: there is no such folder, nothing of this benchmark is in it, a listed
+                picture or mask is missing, or there are more images than the split has.
+        """
+        listing = self.list(self.check_root(root))
+        problems = [*listing.problems, *self.surplus(len(listing.samples))]
+        if problems:
+            more = f" (and {len(problems) - 1} problems more)" if len(problems) > 1 else ""
+            raise WordmaskError(
+                f"{self.name}: {problems[0]}{more}; see wordmask datasets check {self.name}"
+            )
+        return Samples(self, listing.samples)
+
+    def check_root(self, root: str | os.PathLike[str] | None) -> Path:
+        """The root as a path that is a folder."""
+        if root is None or not str(root):
+            raise WordmaskError(
+                f"{self.name} needs the folder of its files: give --root DIR; expected below it: "
+                f"{self.layout}"
+            )
+        path = Path(root)
+        if not path.is_dir():
+            what = "is a file, not a folder" if path.exists() else "does not exist"
+            raise WordmaskError(f"{self.name}: the root {path} {what}; give the folder that holds "
+                                f"{self.layout}")  # fmt: skip
+        return path
+
+    def surplus(self, count: int) -> list[str]:
+        """The problem of more images than the evaluation split has, if it is there."""
+        if not self.expected or count <= self.expected:
+            return []
+        return [
+            f"{count:,} images, where the evaluation split has {self.expected:,}: this is another "
+            "split, or several together"
+        ]
+
+
+def register(*benchmarks: Benchmark) -> None:
+    """Make benchmarks known by their names."""
+    BENCHMARKS.update({one.name: one for one in benchmarks})
+
+
+def benchmark(name: str) -> Benchmark:
+    """Return a benchmark by name; "COCO-Object" is "coco_object".
+
+    Raises:
+        WordmaskError: there is none of this name; the nearest names are told.
+    """
+    key = re.sub(r"[\s-]+", "_", name.strip().lower())
+    if key not in BENCHMARKS:
+        raise unknown("benchmark", name, BENCHMARKS)
+    return BENCHMARKS[key]
+
+
+def present(truth: Truth) -> tuple[int, ...]:
+    """The classes (1 to C) with at least one pixel, increasing; neither background nor void."""
+    seen = np.zeros(VOID + 1, bool)
+    seen[truth.ravel()] = True
+    return tuple((np.flatnonzero(seen[1:VOID]) + 1).tolist())

@@ -1,0 +1,44 @@
+"""Class names as the released code of each paper has them: facts that decide numbers.
+
+One list, one file: SOURCE/LIST.txt holds one class a line in the order of the labels, synonyms after
+tabs (what `Vocabulary.from_file` reads); SOURCE/LIST.background.txt the background words beside it.
+`harness` holds what SCLIP, ClearCLIP and ProxyCLIP have in common. README.md says where they are
+from.
+"""
+
+from __future__ import annotations
+
+from importlib import resources
+
+# Where the lists of a source are looked for, in this order.
+FOLDERS = {
+    "plain": ("plain",),
+    "cliper": ("cliper",),
+    "sclip": ("sclip", "harness"),
+    "clearclip": ("clearclip", "harness"),
+    "proxyclip": ("proxyclip", "harness"),
+    "cliptrase": ("cliptrase",),
+}
+# CLIPer lets its background words compete even where a benchmark scores no background.
+ALWAYS_WITH_BACKGROUND = ("cliper",)
+
+
+def read_names(source: str, words: str) -> tuple[tuple[str, ...], ...]:
+    """The names of each class, in the order of the labels; empty where the source has no list."""
+    return tuple(tuple(line.split("\t")) for line in _lines(source, f"{words}.txt"))
+
+
+def read_background(source: str, words: str, has_background: bool) -> tuple[str, ...]:
+    """The background words of a source as released; empty where it uses none."""
+    if not has_background and source not in ALWAYS_WITH_BACKGROUND:
+        return ()
+    return tuple(_lines(source, f"{words}.background.txt"))
+
+
+def _lines(source: str, file: str) -> list[str]:
+    for folder in FOLDERS[source]:
+        path = resources.files(__name__) / folder / file
+        if path.is_file():
+            lines = path.read_text(encoding="utf-8").splitlines()
+            return [line for line in lines if line and not line.startswith("#")]
+    return []

@@ -1,0 +1,200 @@
+"""Reading masks: index files to labels by a lookup table, with every wrong file a named error."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, UnidentifiedImageError
+from PIL.ExifTags import Base
+
+from wordmask.errors import WordmaskError
+
+Truth = npt.NDArray[np.uint16]
+
+VOID = 65535
+"""Label of pixels that are left out of the score."""
+
+INVALID = 65534  # label of values that a benchmark does not know; never leaves this module
+
+_INDEX_MODES = ("P", "L", "1", "I", "I;16", "I;16B", "I;16L")
+# What turns a stored picture upright where that swaps its sides, by EXIF orientation.
+_QUARTER_TURNS = {
+    5: np.transpose,
+    6: lambda labels: np.rot90(labels, 3),
+    7: lambda labels: np.rot90(labels.T, 2),
+    8: np.rot90,
+}
+
+
+def table(labels: Mapping[int, int], void: Iterable[int] = (), size: int = 256) -> Truth:
+    """A lookup table from values of a mask file to labels.
+
+    Args:
+        labels: label of each known value.
+        void: values that are left out of the score.
+        size: how many values there are: 256 for 8 bits, 65536 for 16.
+    """
+    found = np.full(size, INVALID, np.uint16)
+    for value, label in labels.items():
+        found[value] = label
+    for value in void:
+        found[value] = VOID
+    found.setflags(write=False)
+    return found
+
+
+@dataclass(frozen=True)
+class IndexMask:
+    """A file with one index a pixel, and what its values mean; call it to read the labels."""
+
+    path: Path
+    table: Truth
+    hint: str = ""
+
+    def __call__(self) -> Truth:
+        """The labels, (H, W) uint16."""
+        return look_up(read_index(self.path), self.table, str(self.path), self.hint)
+
+
+def read_index(path: Path) -> npt.NDArray[np.generic]:
+    """Read a mask of one index a pixel: (H, W) of uint8, uint16 or int32.
+
+    Raises:
+        WordmaskError: the file is missing, damaged, coded in colours, or was saved as JPEG.
+    """
+    with open_mask(path) as image:
+        if image.format == "JPEG":
+            raise WordmaskError(
+                f"the mask {path} is a JPEG, which changes the values; get the original PNG"
+            )
+        if image.mode not in _INDEX_MODES:
+            raise WordmaskError(
+                f"the mask {path} is coded in colours ({image.mode}), where one index a pixel is "
+                "expected (PNG of mode P or L); get the original, or convert it by its colour table"
+            )
+        return decode(image, path)
+
+
+def read_colours(path: Path) -> npt.NDArray[np.uint8]:
+    """Read a mask that is coded in colours: (H, W, 3) uint8.
+
+    Raises:
+        WordmaskError: the file is missing, damaged, or not coded in colours.
+    """
+    with open_mask(path) as image:
+        if image.mode not in ("RGB", "RGBA"):
+            raise WordmaskError(
+                f"the mask {path} has one value a pixel ({image.mode}), where colours are expected"
+            )
+        return decode(image, path)[..., :3]
+
+
+def open_mask(path: Path) -> Image.Image:
+    """Open the file of a mask, without decoding it."""
+    try:
+        return Image.open(path)
+    except FileNotFoundError:
+        raise WordmaskError(f"there is no mask {path}") from None
+    except UnidentifiedImageError:
+        raise WordmaskError(f"the mask {path} is damaged or no picture") from None
+    except OSError as error:
+        raise WordmaskError(f"cannot read the mask {path}: {error.strerror or error}") from None
+
+
+def decode(image: Image.Image, path: Path) -> npt.NDArray[np.generic]:
+    """The pixels of an opened mask."""
+    try:
+        pixels = np.asarray(image)
+    except Exception as error:  # decoders raise nearly every kind of error on damaged files
+        raise WordmaskError(f"the mask {path} is damaged: {' '.join(str(error).split())}") from None
+    return pixels.view(np.uint8) if pixels.dtype == bool else pixels
+
+
+def look_up(values: npt.NDArray[np.generic], meaning: Truth, shown: str, hint: str = "") -> Truth:
+    """Turn the values (H, W) of a mask into labels by a table.
+
+    Raises:
+        WordmaskError: not (H, W), or a value that the table does not know; `shown` names the mask
+            and `hint` says what may have happened.
+    """
+    if values.ndim != 2 or values.dtype.kind not in "ui":
+        raise WordmaskError(
+            f"the mask {shown} is {values.dtype} of shape {values.shape}; whole numbers (H, W) are "
+            "expected"
+        )
+    if values.dtype.itemsize > 2 or len(meaning) <= np.iinfo(values.dtype).max:
+        out = (values < 0) | (values >= len(meaning))
+        if out.any():
+            raise _wrong_values(values, out, meaning, shown, hint)
+    truth = meaning[values]
+    out = truth == INVALID
+    if out.any():
+        raise _wrong_values(values, out, meaning, shown, hint)
+    return truth
+
+
+def _wrong_values(
+    values: npt.NDArray[np.generic], out: npt.NDArray[np.bool_], meaning: Truth, shown: str,
+    hint: str,
+) -> WordmaskError:  # fmt: skip
+    wrong = [int(value) for value in np.unique(values[out])]
+    listed = ", ".join(map(str, wrong[:5])) + (", ..." if len(wrong) > 5 else "")
+    several = "s" if len(wrong) > 1 else ""
+    return WordmaskError(
+        f"the mask {shown} holds the value{several} {listed} (at {int(out.sum()):,} pixels); known "
+        f"are {spans(np.flatnonzero(meaning != INVALID).tolist())}" + (f"; {hint}" if hint else "")
+    )
+
+
+def spans(values: list[int]) -> str:
+    """Increasing numbers as people write them: "0 to 20, 255"."""
+    parts: list[list[int]] = []
+    for value in values:
+        if parts and parts[-1][-1] == value - 1:
+            parts[-1] = [parts[-1][0], value]
+        else:
+            parts.append([value])
+    return ", ".join(" to ".join(map(str, part)) for part in parts)
+
+
+def picture_size(path: Path) -> tuple[tuple[int, int], int]:
+    """((height, width) as stored, EXIF orientation) from the header of a picture.
+
+    Raises:
+        WordmaskError: the file is missing or no picture.
+    """
+    try:
+        with Image.open(path) as image:
+            orientation = image.getexif().get(Base.Orientation, 1)
+            return (image.height, image.width), int(orientation)
+    except FileNotFoundError:
+        raise WordmaskError(f"there is no picture {path}") from None
+    except Exception as error:  # header readers raise nearly every kind of error
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise WordmaskError(f"cannot read the picture {path}: {reason}") from None
+
+
+def match_picture(truth: Truth, path: Path, name: str) -> Truth:
+    """Check that labels have the size of their picture, as `read_image` turns it upright.
+
+    Labels that were drawn on the picture as stored, before its EXIF orientation, are turned with
+    it, where the sizes tell so.
+
+    Raises:
+        WordmaskError: the sizes differ.
+    """
+    (height, width), orientation = picture_size(path)
+    quarter = _QUARTER_TURNS.get(orientation)
+    upright = (width, height) if quarter else (height, width)
+    if truth.shape == upright:
+        return truth
+    if quarter and truth.shape == (height, width):
+        return np.ascontiguousarray(quarter(truth))
+    raise WordmaskError(
+        f"{name}: the mask is {truth.shape[1]} x {truth.shape[0]} pixels and the picture "
+        f"{upright[1]} x {upright[0]}; they must have one size (a resized or cropped copy?)"
+    )
