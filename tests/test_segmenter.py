@@ -189,8 +189,8 @@ def test_normalisation_comes_from_the_checkpoint(tmp_path):
     settings = json.loads(path.read_text())
     settings.update(image_mean=[0.5, 0.5, 0.5], image_std=[0.25, 0.25, 0.25])
     path.write_text(json.dumps(settings))
-    assert Segmenter.from_pretrained(tmp_path).mean == (0.5, 0.5, 0.5)
-    assert Segmenter.from_pretrained(tmp_path).std == (0.25, 0.25, 0.25)
+    assert Segmenter.from_pretrained(tmp_path).tower.mean == (0.5, 0.5, 0.5)
+    assert Segmenter.from_pretrained(tmp_path).tower.std == (0.25, 0.25, 0.25)
 
 
 def test_pickled_weights_are_read_without_running_anything(tmp_path, photo):

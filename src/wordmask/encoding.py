@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,6 +28,8 @@ class Encoding:
         pad: pixels added at (top, left, bottom, right).
         windows: the windows shared by all pictures of the batch; empty for whole pictures.
         images: the upright uint8 pictures, where pictures were given and not a tensor.
+        pixels: (B, 3, H', W') normalised, what the network saw before a pad.
+        seen: what refiners keep of the pictures, by picture and refiner.
         single: one picture was given, and not a list or a batch.
     """
 
@@ -38,6 +41,8 @@ class Encoding:
     pad: tuple[int, int, int, int] = (0, 0, 0, 0)
     windows: tuple[Window, ...] = ()
     images: tuple[np.ndarray, ...] = ()
+    pixels: Tensor | None = None
+    seen: dict[Any, Any] = field(default_factory=dict)
     single: bool = False
 
     def __len__(self) -> int:

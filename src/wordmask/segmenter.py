@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -20,16 +19,11 @@ from wordmask.encoding import Encoding, Queries
 from wordmask.errors import WordmaskError
 from wordmask.images import DEFAULT_MAX_PIXELS, prepare, read_image
 from wordmask.methods import METHODS, Method, create_method
+from wordmask.refiners import REFINERS, Refiner, View, read_refiners
 from wordmask.segmentation import Segmentation
-from wordmask.towers.clip import ClipTower
-from wordmask.towers.loading import (
-    CLIP_MEAN,
-    CLIP_STD,
-    LoadedClip,
-    load_clip,
-    pick_device,
-    pick_dtype,
-)
+from wordmask.towers.clip import CLIP_MEAN, CLIP_STD, ClipTower
+from wordmask.towers.loading import LoadedClip, load_clip, pick_device, pick_dtype
+from wordmask.towers.networks import Networks, fingerprint
 from wordmask.towers.text import TextTower, default_cache_dir
 from wordmask.vocabulary import (
     Background,
@@ -47,6 +41,11 @@ CPU_BATCH = 1  # on a CPU one at a time: as fast, and it takes a fraction of the
 def list_methods() -> list[str]:
     """Names of the registered methods, sorted."""
     return sorted(METHODS)
+
+
+def list_refiners() -> list[str]:
+    """Names of the registered refiners, sorted."""
+    return sorted(REFINERS)
 
 
 class Segmenter:
@@ -67,8 +66,8 @@ class Segmenter:
         method: Method,
         variant: str,
         *,
-        mean: tuple[float, ...] = CLIP_MEAN,
-        std: tuple[float, ...] = CLIP_STD,
+        refiners: Sequence[Refiner] = (),
+        networks: Networks | None = None,
         source: str = "in memory",
         max_pixels: int | None = DEFAULT_MAX_PIXELS,
     ):
@@ -76,8 +75,8 @@ class Segmenter:
         self.text = text
         self.method = method
         self.variant = variant
-        self.mean = mean
-        self.std = std
+        self.refiners = tuple(refiners)
+        self.networks = networks or Networks(device=tower.device, dtype=tower.dtype)
         self.source = source
         self.max_pixels = max_pixels
         self._weights: str | None = None
@@ -94,6 +93,8 @@ class Segmenter:
         cache_dir: str | os.PathLike[str] | None = None,
         local_files_only: bool = False,
         tokenizer: Any = None,
+        refine: str | Refiner | Iterable[Any] | None = None,
+        networks: Mapping[str, str | os.PathLike[str] | nn.Module] | None = None,
     ) -> Segmenter:
         """Load a CLIP and set up a method.
 
@@ -110,11 +111,18 @@ class Segmenter:
                 cache, and `~/.cache/wordmask` (or $WORDMASK_CACHE) for text.
             local_files_only: never ask the network.
             tokenizer: for a model in memory; else the checkpoint's own.
+            refine: what sharpens the method's maps, in order: "diffusion,pamr" or a list of names,
+                pairs (name, options) and `Refiner`s; see `list_refiners()`.
+            networks: what is used beside CLIP by methods and refiners, loaded when it is first
+                needed: a hub id, a folder or a module for "vfm", "diffusion", "sam" or
+                "classifier"; see `wordmask.towers.networks.DEFAULTS`.
 
         Raises:
-            WordmaskError: unknown method, variant or option; weights that are not to be had.
+            WordmaskError: unknown method, refiner, variant or option; weights that are not to be
+                had.
         """
         chosen, variant = create_method(method, variant, dict(options or {}))
+        refiners = read_refiners(refine)
         text_cache = Path(cache_dir) / "wordmask" if cache_dir else default_cache_dir()
         if isinstance(model, nn.Module):
             if device is not None or dtype is not None:
@@ -133,7 +141,13 @@ class Segmenter:
                 local_files_only=local_files_only,
             )
         clip = loaded.model
-        tower = ClipTower(clip, activation=chosen.activation, norm_eps=chosen.norm_eps)
+        tower = ClipTower(
+            clip,
+            activation=chosen.activation,
+            norm_eps=chosen.norm_eps,
+            mean=loaded.mean,
+            std=loaded.std,
+        )
         text = None
         if hasattr(clip, "text_model"):
             text = TextTower(
@@ -142,29 +156,39 @@ class Segmenter:
                 tokenizer or loaded.tokenizer,
                 cache_dir=text_cache,
             )
+        beside = Networks(
+            networks,
+            device=tower.device,
+            dtype=tower.dtype,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+        )
         return cls(
             tower,
             text,
             chosen,
             variant,
-            mean=loaded.mean,
-            std=loaded.std,
+            refiners=refiners,
+            networks=beside,
             source=loaded.source,
         )
 
     def with_method(
-        self, method: str, variant: str | None = None, options: Mapping[str, Any] | None = None
+        self,
+        method: str,
+        variant: str | None = None,
+        options: Mapping[str, Any] | None = None,
+        refine: str | Refiner | Iterable[Any] | None = None,
     ) -> Segmenter:
-        """Another method on the same network; nothing is loaded again."""
+        """Another method and other refiners on the same networks; nothing is loaded again."""
         chosen, variant = create_method(method, variant, dict(options or {}))
-        tower = ClipTower(self.tower.model, activation=chosen.activation, norm_eps=chosen.norm_eps)
         other = Segmenter(
-            tower,
+            self.tower.with_settings(chosen.activation, chosen.norm_eps),
             self.text,
             chosen,
             variant,
-            mean=self.mean,
-            std=self.std,
+            refiners=read_refiners(refine),
+            networks=self.networks,
             source=self.source,
             max_pixels=self.max_pixels,
         )
@@ -191,7 +215,7 @@ class Segmenter:
             size = (image.shape[2], image.shape[3])
             encoding = self._encode(image)
             encoding.sizes = (size,) * len(image)
-            encoding.single = False
+            self._look(encoding)
             return encoding
         single = not isinstance(image, (list, tuple))
         sources = [image] if single else list(image)
@@ -209,6 +233,7 @@ class Segmenter:
         encoding.sizes = tuple((p.shape[0], p.shape[1]) for p in pictures)
         encoding.images = tuple(pictures)
         encoding.single = single
+        self._look(encoding)
         return encoding
 
     def prepare(self, picture: np.ndarray) -> Tensor:
@@ -223,8 +248,8 @@ class Segmenter:
             long_side=method.long_side,
             resample=method.resample,
             multiple=self.tower.patch if method.whole_patches else 1,
-            mean=method.mean or self.mean,
-            std=method.std or self.std,
+            mean=method.mean or self.tower.mean,
+            std=method.std or self.tower.std,
             minimum_side=self.tower.patch,
         )
 
@@ -264,10 +289,30 @@ class Segmenter:
         if method.remainder == "pad":
             batch, pad = pad_to_patches(batch, self.tower.patch)
         at_once = CPU_BATCH if self.tower.device.type == "cpu" else BATCH
-        parts = [method.encode(self.tower, part) for part in batch.split(at_once)]
+        parts = [method.encode(self.tower, x, self.networks) for x in batch.split(at_once)]
         encoding = parts[0] if len(parts) == 1 else _join(parts)
+        encoding.pixels = pixels
         encoding.pixel_size, encoding.pad, encoding.windows = (height, width), pad, windows
         return encoding
+
+    @torch.inference_mode()
+    def _look(self, encoding: Encoding) -> None:
+        """Let every refiner look at every picture, once."""
+        for i in range(len(encoding)):
+            for refiner in self.refiners:
+                self._seen(encoding, i, refiner)
+
+    def _seen(self, encoding: Encoding, i: int, refiner: Refiner) -> Any:
+        if (i, refiner) not in encoding.seen:
+            assert encoding.pixels is not None
+            pixels = encoding.pixels[i].to(self.tower.device)
+            if encoding.images:
+                image = torch.from_numpy(encoding.images[i]).to(pixels).permute(2, 0, 1) / 255
+            else:
+                mean, std = self.method.mean or self.tower.mean, self.method.std or self.tower.std
+                image = unnormalise(pixels, mean, std)
+            encoding.seen[i, refiner] = refiner.look(View(image, pixels), self.networks)
+        return encoding.seen[i, refiner]
 
     # -- words ----------------------------------------------------------------------------------
 
@@ -348,25 +393,46 @@ class Segmenter:
 
         Returns:
             (B, C, h, w) float32: cosines, the maximum over the names of a class; for `cliper` its
-            coarse map. With windows, their mean read at the patches of the whole picture.
+            coarse map. With windows, their mean read at the patches of the whole picture. Refiners
+            are not applied.
         """
         queries, _ = self.queries(words, background)
         maps = self._score_maps(encoding, queries)
         return torch.stack([self._class_scores(encoding, m, queries) for m in maps])
 
     def _class_scores(self, encoding: Encoding, scores: ScoreMap, queries: Queries) -> Tensor:
-        """(C, h, w) of one picture."""
-        if encoding.windows:
-            h, w = (max(x // self.tower.patch, 1) for x in encoding.pixel_size)
+        """(C, h, w) of one picture, on its patches."""
+        rows = scores.tiles[0].scores
+        if len(scores.tiles) > 1:
+            h, w = self._patches(encoding)
             rows = scores.rows(0, h, (h, w))
-        else:
-            rows = scores.tiles[0].scores
+        elif self.refiners:
+            rows = F.adaptive_avg_pool2d(rows, self._patches(encoding))
         return (
             rows if self.method.decision == "presence" else queries.pool(rows, 0)[: queries.classes]
         )
 
+    def _patches(self, encoding: Encoding) -> tuple[int, int]:
+        """The patch grid of the picture alone, without pad, whole though seen through windows."""
+        height, width = (max(x // self.tower.patch, 1) for x in encoding.pixel_size)
+        return height, width
+
+    def _refine(self, encoding: Encoding, i: int, scores: ScoreMap) -> ScoreMap:
+        """The score map of picture i after all refiners."""
+        if not self.refiners:
+            return scores
+        height, width = encoding.pixel_size
+        maps = scores.tiles[0].scores
+        if encoding.windows or any(encoding.pad):  # bring it to the patches of the picture alone
+            h, w = self._patches(encoding)
+            maps = scores.rows(0, h, (h, w))
+        for refiner in self.refiners:
+            maps = refiner.refine(self._seen(encoding, i, refiner), maps)
+        whole = Window(0, 0, height, width)
+        return ScoreMap([Tile(maps, whole, (height, width), (0, 0))], (height, width))
+
     def _score_maps(self, encoding: Encoding, queries: Queries) -> list[ScoreMap]:
-        """One score map a picture."""
+        """One score map a picture, before refiners."""
         scores = self.method.scores(encoding, queries)  # (B * windows, R, h, w)
         height, width = encoding.pixel_size
         windows = encoding.windows or (Window(0, 0, height, width),)
@@ -427,16 +493,16 @@ class Segmenter:
     ) -> list[Segmentation]:
         """Label the pictures of an encoding by what `queries` made once for many pictures."""
         decision = Decision(self.method, queries, background)
-        provenance = self.provenance() | {"background": background.describe()}
         results = []
-        for i, scores in enumerate(self._score_maps(encoding, queries)):
+        for i, coarse in enumerate(self._score_maps(encoding, queries)):
+            scores = self._refine(encoding, i, coarse)
             classes = self._class_scores(encoding, scores, queries)
             results.append(
                 Segmentation(
                     labels=decision.labels(scores, encoding.sizes[i]),
                     names=queries.names,
                     scores=classes.float().cpu().numpy(),
-                    provenance=dict(provenance),
+                    provenance=self.provenance() | {"background": background.describe()},
                     image=encoding.images[i] if encoding.images else None,
                 )
             )
@@ -447,11 +513,13 @@ class Segmenter:
         import transformers
 
         if self._weights is None:
-            self._weights = _fingerprint(self.tower.model)
+            self._weights = fingerprint(self.tower.model)
         return {
             "method": self.method.name,
             "variant": self.variant,
             "options": self.method.options(),
+            "refiners": [{"name": r.name} | r.options() for r in self.refiners],
+            "networks": self.networks.describe(),
             "model": self.source,
             "weights": self._weights,
             "dtype": str(self.tower.dtype).removeprefix("torch."),
@@ -462,6 +530,12 @@ class Segmenter:
                 "transformers": transformers.__version__,
             },
         }
+
+
+def unnormalise(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """Undo the normalisation of (..., 3, H, W); about 0 to 1."""
+    scale, shift = pixels.new_tensor([std, mean])[..., None, None]
+    return pixels * scale + shift
 
 
 def pad_to_patches(pixels: Tensor, patch: int) -> tuple[Tensor, tuple[int, int, int, int]]:
@@ -482,12 +556,3 @@ def _join(parts: list[Encoding]) -> Encoding:
         for name in parts[0].extras
     }
     return Encoding(torch.cat([p.features for p in parts]), sets, extras)
-
-
-def _fingerprint(model: nn.Module) -> str:
-    """A hash of all weights: names, types, shapes and bytes."""
-    digest = hashlib.blake2b(digest_size=12)
-    for name, value in model.state_dict().items():
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()

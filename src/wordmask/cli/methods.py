@@ -54,7 +54,7 @@ def methods(
 def describe(method: type[Method]) -> dict[str, Any]:
     """All that is to say about a method, as plain values; texts come from its docstrings."""
     from wordmask.methods import Method, create_method
-    from wordmask.methods.base import describe_type
+    from wordmask.options import describe_type
 
     text, own = split_docstring(inspect.getdoc(method) or "")
     _, shared = split_docstring(inspect.getdoc(Method) or "")

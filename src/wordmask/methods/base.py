@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import ast
-import dataclasses
-import types
-import typing
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -13,14 +9,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from wordmask.encoding import Encoding, Queries
-from wordmask.errors import WordmaskError, unknown
+from wordmask.errors import WordmaskError
+from wordmask.options import Options, create, parse_assignment
 from wordmask.towers.clip import ClipTower, Need, Trace
+from wordmask.towers.networks import Networks
 
 METHODS: dict[str, type[Method]] = {}
 
 
 @dataclass(frozen=True)
-class Method:
+class Method(Options):
     """A training-free method. Its fields are its options; a subclass is one paper.
 
     Common options, all of which a subclass or a variant may change:
@@ -45,11 +43,7 @@ class Method:
         min_max: stretch each name's map to [0, 1] before the argmax (GEM).
     """
 
-    name: ClassVar[str]
-    title: ClassVar[str]
     year: ClassVar[int]
-    network: ClassVar[str] = "none"  # what it needs beside CLIP
-    variants: ClassVar[dict[str, dict[str, Any]]]  # the first is the default
     decision: ClassVar[Literal["softmax", "presence"]] = "softmax"  # see decide.py
     own_windows: ClassVar[bool] = False  # the method's `encode` slides windows itself
 
@@ -74,16 +68,7 @@ class Method:
     min_max: bool = False
 
     def __post_init__(self) -> None:
-        hints = typing.get_type_hints(type(self))
-        for item in dataclasses.fields(self):
-            value = getattr(self, item.name)
-            if isinstance(value, list):
-                object.__setattr__(self, item.name, value := tuple(value))
-            if not _fits(value, hints[item.name]):
-                raise WordmaskError(
-                    f"option {item.name!r} of {self.name} got {value!r}; "
-                    f"expected {describe_type(hints[item.name])}"
-                )
+        super().__post_init__()
         sides = [self.stride, self.long_side]
         sides += [] if self.short_side is None else [self.short_side]
         if self.window < 0 or min(sides) < 1:
@@ -113,18 +98,17 @@ class Method:
 
     # -- what all share -------------------------------------------------------------------------
 
-    def encode(self, tower: ClipTower, pixels: Tensor) -> Encoding:
-        """Features of normalised pixels (B, 3, H, W)."""
+    def encode(self, tower: ClipTower, pixels: Tensor, networks: Networks) -> Encoding:
+        """Features of normalised pixels (B, 3, H, W).
+
+        networks: those beside CLIP, for a method that names one in `network`.
+        """
         trace = tower.trace(pixels, self.need(tower.depth), self.position)
         return self.features(tower, trace)
 
     def scores(self, encoding: Encoding, queries: Queries) -> Tensor:
         """Cosine of every patch feature with every query, (B, Q, h, w)."""
         return cosine(encoding.features, queries.embeddings)
-
-    def options(self) -> dict[str, Any]:
-        """All options by name, as plain values."""
-        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
 
 
 def register(method: type[Method]) -> type[Method]:
@@ -141,67 +125,12 @@ def create_method(
     Raises:
         WordmaskError: unknown method, variant or option, or a value of the wrong type.
     """
-    if name not in METHODS:
-        raise unknown("method", name, METHODS)
-    method = METHODS[name]
-    variant = next(iter(method.variants)) if variant is None else variant
-    if variant not in method.variants:
-        raise unknown(f"variant of {name}", variant, method.variants)
-    known = {f.name for f in dataclasses.fields(method)}
-    for option in options or {}:
-        if option not in known:
-            raise unknown(f"option of {name}", option, known)
-    return method(**{**method.variants[variant], **(options or {})}), variant
+    return create("method", METHODS, name, variant, options)
 
 
 def parse_option(method: str, text: str) -> tuple[str, Any]:
     """Read `option=value` from a command line into a value of the option's type."""
-    if method not in METHODS:
-        raise unknown("method", method, METHODS)
-    name, equals, value = text.partition("=")
-    hints = {f.name: f for f in dataclasses.fields(METHODS[method])}
-    if not equals:
-        raise WordmaskError(f"got --set {text!r}; write option=value")
-    if name not in hints:
-        raise unknown(f"option of {method}", name, hints)
-    hint = typing.get_type_hints(METHODS[method])[name]
-    lowered = value.strip().lower()
-    word = {"true": True, "yes": True, "false": False, "no": False, "none": None}.get(lowered, ...)
-    try:
-        parsed = ast.literal_eval(value) if word is ... else word
-    except (ValueError, SyntaxError):
-        parsed = value
-    for candidate in (parsed, value):
-        if _fits(candidate, hint):
-            return name, candidate
-    raise WordmaskError(f"option {name!r} got {value!r}; expected {describe_type(hint)}")
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    origin = typing.get_origin(hint)
-    if origin is Literal:
-        return value in typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        return any(_fits(value, h) for h in typing.get_args(hint))
-    if origin is tuple:
-        return isinstance(value, tuple) and all(_fits(v, typing.get_args(hint)[0]) for v in value)
-    if hint is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    return value is None if hint is type(None) else isinstance(value, hint)
-
-
-def describe_type(hint: Any) -> str:
-    """A type as a person reads it: `"qq" or "kk"`, `int or none`."""
-    origin = typing.get_origin(hint)
-    if origin is Literal:
-        return " or ".join(f'"{v}"' for v in typing.get_args(hint))
-    if origin in (typing.Union, types.UnionType):
-        return " or ".join(describe_type(h) for h in typing.get_args(hint))
-    if origin is tuple:
-        return f"a tuple of {describe_type(typing.get_args(hint)[0])}"
-    return "none" if hint is type(None) else str(hint.__name__)
+    return parse_assignment("method", METHODS, method, text)
 
 
 # -- steps that several papers share ------------------------------------------------------------

@@ -17,6 +17,7 @@ from wordmask.encoding import Encoding, Queries
 from wordmask.errors import WordmaskError
 from wordmask.methods.base import Method, cosine, register, to_grid
 from wordmask.towers.clip import ClipTower, Need, Trace
+from wordmask.towers.networks import Networks
 from wordmask.windows import place_windows
 
 
@@ -166,13 +167,13 @@ class Cliper(Method):
 
     # -- sliding windows (released code v2) -----------------------------------------------------
 
-    def encode(self, tower: ClipTower, pixels: Tensor) -> Encoding:
+    def encode(self, tower: ClipTower, pixels: Tensor, networks: Networks) -> Encoding:
         """As every method; with windows, their features and attention on the picture's grid too.
 
         Windows are averaged as unit features, since logits are linear in them, and mixed by the
         windows' fused attention, averaged and row-normalised on the whole grid.
         """
-        whole = super().encode(tower, pixels)
+        whole = super().encode(tower, pixels, networks)
         h, w = whole.grid
         p = tower.patch
         if not self.window or (h * p <= self.window and w * p <= self.window):
@@ -190,7 +191,7 @@ class Cliper(Method):
         for top, left, height, width in place_windows(h, w, self.window // p, self.stride // p):
             y, x = slice(top, top + height), slice(left, left + width)
             crop = pixels[..., top * p : (top + height) * p, left * p : (left + width) * p]
-            part = super().encode(tower, crop)
+            part = super().encode(tower, crop, networks)
             assert part.feature_sets is not None
             features[..., y, x] += F.normalize(part.feature_sets, dim=2)
             hits[y, x] += 1

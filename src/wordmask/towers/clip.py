@@ -1,12 +1,14 @@
 """The vision tower: CLIP's image encoder, opened up without touching it.
 
+BLIP and SigLIP keep the same parts elsewhere: see blip.py and siglip.py.
+
 Blocks are counted from 1, as in the papers: F^0 is the embedding after the first layer norm, F^n
 the output of block n, N the number of blocks. A method says what it needs (`Need`), one pass over
 the pictures leaves it behind (`Trace`), and the method finishes the last block itself with the
 modules that `ClipTower.block(n)` hands out.
 
-Shapes: B pictures, T = 1 + h*w tokens (the class token first, then patches row by row), D width,
-M heads, d = D / M, E joint text-image width.
+Shapes: B pictures, T = 1 + h*w tokens (the class token first, then patches row by row; SigLIP has
+no class token, T = h*w), D width, M heads, d = D / M, E joint text-image width.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +26,8 @@ from wordmask.errors import WordmaskError, unknown
 
 POSITION_MODES = ("bicubic_offset", "bicubic", "bicubic_antialias", "bilinear")
 ACTIVATIONS = ("checkpoint", "gelu", "quick_gelu")
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 @dataclass(frozen=True)
@@ -107,6 +111,9 @@ class Block:
         self.heads = heads
         self.activation = activation
         self.norm_eps = norm_eps
+        self._check()
+
+    def _check(self) -> None:
         attention = self.layer.self_attn
         if not all(hasattr(attention, f"{x}_proj") for x in ("q", "k", "v", "out")):
             raise WordmaskError(
@@ -154,7 +161,7 @@ class Block:
 
 
 class ClipTower:
-    """The image half of a transformers CLIP.
+    """The image half of a transformers CLIP; of other families in its subclasses.
 
     Args:
         model: a `CLIPModel` or `CLIPVisionModelWithProjection`; used through its own modules, never
@@ -162,25 +169,47 @@ class ClipTower:
         activation: "checkpoint" (what the weights' config says), or "gelu" / "quick_gelu" for a
             method that runs the weights with another one.
         norm_eps: the epsilon of the blocks' layer norms where a method changes it.
+        mean, std: how pictures are normalised; None takes what the family was trained with.
     """
 
+    default_mean: ClassVar[tuple[float, ...]] = CLIP_MEAN
+    default_std: ClassVar[tuple[float, ...]] = CLIP_STD
+    block_type: ClassVar[type[Block]] = Block
+    layers_are_fused: ClassVar[bool] = True  # transformers' own layers never form an attention map
+    class_tokens: ClassVar[int] = 1
+    parts: ClassVar[tuple[str, ...]] = ("vision_model", "visual_projection")
+    expected: ClassVar[str] = (
+        "a CLIPModel, a CLIPVisionModelWithProjection, a hub id or a local folder"
+    )
+
     def __init__(
-        self, model: nn.Module, *, activation: str = "checkpoint", norm_eps: float | None = None
+        self,
+        model: nn.Module,
+        *,
+        activation: str = "checkpoint",
+        norm_eps: float | None = None,
+        mean: tuple[float, ...] | None = None,
+        std: tuple[float, ...] | None = None,
     ):
         if activation not in ACTIVATIONS:
             raise unknown("activation", activation, ACTIVATIONS)
-        if not (hasattr(model, "vision_model") and hasattr(model, "visual_projection")):
-            raise WordmaskError(
-                f"got {type(model).__name__} as the model; give a CLIPModel, a "
-                "CLIPVisionModelWithProjection, a hub id or a local folder"
-            )
+        if not all(hasattr(model, part) for part in self.parts):
+            raise WordmaskError(f"got {type(model).__name__} as the model; give {self.expected}")
         self.model: Any = model
         self.activation = activation
         self.norm_eps = norm_eps
+        self.mean = mean or self.default_mean
+        self.std = std or self.default_std
         self.fused = True  # False forms every attention map: the reference that tests compare with
         config = self.vision.config
         self.patch: int = config.patch_size
         self.heads: int = config.num_attention_heads
+
+    def with_settings(self, activation: str, norm_eps: float | None) -> ClipTower:
+        """The same network, its weights run with another activation or layer norm epsilon."""
+        return type(self)(
+            self.model, activation=activation, norm_eps=norm_eps, mean=self.mean, std=self.std
+        )
 
     @property
     def vision(self) -> Any:
@@ -210,7 +239,7 @@ class ClipTower:
     def block(self, n: int) -> Block:
         """Block n, counted from 1."""
         layer = self.vision.encoder.layers[n - 1]
-        return Block(layer, self.heads, self.activation, self.norm_eps)
+        return self.block_type(layer, self.heads, self.activation, self.norm_eps)
 
     # -- attention ------------------------------------------------------------------------------
 
@@ -306,6 +335,7 @@ class ClipTower:
         letters = need.letters(n)
         go_on = n <= need.last_state
         as_is = self.fused and self.activation == "checkpoint" and self.norm_eps is None
+        as_is = as_is and self.layers_are_fused
         if not mapped and not letters and as_is:
             return self.vision.encoder.layers[n - 1](x, attention_mask=None)
         block = self.block(n)
@@ -335,25 +365,38 @@ class ClipTower:
 
     def embed(self, pixels: Tensor, position: str = "bicubic_offset") -> Tensor:
         """F^0: patches, class token, position embedding, first layer norm; (B, T, D)."""
-        embeddings = self.vision.embeddings
-        patches = embeddings.patch_embedding(pixels.to(self.device, self.dtype))  # (B, D, h, w)
-        h, w = patches.shape[-2:]
-        tokens = patches.flatten(2).transpose(1, 2)  # (B, h*w, D)
-        cls = embeddings.class_embedding.expand(len(tokens), 1, -1)
-        tokens = torch.cat([cls.to(tokens.dtype), tokens], dim=1)
-        table = embeddings.position_embedding.weight
-        return self.vision.pre_layrnorm(tokens + position_embedding(table, (h, w), position))
+        patches = self.vision.embeddings.patch_embedding(pixels.to(self.device, self.dtype))
+        h, w = patches.shape[-2:]  # of (B, D, h, w)
+        tokens = self._add_class_token(patches.flatten(2).transpose(1, 2))
+        return self._first_norm(tokens + position_embedding(self._positions(), (h, w), position))
+
+    def _add_class_token(self, patches: Tensor) -> Tensor:
+        """Patches (B, h*w, D) to tokens (B, T, D)."""
+        cls = self.vision.embeddings.class_embedding.expand(len(patches), 1, -1)
+        return torch.cat([cls.to(patches.dtype), patches], dim=1)
+
+    def _positions(self) -> Tensor:
+        """The stored position embedding of the native grid, (T, D)."""
+        return self.vision.embeddings.position_embedding.weight
+
+    def _first_norm(self, x: Tensor) -> Tensor:
+        """What comes before the first block."""
+        return self.vision.pre_layrnorm(x)
 
     def project(self, x: Tensor) -> Tensor:
         """Last layer norm and projection of tokens (..., D) to (..., E), as float32."""
         return self.model.visual_projection(self.vision.post_layernorm(x)).float()
+
+    def pool(self, x: Tensor) -> Tensor:
+        """The whole picture's embedding from the last tokens F^N (B, T, D): (B, E), float32."""
+        return self.project(x[:, 0])
 
 
 def position_embedding(table: Tensor, grid: tuple[int, int], mode: str) -> Tensor:
     """The position embedding for another grid, (1 + h*w, D), class token first.
 
     Args:
-        table: the stored (1 + n*n, D) embedding of the native n x n grid.
+        table: the stored (1 + n*n, D) embedding of the native n x n grid; (n*n, D) gives (h*w, D).
         grid: h, w.
         mode: "bicubic_offset" (by the scale factor (h + 0.1) / n: the SCLIP family),
             "bicubic" (by size: MaskCLIP), "bicubic_antialias" (GEM), "bilinear" (CLIPer,
@@ -361,11 +404,12 @@ def position_embedding(table: Tensor, grid: tuple[int, int], mode: str) -> Tenso
     """
     if mode not in POSITION_MODES:
         raise unknown("position embedding mode", mode, POSITION_MODES)
-    n = math.isqrt(len(table) - 1)
+    n = math.isqrt(len(table))
+    first = len(table) - n * n  # 1 with a class token, else 0
     h, w = grid
     if (h, w) == (n, n):
         return table
-    patches = table[1:].float().unflatten(0, (n, n)).permute(2, 0, 1)[None]  # (1, D, n, n)
+    patches = table[first:].float().unflatten(0, (n, n)).permute(2, 0, 1)[None]  # (1, D, n, n)
     if mode == "bicubic_offset":
         scale = ((h + 0.1) / n, (w + 0.1) / n)
         patches = F.interpolate(patches, scale_factor=scale, mode="bicubic")
@@ -377,4 +421,4 @@ def position_embedding(table: Tensor, grid: tuple[int, int], mode: str) -> Tenso
             antialias=mode.endswith("_antialias"),
         )
     patches = patches[0].permute(1, 2, 0).flatten(0, 1)  # (h*w, D)
-    return torch.cat([table[:1], patches.to(table.dtype)])
+    return torch.cat([table[:first], patches.to(table.dtype)])

@@ -8,20 +8,21 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from wordmask.errors import WordmaskError, unknown
+from wordmask.towers.clip import CLIP_MEAN, CLIP_STD
 
-CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 BUILT_IN = "wordmask"  # names wordmask/... are networks inside the package
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
+FILES = ("config.json", "model.safetensors", "tokenizer.json", "preprocessor_config.json")
+Loaded = TypeVar("Loaded")
 
 
 @dataclass(frozen=True)
@@ -58,33 +59,67 @@ def load_clip(
         WordmaskError: no such folder or files, the hub out of reach, or another kind of model.
     """
     name = os.fspath(source)
-    folder = Path(name).expanduser()
+
+    def load(place: str, offline: bool) -> LoadedClip:
+        loaded = _load(place, dtype, cache_dir, local_files_only=offline)
+        on_hub = not Path(place).is_dir()
+        if loaded.tokenizer is None and offline and on_hub and not local_files_only:
+            raise FileNotFoundError("tokenizer")  # then the hub is asked for it
+        return loaded
+
+    loaded = load_from(name, load, cache_dir=cache_dir, local_files_only=local_files_only)
+    return replace(loaded, model=loaded.model.eval().to(device), source=name)
+
+
+def load_from(
+    source: str,
+    load: Callable[[str, bool], Loaded],
+    *,
+    kind: str = "the model",
+    index: str = "config.json",
+    files: Sequence[str] = FILES,
+    weights: Sequence[str] = WEIGHTS,
+    cache_dir: str | os.PathLike[str] | None = None,
+    local_files_only: bool = False,
+) -> Loaded:
+    """Load something by a hub id, a local folder or a name `wordmask/...`: the cache first.
+
+    Args:
+        source: where it is.
+        load: takes a folder or hub id, and whether it must stay offline; its `WordmaskError`s reach
+            the caller, any other error means that the files are not there or broken.
+        kind: what the source is, for messages.
+        index: the file that every folder must have.
+        files: what a hub repository should have, named where something is missing.
+        weights: a folder must have one of these; empty where `load` knows better.
+        cache_dir, local_files_only: as for `load_clip`.
+
+    Raises:
+        WordmaskError: no such folder or files, the hub out of reach.
+    """
+    name, folder = source, Path(source).expanduser()
     if name.startswith(BUILT_IN + "/"):
         folder = _built_in(name)
-    source = name
     if folder.is_dir():
         name = str(folder)
-        if not (folder / "config.json").is_file():
-            raise WordmaskError(f"the folder {name} has no config.json; give a model folder")
-        if not any((folder / weights).is_file() for weights in WEIGHTS):
-            raise WordmaskError(f"the folder {name} has no weights; expected model.safetensors")
+        if not (folder / index).is_file():
+            raise WordmaskError(f"the folder {name} has no {index}; give a model folder")
+        if weights and not any((folder / w).is_file() for w in weights):
+            raise WordmaskError(f"the folder {name} has no weights; expected {weights[0]}")
     elif folder.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise WordmaskError(f"got {name!r} as the model; give a hub id or an existing folder")
+        raise WordmaskError(f"got {name!r} as {kind}; give a hub id or an existing folder")
     with _quiet():
         try:
-            loaded = _load(name, dtype, cache_dir, local_files_only=True)
-            if loaded.tokenizer is None and not folder.is_dir() and not local_files_only:
-                raise FileNotFoundError("tokenizer")
+            return load(name, True)
         except WordmaskError:
             raise
         except Exception as error:  # a broken checkpoint fails in its reader's own way
             if folder.is_dir():
                 first = (str(error).splitlines() or [type(error).__name__])[0]
-                raise WordmaskError(f"cannot load the model in {name}: {first}") from None
+                raise WordmaskError(f"cannot load {kind} in {name}: {first}") from None
             if local_files_only:
-                raise _not_here(name, cache_dir, "the network was not asked") from None
-            loaded = _download(name, dtype, cache_dir)
-    return replace(loaded, model=loaded.model.eval().to(device), source=source)
+                raise _not_here(name, files, cache_dir, "the network was not asked", kind) from None
+            return _download(name, load, kind, files, cache_dir)
 
 
 def _built_in(name: str) -> Path:
@@ -122,32 +157,46 @@ def _load(name: str, dtype: torch.dtype, cache_dir: Any, *, local_files_only: bo
             tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False, **where)
         except Exception:  # names cannot be encoded then, which the text tower says
             tokenizer = None
-    mean, std = _normalisation(name, where)
+    mean, std = read_normalisation(name, where)
     return LoadedClip(model, tokenizer, mean, std, name)
 
 
-def _download(name: str, dtype: torch.dtype, cache_dir: Any) -> LoadedClip:
+def _download(
+    name: str,
+    load: Callable[[str, bool], Loaded],
+    kind: str,
+    files: Sequence[str],
+    cache_dir: Any,
+) -> Loaded:
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 
     try:
         HfApi().model_info(name, timeout=10)  # answers at once where downloads would retry long
-        return _load(name, dtype, cache_dir, local_files_only=False)
+        return load(name, False)
     except WordmaskError:
         raise
     except HFValidationError:
-        raise WordmaskError(f"got {name!r} as the model; a hub id looks like owner/name") from None
+        raise WordmaskError(f"got {name!r} as {kind}; a hub id looks like owner/name") from None
     except RepositoryNotFoundError:
         raise WordmaskError(
             f"the hub has no model {name!r}, or it is private; check the id, or log in with "
             "`hf auth login`"
         ) from None
     except Exception as error:
-        raise _not_here(name, cache_dir, f"the hub gave {type(error).__name__}") from None
+        why = f"the hub gave {type(error).__name__}"
+        raise _not_here(name, files, cache_dir, why, kind) from None
 
 
-def _normalisation(name: str, where: dict[str, Any]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and std of the checkpoint's own preprocessor, else CLIP's."""
+def read_normalisation(
+    name: str,
+    where: dict[str, Any],
+    default: tuple[tuple[float, ...], tuple[float, ...]] = (CLIP_MEAN, CLIP_STD),
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and std of the checkpoint's own preprocessor, else `default`.
+
+    where: `cache_dir` and `local_files_only`.
+    """
     from transformers.utils import cached_file
 
     for filename in ("preprocessor_config.json", "processor_config.json"):
@@ -167,13 +216,14 @@ def _normalisation(name: str, where: dict[str, Any]) -> tuple[tuple[float, ...],
         settings = settings.get("image_processor", settings)
         if "image_mean" in settings and "image_std" in settings:
             return tuple(settings["image_mean"]), tuple(settings["image_std"])
-    return CLIP_MEAN, CLIP_STD
+    return default
 
 
-def _not_here(name: str, cache_dir: Any, why: str) -> WordmaskError:
+def _not_here(
+    name: str, files: Sequence[str], cache_dir: Any, why: str, kind: str
+) -> WordmaskError:
     from huggingface_hub import try_to_load_from_cache
 
-    files = ("config.json", "model.safetensors", "tokenizer.json", "preprocessor_config.json")
     missing = [
         f
         for f in files
@@ -182,7 +232,7 @@ def _not_here(name: str, cache_dir: Any, why: str) -> WordmaskError:
     return WordmaskError(
         f"cannot load {name!r}: {', '.join(missing) or 'a file'} not in the cache, and {why}; run "
         f"`hf download {name}` where there is a network, or give a local folder with these files "
-        "as the model"
+        f"as {kind}"
     )
 
 

@@ -1,0 +1,12 @@
+"""The refiners, one a file. Importing this package registers them all."""
+
+from wordmask.refiners.base import (
+    REFINERS,
+    Refiner,
+    View,
+    create_refiner,
+    read_refiners,
+    register_refiner,
+)
+
+__all__ = ["REFINERS", "Refiner", "View", "create_refiner", "read_refiners", "register_refiner"]
