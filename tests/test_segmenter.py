@@ -271,7 +271,7 @@ def test_a_hub_id_in_the_cache_is_loaded_offline(folder, tmp_path):
     code = (
         "from wordmask import Segmenter\n"
         "s = Segmenter.from_pretrained('owner/clip', local_files_only=True)\n"
-        "print(s.text.encode(['cat'], ('a {}',)).shape, s.mean[0])\n"
+        "print(s.text.encode(['cat'], ('a {}',)).shape, s.tower.mean[0])\n"
     )
     done = run_offline(code, tmp_path)
     assert "torch.Size([1, 48]) 0.4814" in done.stdout, done.stderr[-2000:]
