@@ -1,270 +1,202 @@
-"""Metrics of segmentation, from counts of pixels that are kept in integers.
+"""Metrics of segmentation, all from counts in integers.
 
-Everything here is fed one picture at a time, adds up exactly, and can be merged with what another
-worker counted: the numbers do not depend on the order of pictures or on how they were shared out.
-Shares and means are Python floats from 0 to 1.
+Everything is fed one picture at a time, adds up exactly, and merges with what another worker
+counted: the numbers depend neither on the order of the pictures nor on how they were shared out.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from wordmask.errors import WordmaskError, unknown
+from wordmask.errors import WordmaskError
+from wordmask.evaluation.boundary import Boundary
+from wordmask.evaluation.calibration import Calibration
+from wordmask.evaluation.confusion import VOID, Confusion, Pairs, Void, check_same
+from wordmask.evaluation.pictures import Pictures
+from wordmask.evaluation.presence import Presence
 
-VOID = 65535  # the label of pixels that have no truth
+__all__ = [
+    "VOID",
+    "Boundary",
+    "Calibration",
+    "Confusion",
+    "Counted",
+    "Metrics",
+    "Pairs",
+    "Pictures",
+    "Presence",
+]
 
-Void = Literal["ignore", "background"]
-MeanOver = Literal["union", "present"]
-AccuracyOver = Literal["present", "all"]
 
-
-class Confusion:
-    """One confusion matrix over a whole set.
-
-    Args:
-        classes: C, how many words there are to tell apart.
-        background: whether label 0 is a class of the set. Where it is not, it is no class of any
-            mean, and an answer of 0 (none of the words) is simply wrong.
-        void: pixels without truth are left out ("ignore", the custom of the field), or their truth
-            is taken to be the background ("background", as CLIPtrase's released code does it).
+@dataclass(frozen=True)
+class Counted:
+    """What one picture adds to `Metrics`: small, so that a run can keep a journal of its pictures.
 
     Attributes:
-        counts: (C + 1, C + 1) int64, pixels by truth (rows) and answer (columns), label 0 first.
-        void_pixels: how many pixels were left out.
-        images: how many pictures were counted.
+        picture: its id.
+        pairs: of `Confusion.count`.
+        boundary: of `Boundary.count`, or None.
+        scores: (C,) float32 of `Presence`, or None.
+        calibration: of `Calibration.count`, or None.
     """
 
-    def __init__(self, classes: int, background: bool = True, void: Void = "ignore"):
-        if not 1 <= classes < VOID:
-            raise WordmaskError(f"got {classes} classes; give 1 to {VOID - 1}")
-        if void not in ("ignore", "background"):
-            raise unknown("void", void, ("ignore", "background"))
-        if void == "background" and not background:
-            raise WordmaskError(
-                'got void="background" for a set without background; give void="ignore"'
-            )
-        self.classes = classes
-        self.background = background
-        self.void: Void = void
-        self.counts = np.zeros((classes + 1, classes + 1), np.int64)
-        self.void_pixels = 0
-        self.images = 0
-
-    def update(self, truth: np.ndarray, answer: np.ndarray) -> None:
-        """Count a picture.
-
-        Args:
-            truth: (H, W) integers: 0 background, 1 to C, `VOID`.
-            answer: (H, W) integers from 0 to C; 0 is background, or none of the words.
-
-        Raises:
-            WordmaskError: sizes that differ, labels out of range; nothing is counted then.
-        """
-        rows, columns, pairs = count_pairs(truth, answer)
-        self._check(rows, columns)
-        if rows[-1] == VOID:
-            if self.void == "background":
-                rows = np.where(rows == VOID, 0, rows)
-            else:
-                self.void_pixels += int(pairs[-1].sum())
-                rows, pairs = rows[:-1], pairs[:-1]
-        np.add.at(self.counts, np.ix_(rows, columns), pairs)  # row 0 may be there twice
-        self.images += 1
-
-    def _check(self, rows: np.ndarray, columns: np.ndarray) -> None:
-        bad = rows[(rows > self.classes) & (rows != VOID)]
-        if bad.size:
-            raise WordmaskError(
-                f"got the label {bad[0]} in a truth; labels are 0 to {self.classes}, and {VOID} "
-                "for void"
-            )
-        if rows[0] == 0 and not self.background:
-            raise WordmaskError(
-                f"got the label 0 in a truth without background; such pixels are void ({VOID})"
-            )
-        if columns[-1] > self.classes:
-            raise WordmaskError(
-                f"got the label {columns[-1]} in an answer; labels are 0 to {self.classes}"
-            )
-
-    def merge(self, other: Confusion) -> None:
-        """Add what another worker counted.
-
-        Raises:
-            WordmaskError: another number of classes, another background or void.
-        """
-        for name in ("classes", "background", "void"):
-            mine, theirs = getattr(self, name), getattr(other, name)
-            if mine != theirs:
-                raise WordmaskError(f"cannot merge counts with {name} {mine} and {theirs}")
-        self.counts += other.counts
-        self.void_pixels += other.void_pixels
-        self.images += other.images
+    picture: str
+    pairs: Pairs
+    boundary: np.ndarray | None = None
+    scores: np.ndarray | None = None
+    calibration: np.ndarray | None = None
 
     def state(self) -> dict[str, Any]:
-        """What was counted as plain values for JSON; only the pairs that occur are listed."""
-        truth, answer = np.nonzero(self.counts)
+        """All of it as plain values for JSON; floats come back as they were."""
+        arrays = {"boundary": self.boundary, "scores": self.scores, "calibration": self.calibration}
+        plain = {name: array.tolist() for name, array in arrays.items() if array is not None}
+        return {"picture": self.picture, "pairs": self.pairs.state(), **plain}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> Counted:
+        """What `state` gave."""
+        types = {"boundary": np.int64, "scores": np.float32, "calibration": np.int64}
+        arrays = {
+            name: np.array(state[name], kind) for name, kind in types.items() if name in state
+        }
+        return cls(state["picture"], Pairs.from_state(state["pairs"]), **arrays)
+
+
+class Metrics:
+    """All metrics of one method on one benchmark.
+
+    Args:
+        classes, background, void: as in `Confusion`.
+        boundary: whether boundary IoU is counted.
+        calibration_bins: for `Calibration`.
+
+    Attributes:
+        confusion, pictures, boundary, presence, calibration: what is counted; boundary may be None.
+    """
+
+    def __init__(
+        self,
+        classes: int,
+        background: bool = True,
+        void: Void = "ignore",
+        *,
+        boundary: bool = True,
+        calibration_bins: int = 15,
+    ):
+        self.confusion = Confusion(classes, background, void)
+        self.pictures = Pictures(classes, background)
+        self.boundary = Boundary(classes, background) if boundary else None
+        self.presence = Presence(classes)
+        self.calibration = Calibration(calibration_bins)
+
+    def __contains__(self, picture: object) -> bool:
+        return picture in self.pictures.areas
+
+    def __len__(self) -> int:
+        return len(self.pictures.areas)
+
+    def update(
+        self,
+        picture: str,
+        truth: np.ndarray,
+        answer: np.ndarray,
+        *,
+        scores: np.ndarray | None = None,
+        confidence: np.ndarray | None = None,
+    ) -> None:
+        """Count a picture: `add` what `count` makes of it, see there."""
+        self.add(self.count(picture, truth, answer, scores=scores, confidence=confidence))
+
+    def count(
+        self,
+        picture: str,
+        truth: np.ndarray,
+        answer: np.ndarray,
+        *,
+        scores: np.ndarray | None = None,
+        confidence: np.ndarray | None = None,
+    ) -> Counted:
+        """What a picture adds, for `add`; nothing is counted yet.
+
+        Args:
+            picture: its id; each is counted once.
+            truth, answer: (H, W) labels.
+            scores: (C,) how sure it is that each class is in the picture, for mAP.
+            confidence: (H, W), 0 to 1, for the calibration error.
+
+        Raises:
+            WordmaskError: arrays that do not fit.
+        """
+        truth = self.confusion.scored(truth)
+        pairs = self.confusion.count(truth, answer)
+        return Counted(
+            picture,
+            pairs,
+            None if self.boundary is None else self.boundary.count(truth, answer),
+            self.presence.check(scores),
+            None if confidence is None else self.calibration.count(truth, answer, confidence),
+        )
+
+    def add(self, counted: Counted) -> None:
+        """Add what `count` made of a picture.
+
+        Raises:
+            WordmaskError: a picture that is counted already.
+        """
+        self.pictures.add(counted.picture, counted.pairs)
+        self.confusion.add(counted.pairs)
+        self.presence.add(counted.picture, counted.pairs, counted.scores)
+        if self.boundary is not None and counted.boundary is not None:
+            self.boundary.add(counted.boundary)
+        if counted.calibration is not None:
+            self.calibration.add(counted.calibration)
+
+    def merge(self, other: Metrics) -> None:
+        """Add what another worker counted; no picture may be in both."""
+        if (self.boundary is None) != (other.boundary is None):
+            raise WordmaskError("cannot merge counts with and without boundaries")
+        check_same(self.confusion, other.confusion, "classes", "background", "void")
+        check_same(self.calibration, other.calibration, "bins")
+        self.pictures.merge(other.pictures)
+        self.confusion.merge(other.confusion)
+        self.presence.merge(other.presence)
+        self.calibration.merge(other.calibration)
+        if self.boundary is not None and other.boundary is not None:
+            self.boundary.merge(other.boundary)
+
+    def state(self) -> dict[str, Any]:
+        """What was counted as plain values for JSON."""
         return {
-            "classes": self.classes,
-            "background": self.background,
-            "void": self.void,
-            "void_pixels": self.void_pixels,
-            "images": self.images,
-            "truth": truth.tolist(),
-            "answer": answer.tolist(),
-            "pixels": self.counts[truth, answer].tolist(),
+            "confusion": self.confusion.state(),
+            "pictures": self.pictures.state(),
+            "boundary": None if self.boundary is None else self.boundary.state(),
+            "presence": self.presence.state(),
+            "calibration": self.calibration.state(),
         }
 
     @classmethod
-    def from_state(cls, state: dict[str, Any]) -> Confusion:
-        """What `state` gave, counted on from there."""
-        confusion = cls(state["classes"], state["background"], state["void"])
-        confusion.counts[state["truth"], state["answer"]] = state["pixels"]
-        confusion.void_pixels, confusion.images = state["void_pixels"], state["images"]
-        return confusion
-
-    # -- what the counts say --------------------------------------------------------------------
-
-    @property
-    def _first(self) -> int:
-        return 0 if self.background else 1
-
-    @property
-    def labels(self) -> np.ndarray:
-        """(K,) labels of the set's classes: 0 to C with a background, 1 to C without."""
-        return np.arange(self._first, self.classes + 1)
-
-    @property
-    def intersect(self) -> np.ndarray:
-        """(K,) int64, pixels of each class that are answered right."""
-        return self.counts.diagonal()[self._first :].copy()
-
-    @property
-    def truth_area(self) -> np.ndarray:
-        """(K,) int64, pixels of each class in the truth."""
-        return self.counts.sum(1)[self._first :]
-
-    @property
-    def answer_area(self) -> np.ndarray:
-        """(K,) int64, pixels that were given each class."""
-        return self.counts.sum(0)[self._first :]
-
-    @property
-    def union(self) -> np.ndarray:
-        """(K,) int64, pixels of each class in truth or answer."""
-        return self.truth_area + self.answer_area - self.intersect
-
-    def per_class_iou(self) -> np.ndarray:
-        """(K,) intersection over union; NaN for classes neither in the truth nor answered."""
-        return ratio(self.intersect, self.union)
-
-    def per_class_accuracy(self) -> np.ndarray:
-        """(K,) share of a class's pixels that are answered right; NaN for absent classes."""
-        return ratio(self.intersect, self.truth_area)
-
-    def mean_iou(self, over: MeanOver = "union") -> float:
-        """Mean over classes of intersection over union.
-
-        Args:
-            over: "union": classes with union > 0 (mmseg: a class that was answered and is not in
-                the truth counts as 0); "present": classes in the truth (CLIPer, CLIPtrase).
-
-        Returns:
-            NaN where there is no such class.
-        """
-        return mean_iou(self.intersect, self.truth_area, self.answer_area, over)
-
-    def pixel_accuracy(self) -> float:
-        """Share of the pixels with truth that are answered right."""
-        return float(ratio(self.intersect.sum(), self.truth_area.sum()))
-
-    def mean_accuracy(self, over: AccuracyOver = "present") -> float:
-        """Mean over classes of the share of their pixels that are answered right.
-
-        over: "present": classes in the truth (mmseg, CLIPer v1); "all": absent classes count as 0
-        (CLIPer v2, CLIPtrase).
-        """
-        if over not in ("present", "all"):
-            raise unknown("mean over", over, ("present", "all"))
-        accuracy = self.per_class_accuracy()
-        if over == "present":
-            return mean(accuracy[self.truth_area > 0])
-        return mean(np.nan_to_num(accuracy))
-
-    def frequency_weighted_iou(self) -> float:
-        """Intersection over union, weighted by the share of the pixels that a class has."""
-        present = self.truth_area > 0
-        weighted = self.per_class_iou()[present] * self.truth_area[present]
-        return float(ratio(weighted.sum(), self.truth_area.sum()))
+    def from_state(cls, state: Mapping[str, Any]) -> Metrics:
+        """What `state` gave, to be counted on."""
+        metrics = cls.__new__(cls)
+        metrics.confusion = Confusion.from_state(state["confusion"])
+        metrics.pictures = Pictures.from_state(state["pictures"])
+        kept = state["boundary"]
+        metrics.boundary = None if kept is None else Boundary.from_state(kept)
+        metrics.presence = Presence.from_state(state["presence"])
+        metrics.calibration = Calibration.from_state(state["calibration"])
+        return metrics
 
     def summary(self) -> dict[str, float]:
-        """All means by name, from 0 to 1."""
-        return {
-            "miou_union": self.mean_iou("union"),
-            "miou_present": self.mean_iou("present"),
-            "pixel_accuracy": self.pixel_accuracy(),
-            "mean_accuracy_present": self.mean_accuracy("present"),
-            "mean_accuracy_all": self.mean_accuracy("all"),
-            "frequency_weighted_iou": self.frequency_weighted_iou(),
-        }
-
-
-def count_pairs(truth: np.ndarray, answer: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Count the pixels of a picture by truth and answer, for the labels that occur in it.
-
-    Args:
-        truth, answer: (H, W) integers, 0 to 65535.
-
-    Returns:
-        The labels (T,) of the truth and (A,) of the answer, sorted, and (T, A) int64 pixels. It
-        costs the same for 20 classes and for 847.
-    """
-    if truth.shape != answer.shape or truth.ndim != 2 or not truth.size:
-        raise WordmaskError(
-            f"got a truth of shape {truth.shape} and an answer of shape {answer.shape}; both must "
-            "be (H, W), of the same size"
-        )
-    rows, row_of = _compact(truth, "truth")
-    columns, column_of = _compact(answer, "answer")
-    row_of *= len(columns)
-    pairs = row_of[truth.ravel()]
-    pairs += column_of[answer.ravel()]
-    counts = np.bincount(pairs, minlength=len(rows) * len(columns))
-    return rows, columns, counts.reshape(len(rows), len(columns))
-
-
-def _compact(labels: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """The labels that occur, and a table from label to its place among them."""
-    if labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() > VOID:
-        raise WordmaskError(
-            f"got {labels.dtype} labels as the {name}; give whole numbers from 0 to {VOID}"
-        )
-    seen = np.bincount(labels.ravel()) > 0
-    return np.flatnonzero(seen), np.cumsum(seen) - 1
-
-
-# -- means --------------------------------------------------------------------------------------
-
-
-def mean_iou(
-    intersect: np.ndarray, truth_area: np.ndarray, answer_area: np.ndarray, over: MeanOver
-) -> float:
-    """Mean over classes, as in `Confusion.mean_iou`, of areas (K,) in pixels."""
-    if over not in ("union", "present"):
-        raise unknown("mean over", over, ("union", "present"))
-    union = truth_area + answer_area - intersect
-    chosen = union > 0 if over == "union" else truth_area > 0
-    return mean(ratio(intersect, union)[chosen])
-
-
-def ratio(part: Any, whole: Any) -> np.ndarray:
-    """`part / whole` in float64, NaN where the whole is 0."""
-    part, whole = np.asarray(part, np.float64), np.asarray(whole, np.float64)
-    return np.divide(part, whole, out=np.full(whole.shape, np.nan), where=whole > 0)
-
-
-def mean(values: np.ndarray) -> float:
-    """The mean, NaN of none."""
-    return float(values.mean()) if values.size else float("nan")
+        """Every number by name, without intervals; those that were not counted are left out."""
+        result = self.confusion.summary()
+        if self.boundary is not None:
+            result["boundary_miou_union"] = self.boundary.mean_iou("union")
+            result["boundary_miou_present"] = self.boundary.mean_iou("present")
+        result |= {f"image_{name}": value for name, value in self.presence.summary().items()}
+        if self.calibration.counts[0].any():
+            result["calibration_error"] = self.calibration.error()
+        return result
