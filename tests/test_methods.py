@@ -188,7 +188,7 @@ def test_a_name_given_twice_changes_nothing(clip):
 
 def test_names_of_methods():
     assert list_methods() == sorted(
-        ["clip", "clip_surgery", "cliper", "clearclip", "gem", "maskclip", "naclip", "sclip"]
+        ["clip", "clip_surgery", "cliper", "cliptrase", "clearclip", "gem", "maskclip", "naclip", "sclip"]
     )
 
 

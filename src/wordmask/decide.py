@@ -2,7 +2,8 @@
 
 Label 0 is background (or none of the words), label i the i-th class. Two rules exist, and a method
 names its own: `softmax` (the harness that SCLIP, ClearCLIP, NACLIP and others share) and `presence`
-(CLIPer, supplement 6).
+(CLIPer, supplement 6). Where a method cuts pictures into regions, a region's pixels vote
+(CLIPtrase).
 """
 
 from __future__ import annotations
@@ -37,18 +38,56 @@ class Decision:
     method: Method
     queries: Queries
     background: Background
+    coarse: ScoreMap | None = None
+    present: Tensor | None = None
     block_bytes: int = BLOCK_BYTES
 
-    def labels(self, scores: ScoreMap, size: tuple[int, int]) -> np.ndarray:
-        """Labels (H, W), uint8, or uint16 for more than 255 classes."""
+    def labels(
+        self, scores: ScoreMap, size: tuple[int, int], regions: ScoreMap | None = None
+    ) -> np.ndarray:
+        """Labels (H, W), uint8, or uint16 for more than 255 classes.
+
+        regions: maps whose argmax cuts the picture into regions that vote, see `Encoding`.
+        """
         dtype = np.uint8 if self.queries.classes <= 255 else np.uint16
+        vote = getattr(self.method, "vote", "majority")
+        if regions is not None and vote == "mean":
+            scores = _RegionMeans(self, scores, regions, size)
         labels = np.empty(size, dtype)
         rule = _Presence if self.method.decision == "presence" else _Softmax
         decide = rule(self, scores, size)
         for start, stop in self.blocks(scores, size):
             block = decide(scores.rows(start, stop, size))
             labels[start:stop] = block.cpu().numpy().astype(dtype)
+        if regions is not None and vote == "majority":
+            self._let_majority_decide(labels, regions)
         return labels
+
+    def _let_majority_decide(self, labels: np.ndarray, regions: ScoreMap) -> None:
+        """Give all pixels of a region the label that most of them have, in place."""
+        height, width = labels.shape
+        region = np.empty((height, width), np.intp)
+        for start, stop in self.blocks(regions, (height, width)):
+            region[start:stop] = regions.rows(start, stop, (height, width)).argmax(0).cpu().numpy()
+        shape = regions.count, self.queries.classes + 1
+        votes = np.bincount((region * shape[1] + labels).ravel(), minlength=shape[0] * shape[1])
+        winner = votes.reshape(shape).argmax(1).astype(labels.dtype)
+        np.copyto(labels, winner[region], where=region > 0)
+
+    def presence(self, scores: ScoreMap) -> Tensor:
+        """How much each class seems to be in the picture, (C,): the maximum of its map.
+
+        Of its probability where the method's scores are cosines. With refiners the mean of the
+        maxima before and after them (CLIPer's released code).
+        """
+        maxima = []
+        for maps in [scores] if self.coarse is None else [self.coarse, scores]:
+            tiles = [tile.scores.flatten(1) for tile in maps.tiles]
+            if self.method.decision == "softmax":
+                scale, queries = self.method.logit_scale, self.queries
+                tiles = [queries.pool(torch.softmax(scale * t, 0), 0) for t in tiles]
+            maxima.append(torch.stack([t[: self.queries.classes].amax(1) for t in tiles]).amax(0))
+        return torch.stack(maxima).mean(0)
 
     def blocks(self, scores: ScoreMap, size: tuple[int, int]) -> Iterator[tuple[int, int]]:
         """Start and stop of blocks of rows that fit `block_bytes`."""
@@ -56,6 +95,30 @@ class Decision:
         rows = max(self.block_bytes // (4 * width * scores.count), 1)
         for start in range(0, height, rows):
             yield start, min(start + rows, height)
+
+
+class _RegionMeans(ScoreMap):
+    """Scores whose pixels hold the mean of their region; outside of all regions, their own."""
+
+    def __init__(
+        self, decision: Decision, scores: ScoreMap, regions: ScoreMap, size: tuple[int, int]
+    ):
+        super().__init__(scores.tiles, scores.pixel_size)
+        self.scores, self.regions = scores, regions
+        like = scores.tiles[0].scores
+        total = like.new_zeros(scores.count, regions.count)
+        pixels = like.new_zeros(regions.count)
+        for start, stop in decision.blocks(scores, size):
+            region = regions.rows(start, stop, size).argmax(0).flatten()
+            total.index_add_(1, region, scores.rows(start, stop, size).flatten(1))
+            pixels += region.bincount(minlength=regions.count)
+        self.means = total / pixels.clamp_min(1)
+
+    def rows(self, start: int, stop: int, size: tuple[int, int]) -> Tensor:
+        """As of any score map."""
+        region = self.regions.rows(start, stop, size).argmax(0)
+        own = self.scores.rows(start, stop, size)
+        return torch.where(region > 0, self.means[:, region], own)
 
 
 class _Softmax:

@@ -28,6 +28,8 @@ class Encoding:
         pad: pixels added at (top, left, bottom, right).
         windows: the windows shared by all pictures of the batch; empty for whole pictures.
         images: the upright uint8 pictures, where pictures were given and not a tensor.
+        regions: one (1 + K, h', w') a picture where a method cuts pictures into regions that vote:
+            each pixel belongs to the highest map; map 0 stands for no region. Else empty.
         pixels: (B, 3, H', W') normalised, what the network saw before a pad.
         seen: what refiners keep of the pictures, by picture and refiner.
         single: one picture was given, and not a list or a batch.
@@ -41,6 +43,7 @@ class Encoding:
     pad: tuple[int, int, int, int] = (0, 0, 0, 0)
     windows: tuple[Window, ...] = ()
     images: tuple[np.ndarray, ...] = ()
+    regions: tuple[Tensor, ...] = ()
     pixels: Tensor | None = None
     seen: dict[Any, Any] = field(default_factory=dict)
     single: bool = False

@@ -431,6 +431,16 @@ class Segmenter:
         whole = Window(0, 0, height, width)
         return ScoreMap([Tile(maps, whole, (height, width), (0, 0))], (height, width))
 
+    def _regions(self, encoding: Encoding, i: int) -> ScoreMap | None:
+        """The maps that cut picture i into regions that vote, where its method makes them."""
+        if not encoding.regions:
+            return None
+        height, width = encoding.pixel_size
+        top, left, bottom, right = encoding.pad
+        canvas = height + top + bottom, width + left + right
+        tile = Tile(encoding.regions[i], Window(0, 0, height, width), canvas, (top, left))
+        return ScoreMap([tile], encoding.pixel_size)
+
     def _score_maps(self, encoding: Encoding, queries: Queries) -> list[ScoreMap]:
         """One score map a picture, before refiners."""
         scores = self.method.scores(encoding, queries)  # (B * windows, R, h, w)
@@ -499,7 +509,7 @@ class Segmenter:
             classes = self._class_scores(encoding, scores, queries)
             results.append(
                 Segmentation(
-                    labels=decision.labels(scores, encoding.sizes[i]),
+                    labels=decision.labels(scores, encoding.sizes[i], self._regions(encoding, i)),
                     names=queries.names,
                     scores=classes.float().cpu().numpy(),
                     provenance=self.provenance() | {"background": background.describe()},
@@ -555,4 +565,5 @@ def _join(parts: list[Encoding]) -> Encoding:
         name: torch.cat([p.extras[name] for p in parts], dim=1 if name == "window_sets" else 0)
         for name in parts[0].extras
     }
-    return Encoding(torch.cat([p.features for p in parts]), sets, extras)
+    regions = tuple(r for p in parts for r in p.regions)
+    return Encoding(torch.cat([p.features for p in parts]), sets, extras, regions=regions)
