@@ -1,9 +1,22 @@
-"""Affinities between patches: row-stochastic maps, kept in the form that makes them cheap."""
+"""Affinities between patches: row-stochastic maps, kept in the form that makes them cheap.
+
+Nothing here multiplies two L x L matrices, and only `dense()` makes one that was not given: a chain
+is applied right to left, an attention is made a block of rows at a time.
+"""
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+from wordmask.errors import WordmaskError
+
+BLOCK = 2**20  # numbers in a block of rows: 4 MiB, which stays in a CPU's cache
+SPARSE = 1 / 10  # share of kept entries up to which keeping them pays
 
 
 class Affinity:
@@ -25,6 +38,229 @@ class Affinity:
     def dense(self) -> Tensor:
         """A as a tensor (L, L), float32: for pictures and tests."""
         return self @ torch.eye(self.size)
+
+
+class ByRows(Affinity):
+    """An affinity that makes any of its rows, and is applied a block of rows at a time."""
+
+    def rows(self, index: slice) -> Tensor:
+        """The rows that `index` picks, (n, L)."""
+        raise TypeError(f"{type(self).__name__} makes no rows")
+
+    def blocks(self) -> Iterator[slice]:
+        """Slices that cover all rows. A block spreads over the whole picture: every n-th row."""
+        n = -(-self.size * self.size // BLOCK)
+        return (slice(start, None, n) for start in range(n))
+
+    def __matmul__(self, x: Tensor) -> Tensor:
+        out = torch.empty_like(x)
+        for block in self.blocks():
+            out[block] = self.rows(block).to(x) @ x
+        return out
+
+    def dense(self) -> Tensor:
+        """All rows, (L, L)."""
+        return self.rows(slice(None)).float()
+
+
+class Dense(ByRows):
+    """A matrix (L, L) that is there already, rows summing to 1."""
+
+    def __init__(self, matrix: Tensor):
+        self.matrix = matrix
+        self.size = len(matrix)
+
+    def rows(self, index: slice) -> Tensor:
+        """A view of rows of the matrix."""
+        return self.matrix[index]
+
+    def __matmul__(self, x: Tensor) -> Tensor:
+        return self.matrix.to(x) @ x
+
+
+class HeadAttention(ByRows):
+    """softmax(scale * q k^T) of one head, from q and k (L, d); scale is d^-1/2 by default."""
+
+    def __init__(self, q: Tensor, k: Tensor, scale: float | None = None):
+        dtype = torch.promote_types(q.dtype, torch.float32)
+        self.q = q.to(dtype) * (q.shape[-1] ** -0.5 if scale is None else scale)
+        self.k = k.to(dtype)
+        self.size = len(q)
+
+    def rows(self, index: slice) -> Tensor:
+        """The softmax of these rows, (n, L)."""
+        return torch.softmax(self.q[index] @ self.k.T, dim=-1)
+
+
+class Sharpened(ByRows):
+    """An attention with its small entries set to 0 (CLIPer, supplement 6); rows sum to 1 again.
+
+    With `column_maximum`, as the released code does: every column is divided by its maximum, and
+    entries below `threshold` are small; a row of which nothing is left stays 0. Without, entries
+    below `threshold` times the mean of a row, 1 / L, are small.
+
+    The column maxima need every row's softmax. One pass finds them and keeps, on the way, what the
+    maxima seen so far let through; a filter at its end makes that exact, and since every block is
+    spread over the picture, little is let through in vain. Where few entries stay, they are kept as
+    a sparse matrix and `attention` is dropped; else its rows are made again on each use.
+
+    Args:
+        attention: the attention, rows summing to 1.
+        threshold: between 0 and 1 with column maxima, else in units of a row's mean.
+        column_maximum: see above.
+        epsilon: added to what is divided by.
+        sparse: share of entries up to which they are kept; 0 keeps none.
+    """
+
+    def __init__(
+        self,
+        attention: ByRows,
+        threshold: float,
+        *,
+        column_maximum: bool = True,
+        epsilon: float = 1e-5,
+        sparse: float = SPARSE,
+    ):
+        self.size = attention.size
+        self.attention: ByRows | None = attention
+        self.threshold = threshold
+        self.epsilon = epsilon
+        self.maximum: Tensor | None = None  # (L,) of every column
+        self.kept: Tensor | None = None  # sparse (L, L), its rows in the order of the blocks
+        if column_maximum or sparse:
+            self._look(attention, column_maximum, sparse)
+
+    def _look(self, attention: ByRows, column_maximum: bool, sparse: float) -> None:
+        found: list[tuple[Tensor, Tensor, Tensor]] = []
+        seen = count = 0
+        keep = sparse > 0
+        for block in self.blocks():
+            rows = attention.rows(block)
+            if column_maximum:
+                here = rows.amax(0)
+                self.maximum = here if self.maximum is None else self.maximum.maximum(here)
+            if not keep:
+                continue
+            kept = rows >= self._least
+            columns = kept.nonzero()[:, 1].int()
+            found.append((kept.sum(1), columns, rows[kept]))
+            seen += rows.numel()
+            count += len(columns)
+            keep = count <= 2 * sparse * seen
+        if keep:
+            counts, columns, values = (torch.cat(parts) for parts in zip(*found, strict=True))
+            self._keep(counts, columns, values, sparse)
+
+    @property
+    def _least(self) -> Tensor | float:
+        """What an entry must reach to be kept."""
+        if self.maximum is None:
+            return self.threshold / self.size
+        return self.threshold * (self.maximum + self.epsilon)
+
+    def _keep(self, counts: Tensor, columns: Tensor, values: Tensor, sparse: float) -> None:
+        row = torch.arange(self.size, device=counts.device).repeat_interleave(counts)
+        if self.maximum is not None:
+            maximum = self.maximum[columns] + self.epsilon
+            stays = values >= self.threshold * maximum
+            row, columns, values = row[stays], columns[stays], (values / maximum)[stays]
+        if len(values) > sparse * self.size**2:
+            return
+        total = values.new_zeros(self.size).index_add_(0, row, values)
+        starts = torch.bincount(row, minlength=self.size).cumsum(0).int()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # that sparse tensors are in beta
+            self.kept = torch.sparse_csr_tensor(
+                torch.cat([starts.new_zeros(1), starts]),
+                columns,
+                values / (total + self.epsilon)[row],
+                (self.size, self.size),
+                check_invariants=False,
+            )
+        self.attention = None
+
+    def __matmul__(self, x: Tensor) -> Tensor:
+        out = torch.empty_like(x)
+        if self.kept is not None:
+            parts = (self.kept @ x.to(self.kept)).split([len(out[b]) for b in self.blocks()])
+            for block, part in zip(self.blocks(), parts, strict=True):
+                out[block] = part
+            return out
+        weight = x.new_ones(len(x), 1)
+        if self.maximum is not None:
+            weight /= self.maximum[:, None] + self.epsilon
+        weighted = torch.cat([x * weight, weight], dim=1)  # the last column adds up the rows
+        for block in self.blocks():
+            y = self._large(block).to(x) @ weighted
+            out[block] = y[:, :-1] / (y[:, -1:] + self.epsilon)
+        return out
+
+    def _large(self, index: slice) -> Tensor:
+        assert self.attention is not None
+        rows = self.attention.rows(index)
+        return rows.masked_fill(rows < self._least, 0)
+
+    def rows(self, index: slice) -> Tensor:
+        """Rows as they are applied, (n, L)."""
+        if self.kept is not None:
+            return self.dense()[index]
+        rows = self._large(index)
+        if self.maximum is not None:
+            rows /= self.maximum + self.epsilon
+        return rows / (rows.sum(-1, keepdim=True) + self.epsilon)
+
+    def dense(self) -> Tensor:
+        """The map as it is applied, (L, L)."""
+        if self.kept is None:
+            return super().dense()
+        return self @ torch.eye(self.size, device=self.kept.device)
+
+
+class Chain(Affinity):
+    """The product A_0 A_1 ... A_n, applied right to left and never multiplied out."""
+
+    def __init__(self, factors: Sequence[Affinity]):
+        self.factors = tuple(factors)
+        self.size = self.factors[0].size
+
+    def __matmul__(self, x: Tensor) -> Tensor:
+        for factor in reversed(self.factors):
+            x = factor @ x
+        return x
+
+
+class Mean(Affinity):
+    """The mean of several affinities."""
+
+    def __init__(self, members: Sequence[Affinity]):
+        self.members = tuple(members)
+        self.size = self.members[0].size
+
+    def __matmul__(self, x: Tensor) -> Tensor:
+        total = self.members[0] @ x
+        for member in self.members[1:]:
+            total = total + member @ x
+        return total / len(self.members)
+
+
+class Regions(Affinity):
+    """Block-diagonal by region: nothing passes from one region to another.
+
+    Args:
+        labels: (L,) the region of every place, any integers.
+        within: makes the affinity of one region from the places in it, (n,) indices.
+    """
+
+    def __init__(self, labels: Tensor, within: Callable[[Tensor], Affinity]):
+        self.size = len(labels)
+        places = [(labels == label).nonzero()[:, 0] for label in labels.unique()]
+        self.parts = [(index, within(index)) for index in places]
+
+    def __matmul__(self, x: Tensor) -> Tensor:
+        out = torch.empty_like(x)
+        for index, part in self.parts:
+            out[index] = part @ x[index]
+        return out
 
 
 class Sinkhorn:
@@ -61,3 +297,96 @@ class Sinkhorn:
         b = b + b.transpose(-2, -1)
         b -= twice_mean
         return b.relu_()
+
+
+class MaskedSoftmax(ByRows):
+    """Softmax of the cosines between features, with pairs that are unlike masked (ProxyCLIP).
+
+    With c_ij = cos(q_i, k_j), A = softmax(gamma (c_ij - beta mean(c)) + mask), where the mask is
+    -inf below 0: c_ij counts where it is at least beta mean(c). The mean is over the whole matrix
+    and needs none of it: it is the scalar product of the mean unit query and the mean unit key.
+
+    A place whose row is masked whole, as in a picture without any contrast, keeps what it has.
+
+    Args:
+        queries: (L, D) features; vectors of zeros have cosine 0.
+        keys: (L, D); None: the queries.
+        beta, gamma: shift and scale of the cosines.
+        threshold: a fixed cosine from which pairs count, in place of beta mean(c) (supplement D).
+
+    Raises:
+        WordmaskError: features that are NaN or infinite, or of different shapes.
+    """
+
+    def __init__(
+        self,
+        queries: Tensor,
+        keys: Tensor | None = None,
+        *,
+        beta: float = 1.2,
+        gamma: float = 3.0,
+        threshold: float | None = None,
+    ):
+        keys = queries if keys is None else keys
+        if queries.ndim != 2 or queries.shape != keys.shape:
+            raise WordmaskError(
+                f"got features of shapes {tuple(queries.shape)} and {tuple(keys.shape)}; an "
+                "affinity needs (L, D), the same for both"
+            )
+        if not (torch.isfinite(queries).all() and torch.isfinite(keys).all()):
+            raise WordmaskError("got features that are NaN or infinite; run the network in float32")
+        self.size = len(queries)
+        self.keys = _unit(keys)
+        unit = self.keys if keys is queries else _unit(queries)
+        mean = unit.mean(0, dtype=torch.float64) @ self.keys.mean(0, dtype=torch.float64)
+        self.queries = unit * gamma
+        least = (gamma * (beta * mean if threshold is None else threshold + 0 * mean)).to(unit)
+        self.below = torch.nextafter(least, torch.full_like(least, -torch.inf)).item()
+
+    def rows(self, index: slice) -> Tensor:
+        """The rows that `index` picks, (n, L)."""
+        scores = self.queries[index] @ self.keys.T
+        F.threshold(scores, self.below, -torch.inf, inplace=True)  # keeps what is above `below`
+        weights = torch.softmax(scores, dim=-1)
+        empty = weights[:, 0].isnan().nonzero()[:, 0]
+        if len(empty):
+            itself = torch.arange(self.size, device=empty.device)[index][empty]
+            weights[empty] = 0
+            weights[empty, itself] = 1
+        return weights
+
+    def mix(self, maps: Tensor, grid: tuple[int, int]) -> Tensor:
+        """A U x for maps x on another grid, U their bilinear resizing to this affinity's.
+
+        Where that grid is much coarser, (A U) x is the cheaper order: a row of A is itself a map
+        and is brought to the coarse grid, one axis after the other.
+
+        Args:
+            maps: (C, h', w').
+            grid: h, w with h w = L.
+
+        Returns:
+            (C, h, w), in the type and on the device of the maps.
+        """
+        h, w = grid
+        if 2 * maps[0].numel() > self.size:
+            resized = F.interpolate(maps[None], size=grid, mode="bilinear")[0]
+            return (self @ resized.flatten(1).T).T.unflatten(1, grid)
+        x = maps.to(self.keys)
+        values = x.flatten(1).T.contiguous()  # (h' w', C)
+        along_y = _resizing(x.shape[1], h).to(x)  # (h, h')
+        along_x = _resizing(x.shape[2], w).to(x)  # (w, w')
+        out = x.new_empty(self.size, len(x))
+        for block in self.blocks():
+            narrow = self.rows(block).unflatten(1, grid) @ along_x  # (n, h, w')
+            out[block] = (along_y.T @ narrow).flatten(1) @ values
+        return out.T.unflatten(1, grid).to(maps)
+
+
+def _unit(x: Tensor) -> Tensor:
+    return F.normalize(x if x.dtype == torch.float64 else x.float(), dim=-1)
+
+
+def _resizing(old: int, new: int) -> Tensor:
+    """The matrix (new, old) of linear resizing along one axis."""
+    return F.interpolate(torch.eye(old)[None], size=new, mode="linear")[0].T.contiguous()
