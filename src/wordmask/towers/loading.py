@@ -15,9 +15,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from torch import nn
 
 from wordmask.errors import WordmaskError, unknown
-from wordmask.towers.clip import CLIP_MEAN, CLIP_STD
+from wordmask.towers.blip import BlipText, BlipTower
+from wordmask.towers.clip import CLIP_MEAN, CLIP_STD, ClipTower
+from wordmask.towers.siglip import SiglipText, SiglipTower
+from wordmask.towers.text import TextTower
 
 BUILT_IN = "wordmask"  # names wordmask/... are networks inside the package
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
@@ -26,20 +30,44 @@ Loaded = TypeVar("Loaded")
 
 
 @dataclass(frozen=True)
+class Family:
+    """Who reads a kind of image-text model.
+
+    Attributes:
+        model: the class of transformers that holds it.
+        tower, text: who reads its two halves.
+        text_parts: where it keeps its text model, and the projection of its output if it has one.
+    """
+
+    model: str
+    tower: type[ClipTower] = ClipTower
+    text: type[TextTower] = TextTower
+    text_parts: tuple[str, str] = ("text_model", "text_projection")
+
+
+FAMILIES = {  # by the model type in the configuration
+    "clip": Family("CLIPModel"),
+    "clip_vision_model": Family("CLIPVisionModelWithProjection"),
+    "blip": Family("BlipForImageTextRetrieval", BlipTower, BlipText, ("text_encoder", "text_proj")),
+    "siglip": Family("SiglipModel", SiglipTower, SiglipText, ("text_model", "")),
+}
+
+
+@dataclass(frozen=True)
 class LoadedClip:
     """A CLIP and what belongs to it.
 
     Attributes:
-        model: `CLIPModel`, or `CLIPVisionModelWithProjection` where a checkpoint has no text half.
+        model: a model of one of the `FAMILIES`.
         tokenizer: its tokenizer, None where there is none.
-        mean, std: how pictures are normalised.
+        mean, std: how pictures are normalised; None leaves it to the family's tower.
         source: the id or folder it came from.
     """
 
     model: Any
     tokenizer: Any
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    mean: tuple[float, ...] | None
+    std: tuple[float, ...] | None
     source: str
 
 
@@ -122,6 +150,32 @@ def load_from(
             return _download(name, load, kind, files, cache_dir)
 
 
+def tower_of(model: nn.Module, **settings: Any) -> ClipTower:
+    """The vision tower of a model of any of the `FAMILIES`; settings as for `ClipTower`.
+
+    Raises:
+        WordmaskError: a model without the modules that its family's tower reads.
+    """
+    return _family(model).tower(model, **settings)
+
+
+def text_of(
+    model: nn.Module, tokenizer: Any, cache_dir: str | os.PathLike[str] | None
+) -> TextTower | None:
+    """The text tower of a model of any of the `FAMILIES`; None where it has no text half."""
+    family = _family(model)
+    encoder, projection = family.text_parts
+    if not hasattr(model, encoder):
+        return None
+    last = getattr(model, projection) if projection else nn.Identity()
+    return family.text(getattr(model, encoder), last, tokenizer, cache_dir=cache_dir)
+
+
+def _family(model: nn.Module) -> Family:
+    kind = getattr(getattr(model, "config", None), "model_type", "clip")
+    return FAMILIES.get(kind, FAMILIES["clip"])
+
+
 def _built_in(name: str) -> Path:
     """The folder of a network that ships with the package, by its name `wordmask/...`."""
     home = Path(__file__).parents[1] / "networks"
@@ -132,32 +186,34 @@ def _built_in(name: str) -> Path:
 
 
 def _load(name: str, dtype: torch.dtype, cache_dir: Any, *, local_files_only: bool) -> LoadedClip:
-    from transformers import AutoConfig, AutoTokenizer, CLIPModel, CLIPVisionModelWithProjection
+    import transformers
+    from transformers import AutoConfig, AutoTokenizer
 
     where = {"cache_dir": cache_dir, "local_files_only": local_files_only}
     config = AutoConfig.from_pretrained(name, trust_remote_code=False, **where)
-    kinds = {"clip": CLIPModel, "clip_vision_model": CLIPVisionModelWithProjection}
-    kind = kinds.get(config.model_type)
-    if kind is None:
+    family = FAMILIES.get(config.model_type)
+    if family is None:
         raise WordmaskError(
-            f"got a {config.model_type!r} model from {name}; wordmask reads CLIP models"
+            f"got a {config.model_type!r} model from {name}; wordmask reads CLIP, BLIP for "
+            "retrieval, and SigLIP of fixed sizes"
         )
-    model, report = kind.from_pretrained(
+    model, report = getattr(transformers, family.model).from_pretrained(
         name, dtype=dtype, trust_remote_code=False, output_loading_info=True, **where
     )
     if report["missing_keys"]:
         missing = sorted(report["missing_keys"])
         raise WordmaskError(
             f"the weights of {name} lack {len(missing)} tensors ({missing[0]}, ...); "
-            "the checkpoint is not a complete CLIP"
+            f"the checkpoint is not a complete {family.model}"
         )
     tokenizer = None
-    if kind is CLIPModel:
+    if config.model_type != "clip_vision_model":
         try:
             tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False, **where)
         except Exception:  # names cannot be encoded then, which the text tower says
             tokenizer = None
-    mean, std = read_normalisation(name, where)
+    default = family.tower.default_mean, family.tower.default_std
+    mean, std = read_normalisation(name, where, default)
     return LoadedClip(model, tokenizer, mean, std, name)
 
 
