@@ -124,9 +124,11 @@ class TestEveryMethod:
 
     def test_bfloat16_agrees(self, texts, method, variant):
         clip, image = tiny_clip(), pictures(1, 160, 160, smooth=32)
-        full = Segmenter.from_pretrained(clip, method, variant)(image, texts)[0].labels
+        # a region whose two best classes are close may flip as a whole: no clusters here
+        options = {"eps": 1e-9} if method == "cliptrase" else None
+        full = Segmenter.from_pretrained(clip, method, variant, options)(image, texts)[0].labels
         clip.bfloat16()
-        half = Segmenter.from_pretrained(clip, method, variant)(image, texts)[0].labels
+        half = Segmenter.from_pretrained(clip, method, variant, options)(image, texts)[0].labels
         assert (full == half).mean() >= 0.99
 
     def test_more_pictures_than_a_batch(self, clip, texts, method, variant, monkeypatch):
@@ -188,7 +190,17 @@ def test_a_name_given_twice_changes_nothing(clip):
 
 def test_names_of_methods():
     assert list_methods() == sorted(
-        ["clip", "clip_surgery", "cliper", "cliptrase", "clearclip", "gem", "maskclip", "naclip", "sclip"]
+        [
+            "clip",
+            "clip_surgery",
+            "cliper",
+            "cliptrase",
+            "clearclip",
+            "gem",
+            "maskclip",
+            "naclip",
+            "sclip",
+        ]
     )
 
 
