@@ -1,0 +1,61 @@
+"""Whether a network fits into memory, asked before it is loaded."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+
+from wordmask.errors import WordmaskError
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that can still be taken on a device; None where that cannot be told."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    if device.type != "cpu":
+        return None
+    limits = [_free_of_machine(), _free_of_group(Path("/sys/fs/cgroup"))]
+    return min((x for x in limits if x is not None), default=None)
+
+
+def _free_of_machine() -> int | None:
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
+def _free_of_group(folder: Path) -> int | None:
+    """What the limit of a container leaves (control groups, version 2)."""
+    try:
+        limit = int((folder / "memory.max").read_text())  # "max" where there is none
+        used = int((folder / "memory.current").read_text())
+        stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+        return limit - used + int(stat.get("inactive_file", 0))  # cached files give way
+    except (OSError, ValueError):
+        return None
+
+
+def check_memory(name: str, needed: int, device: torch.device, advice: str) -> None:
+    """Refuse a network that needs more than is free.
+
+    Args:
+        name: which network.
+        needed: bytes of its weights and of one pass.
+        device: where it would go.
+        advice: what would fit, or what to do.
+
+    Raises:
+        WordmaskError: it is too large.
+    """
+    free = free_memory(device)
+    if free is not None and needed > free:
+        raise WordmaskError(
+            f"{name} needs about {needed / 2**30:.1f} GiB on {device.type}, where "
+            f"{max(free, 0) / 2**30:.1f} GiB are free; {advice}"
+        )
