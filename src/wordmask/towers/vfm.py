@@ -1,0 +1,347 @@
+"""The VFM tower: dense features of a frozen vision foundation model, of whichever family it is.
+
+A vision transformer is opened up as `ClipTower` opens CLIP: its own modules are called one after
+the other, so that it takes pictures of any size and shape, its position embedding reaches them as
+its own code has it, MAE masks nothing, and the last block's queries, keys or values can be read
+without a hook. Only modules of transformers are used; nothing is changed.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from wordmask.errors import WordmaskError
+from wordmask.towers.clip import position_embedding
+from wordmask.towers.loading import load_from, read_normalisation
+from wordmask.towers.memory import check_memory, free_memory
+
+if TYPE_CHECKING:
+    from wordmask.towers.diffusion import DiffusionTower
+
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+FILES = ("config.json", "model.safetensors", "preprocessor_config.json")
+Facet = Literal["output", "queries", "keys", "values"]
+
+
+class Family(NamedTuple):
+    """What is peculiar to a family of VFMs.
+
+    Attributes:
+        title: what people call it.
+        module: its class in transformers.
+        position: how its own code resizes the position embedding (see `position_embedding`);
+            "rotary" has none, "fixed" takes pictures of one size.
+    """
+
+    title: str
+    module: str
+    position: str
+
+
+FAMILIES = {  # by the model_type of their configuration
+    "vit": Family("DINO", "ViTModel", "bicubic_offset"),
+    "dinov2": Family("DINOv2", "Dinov2Model", "bicubic_offset"),
+    "dinov2_with_registers": Family(
+        "DINOv2 with registers", "Dinov2WithRegistersModel", "bicubic_antialias"
+    ),
+    "dinov3_vit": Family("DINOv3", "DINOv3ViTModel", "rotary"),
+    "vit_mae": Family("MAE", "ViTMAEModel", "bicubic"),
+    "sam": Family("SAM", "SamVisionModel", "fixed"),
+    "sam_vision_model": Family("SAM", "SamVisionModel", "fixed"),
+}
+SIZES = {  # millions of parameters of some to fall back on
+    "facebook/dino-vits8": 22,
+    "facebook/dino-vitb8": 86,
+    "facebook/dinov2-small": 22,
+    "facebook/dinov2-base": 87,
+    "facebook/dinov2-large": 305,
+}
+
+
+class VfmTower:
+    """A vision transformer of one of `FAMILIES` as a source of dense features.
+
+    Args:
+        model: a transformers module of one of these families, bare or with a head; used as it is.
+        mean, std: how its pictures are normalised.
+        source: the id or folder it came from.
+
+    Attributes:
+        patch: side of a patch in pixels.
+        model: the bare network.
+
+    Raises:
+        WordmaskError: another kind of model.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        mean: tuple[float, ...] = IMAGENET[0],
+        std: tuple[float, ...] = IMAGENET[1],
+        source: str = "in memory",
+    ):
+        kind = getattr(getattr(model, "config", None), "model_type", type(model).__name__)
+        self.family = family_of(kind, source)
+        network: Any = model
+        if self.family.position == "fixed":
+            network = getattr(model, "vision_encoder", model)
+        elif not hasattr(model, "embeddings"):
+            network = model.base_model
+        self.model: Any = network
+        self.mean, self.std, self.source = mean, std, source
+        side = self.model.config.patch_size
+        self.patch: int = side if isinstance(side, int) else side[0]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self._stem.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the weights."""
+        return self._stem.weight.dtype
+
+    @torch.no_grad()
+    def features(self, unit_pixels: Tensor, facet: Facet = "output") -> Tensor:
+        """Dense features of the last block, a vector for every patch.
+
+        Pictures are resized to the nearest whole number of patches on each side, bilinearly and
+        antialiased, so that the grid covers all of the picture; whole patches are left as they are.
+        SAM's are enlarged to 1024 pixels on the long side, at its aspect to whole patches, and
+        padded to a square as in its own code; the pad's features are cut off.
+
+        Args:
+            unit_pixels: (B, 3, H, W) float in [0, 1], of any size from one patch on.
+            facet: "output" is the last block's output after the final norm (SAM: the neck's 256
+                channels); "queries", "keys" and "values" are what its attention reads, heads side
+                by side, before any rotary embedding.
+
+        Returns:
+            (B, D, h, w) float32, without class and register tokens.
+
+        Raises:
+            WordmaskError: a picture smaller than one patch.
+        """
+        height, width = unit_pixels.shape[-2:]
+        if min(height, width) < self.patch:
+            raise WordmaskError(
+                f"got a picture of {height} x {width} pixels for {self.source}; at least one patch "
+                f"of {self.patch} x {self.patch} is needed"
+            )
+        if self.family.position == "fixed":
+            return self._fixed_size(unit_pixels, facet)
+        grid = max(round(height / self.patch), 1), max(round(width / self.patch), 1)
+        pixels = self._prepare(unit_pixels, grid)
+        x = self._embed(pixels, grid)
+        extra = {}
+        if self.family.position == "rotary":
+            extra["position_embeddings"] = self.model.rope_embeddings(pixels)
+        x = self._run(x, facet, extra)
+        if facet == "output":
+            x = self.model.norm(x) if hasattr(self.model, "norm") else self.model.layernorm(x)
+        patches = x[:, -grid[0] * grid[1] :]  # behind class and register tokens
+        return patches.transpose(1, 2).unflatten(2, grid).float()
+
+    # -- steps ----------------------------------------------------------------------------------
+
+    @property
+    def _stem(self) -> Any:
+        """The convolution that makes patches."""
+        return next(m for m in self.model.modules() if isinstance(m, nn.Conv2d))
+
+    @property
+    def _blocks(self) -> Any:
+        return next(m for m in self.model.modules() if isinstance(m, nn.ModuleList))
+
+    def _prepare(self, unit_pixels: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Resize to whole patches and normalise."""
+        pixels = unit_pixels.to(self.device, torch.float32)
+        size = grid[0] * self.patch, grid[1] * self.patch
+        if pixels.shape[-2:] != size:
+            pixels = F.interpolate(pixels, size=size, mode="bilinear", antialias=True)
+        shift, scale = pixels.new_tensor([self.mean, self.std])[..., None, None]
+        return ((pixels - shift) / scale).to(self.dtype)
+
+    def _embed(self, pixels: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Class token, registers where there are any, patches with their positions; (B, T, D)."""
+        parts = self.model.embeddings
+        x = self._stem(pixels).flatten(2).transpose(1, 2)
+        x = torch.cat([parts.cls_token.expand(len(x), -1, -1), x], dim=1)
+        if self.family.position != "rotary":
+            table = parts.position_embeddings[0]
+            x = x + position_embedding(table, grid, self.family.position)
+        if hasattr(parts, "register_tokens"):
+            registers = parts.register_tokens.expand(len(x), -1, -1)
+            x = torch.cat([x[:, :1], registers, x[:, 1:]], dim=1)
+        return x
+
+    def _run(self, x: Tensor, facet: Facet, extra: dict[str, Any]) -> Tensor:
+        """All blocks; or all but the last, and what the last one's attention reads."""
+        *blocks, last = self._blocks
+        for block in blocks:
+            x = _first(block(x, **extra))
+        if facet == "output":
+            return _first(last(x, **extra))
+        norm = next(m for name, m in last.named_children() if "norm" in name)
+        names = {"queries": ("q_proj", "query"), "keys": ("k_proj", "key")}
+        wanted = (*names.get(facet, ("v_proj", "value")), "qkv")
+        module = next(m for name, m in last.named_modules() if name.split(".")[-1] in wanted)
+        projected = module(norm(x))
+        if projected.shape[-1] == 3 * x.shape[-1]:
+            projected = projected.chunk(3, dim=-1)[("queries", "keys", "values").index(facet)]
+        return projected
+
+    def _fixed_size(self, unit_pixels: Tensor, facet: Facet) -> Tensor:
+        """SAM: the long side at its size, the rest padded with zeros after normalising."""
+        full = self.model.config.image_size // self.patch
+        height, width = unit_pixels.shape[-2:]
+        longest = max(height, width)
+        h, w = (max(round(full * side / longest), 1) for side in (height, width))
+        pixels = self._prepare(unit_pixels, (h, w))
+        pad = (full - w) * self.patch, (full - h) * self.patch
+        x = self.model.patch_embed(F.pad(pixels, (0, pad[0], 0, pad[1])))  # (B, 64, 64, D)
+        if self.model.pos_embed is not None:
+            x = x + self.model.pos_embed
+        x = self._run(x, facet, {})
+        x = self.model.neck(x) if facet == "output" else x.permute(0, 3, 1, 2)
+        return x[:, :, :h, :w].float()
+
+
+class DiffusionVfm:
+    """Stable Diffusion as a VFM (ProxyCLIP, supplement A): features of the ninth block of its UNet.
+
+    The picture is taken twice as large, at time step 0. Interface as for `VfmTower`.
+    """
+
+    patch = 16  # of the picture as it is given: the block sees a 32nd of twice the size
+
+    def __init__(self, tower: DiffusionTower, source: str = "in memory"):
+        self.tower = tower
+        self.source = source
+
+    def modules(self) -> list[nn.Module]:
+        """The networks that it runs."""
+        return self.tower.modules()
+
+    def features(self, unit_pixels: Tensor, facet: Facet = "output") -> Tensor:
+        """Features (B, D, h, w), float32; `facet` must be "output"."""
+        if facet != "output":
+            raise WordmaskError(f'got facet={facet!r} with a diffusion model; it has "output" only')
+        return torch.stack([self.tower.features(x, t=0, block=9) for x in unit_pixels]).float()
+
+
+def load_vfm(
+    source: str | os.PathLike[str] | nn.Module,
+    *,
+    device: torch.device | None = None,
+    dtype: torch.dtype | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    local_files_only: bool = False,
+) -> VfmTower | DiffusionVfm:
+    """Load a vision foundation model.
+
+    Args:
+        source: a hub id, a local folder, a name `wordmask/...`, or a module in memory, which is
+            used as it is, with ImageNet's normalisation. A Stable Diffusion pipeline's id or folder
+            gives a `DiffusionVfm`.
+        device, dtype: where it goes; None: the CPU, float32.
+        cache_dir, local_files_only: as for `load_clip`.
+
+    Raises:
+        WordmaskError: no such folder or files, the hub out of reach, another kind of model, or one
+            that does not fit into memory, found before its weights are read.
+    """
+    device, dtype = device or torch.device("cpu"), dtype or torch.float32
+    if isinstance(source, nn.Module):
+        return VfmTower(source, source=type(source).__name__)
+    name = os.fspath(source)
+    where: dict[str, Any] = {"cache_dir": cache_dir, "local_files_only": local_files_only}
+    try:
+        if (Path(name).expanduser() / "model_index.json").is_file():
+            raise _PipelineError("a diffusion pipeline")
+        return load_from(
+            name,
+            lambda place, offline: _load(name, place, offline, device, dtype, cache_dir),
+            kind="the VFM",
+            files=FILES,
+            **where,
+        )
+    except _PipelineError:
+        from wordmask.towers.diffusion import load_diffusion
+
+        return DiffusionVfm(load_diffusion(source, device=device, dtype=dtype, **where), name)
+
+
+class _PipelineError(WordmaskError):
+    """The source holds a diffusion pipeline and not one network."""
+
+
+def _load(
+    source: str, place: str, offline: bool, device: torch.device, dtype: torch.dtype, cache_dir: Any
+) -> VfmTower:
+    import transformers
+    from transformers.utils import cached_file
+
+    where = {"cache_dir": cache_dir, "local_files_only": offline}
+    try:
+        config = transformers.AutoConfig.from_pretrained(place, trust_remote_code=False, **where)
+    except OSError:
+        kinds = ("missing_entries", "connection_errors")
+        quiet = {f"_raise_exceptions_for_{kind}": False for kind in kinds}
+        if cached_file(place, "model_index.json", **quiet, **where):
+            raise _PipelineError("a diffusion pipeline") from None
+        raise
+    family = family_of(config.model_type, source)
+    network = getattr(transformers, family.module)
+    plain = {"add_pooling_layer": False} if family.module == "ViTModel" else {}
+    with torch.device("meta"):
+        bare = network(getattr(config, "vision_config", config), **plain)
+    parameters = sum(p.numel() for p in bare.parameters())
+    needed = int(1.1 * parameters * dtype.itemsize)
+    check_memory(source, needed, device, _advice(source, parameters, device, dtype))
+    model, report = network.from_pretrained(
+        place, dtype=dtype, trust_remote_code=False, output_loading_info=True, **plain, **where
+    )
+    missing = sorted(key for key in report["missing_keys"] if "mask_token" not in key)
+    if missing:
+        raise WordmaskError(
+            f"the weights of {source} lack {len(missing)} tensors ({missing[0]}, ...); the "
+            f"checkpoint is not a complete {family.title}"
+        )
+    mean, std = read_normalisation(place, where, IMAGENET)
+    return VfmTower(model.eval().to(device), mean=mean, std=std, source=source)
+
+
+def family_of(kind: str, source: str) -> Family:
+    """The family of a `model_type`; a WordmaskError where it is none of `FAMILIES`."""
+    if kind not in FAMILIES:
+        titles = ", ".join(dict.fromkeys(family.title for family in FAMILIES.values()))
+        raise WordmaskError(
+            f"got a {kind!r} model from {source} as the VFM; give one of {titles}, or a Stable "
+            "Diffusion pipeline"
+        )
+    return FAMILIES[kind]
+
+
+def _advice(source: str, parameters: int, device: torch.device, dtype: torch.dtype) -> str:
+    """What would fit in place of a network that may not."""
+    room = (free_memory(device) or 0) / 1.1
+    fits = [f"{source} in bfloat16"] if 2 * parameters <= room and dtype.itemsize > 2 else []
+    for name, millions in sorted(SIZES.items(), key=lambda item: -item[1]):
+        if 1e6 * millions * dtype.itemsize <= room and 1e6 * millions < parameters:
+            fits.append(f"{name} ({1e6 * millions * dtype.itemsize / 2**30:.2f} GiB)")
+            break
+    return f"{' or '.join(fits)} would fit" if fits else "free some memory"
+
+
+def _first(output: Any) -> Tensor:
+    return output[0] if isinstance(output, tuple) else output
