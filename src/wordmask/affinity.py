@@ -340,7 +340,8 @@ class MaskedSoftmax(ByRows):
         unit = self.keys if keys is queries else _unit(queries)
         mean = unit.mean(0, dtype=torch.float64) @ self.keys.mean(0, dtype=torch.float64)
         self.queries = unit * gamma
-        least = (gamma * (beta * mean if threshold is None else threshold + 0 * mean)).to(unit)
+        least = beta * mean if threshold is None else mean.new_tensor(threshold)
+        least = (gamma * least).to(unit)
         self.below = torch.nextafter(least, torch.full_like(least, -torch.inf)).item()
 
     def rows(self, index: slice) -> Tensor:
