@@ -1,5 +1,17 @@
 """The benchmarks, one a file. Importing this package registers them all and loads no torch."""
 
+from wordmask.datasets import (
+    ade20k,
+    camvid,
+    cityscapes,
+    coco27,
+    coco_object,
+    coco_stuff,
+    context,
+    folder,
+    toyscenes,
+    voc,
+)
 from wordmask.datasets.base import (
     BENCHMARKS,
     SOURCES,
@@ -11,15 +23,28 @@ from wordmask.datasets.base import (
     present,
     register,
 )
+from wordmask.datasets.verify import Report, verify
 
 __all__ = [
     "BENCHMARKS",
     "SOURCES",
     "VOID",
     "Benchmark",
+    "Report",
     "Sample",
     "Samples",
+    "ade20k",
     "benchmark",
+    "camvid",
+    "cityscapes",
+    "coco27",
+    "coco_object",
+    "coco_stuff",
+    "context",
+    "folder",
     "present",
     "register",
+    "toyscenes",
+    "verify",
+    "voc",
 ]

@@ -1,4 +1,4 @@
-"""What every benchmark is: pictures with true label maps, read from the layout they are given out in.
+"""What every benchmark is: pictures with true label maps, read from the layout of their release.
 
 A benchmark is listed cheaply (folders and split files, no mask is opened) and read sample by
 sample. Every problem of a copy is a WordmaskError of one line.
@@ -110,6 +110,7 @@ class Benchmark:
         layout: what is looked for below the root, as people read it.
         words: name of the lists of class names, see `wordmask.datasets.names`.
         note: what else one should know, or nothing.
+        size: (height, width) of every picture, where there is one size.
         needs_root: whether files are read at all.
     """
 
@@ -123,6 +124,7 @@ class Benchmark:
     layout: str
     words: str
     note: str = ""
+    size: tuple[int, int] | None = None
     needs_root: ClassVar[bool] = True
 
     @cached_property
@@ -152,7 +154,11 @@ class Benchmark:
         found = {s: read_background(s, self.words, self.has_background) for s in self.names}
         return {source: words for source, words in found.items() if words}
 
-    def list(self, root: Path) -> Listing:
+    def at(self, root: Path) -> Benchmark:
+        """The benchmark that the files below a root make of it: itself, except for `folder`."""
+        return self
+
+    def find(self, root: Path) -> Listing:
         """Find the samples below a root without opening a mask.
 
         Raises:
@@ -168,14 +174,15 @@ class Benchmark:
             WordmaskError: there is no such folder, nothing of this benchmark is in it, a listed
                 picture or mask is missing, or there are more images than the split has.
         """
-        listing = self.list(self.check_root(root))
+        path = self.check_root(root) if self.needs_root else Path()
+        listing = self.find(path)
         problems = [*listing.problems, *self.surplus(len(listing.samples))]
         if problems:
             more = f" (and {len(problems) - 1} problems more)" if len(problems) > 1 else ""
             raise WordmaskError(
                 f"{self.name}: {problems[0]}{more}; see wordmask datasets check {self.name}"
             )
-        return Samples(self, listing.samples)
+        return Samples(self.at(path), listing.samples)
 
     def check_root(self, root: str | os.PathLike[str] | None) -> Path:
         """The root as a path that is a folder."""

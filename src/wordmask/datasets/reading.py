@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,7 @@ from PIL.ExifTags import Base
 from wordmask.errors import WordmaskError
 
 Truth = npt.NDArray[np.uint16]
+Values = npt.NDArray[np.integer[Any]]
 
 VOID = 65535
 """Label of pixels that are left out of the score."""
@@ -22,7 +24,7 @@ INVALID = 65534  # label of values that a benchmark does not know; never leaves 
 
 _INDEX_MODES = ("P", "L", "1", "I", "I;16", "I;16B", "I;16L")
 # What turns a stored picture upright where that swaps its sides, by EXIF orientation.
-_QUARTER_TURNS = {
+_QUARTER_TURNS: dict[int, Callable[[Truth], Truth]] = {
     5: np.transpose,
     6: lambda labels: np.rot90(labels, 3),
     7: lambda labels: np.rot90(labels.T, 2),
@@ -60,7 +62,7 @@ class IndexMask:
         return look_up(read_index(self.path), self.table, str(self.path), self.hint)
 
 
-def read_index(path: Path) -> npt.NDArray[np.generic]:
+def read_index(path: Path) -> Values:
     """Read a mask of one index a pixel: (H, W) of uint8, uint16 or int32.
 
     Raises:
@@ -79,7 +81,7 @@ def read_index(path: Path) -> npt.NDArray[np.generic]:
         return decode(image, path)
 
 
-def read_colours(path: Path) -> npt.NDArray[np.uint8]:
+def read_colours(path: Path) -> Values:
     """Read a mask that is coded in colours: (H, W, 3) uint8.
 
     Raises:
@@ -105,7 +107,7 @@ def open_mask(path: Path) -> Image.Image:
         raise WordmaskError(f"cannot read the mask {path}: {error.strerror or error}") from None
 
 
-def decode(image: Image.Image, path: Path) -> npt.NDArray[np.generic]:
+def decode(image: Image.Image, path: Path) -> Values:
     """The pixels of an opened mask."""
     try:
         pixels = np.asarray(image)
@@ -114,7 +116,7 @@ def decode(image: Image.Image, path: Path) -> npt.NDArray[np.generic]:
     return pixels.view(np.uint8) if pixels.dtype == bool else pixels
 
 
-def look_up(values: npt.NDArray[np.generic], meaning: Truth, shown: str, hint: str = "") -> Truth:
+def look_up(values: Values, meaning: Truth, shown: str, hint: str = "") -> Truth:
     """Turn the values (H, W) of a mask into labels by a table.
 
     Raises:
@@ -126,7 +128,8 @@ def look_up(values: npt.NDArray[np.generic], meaning: Truth, shown: str, hint: s
             f"the mask {shown} is {values.dtype} of shape {values.shape}; whole numbers (H, W) are "
             "expected"
         )
-    if values.dtype.itemsize > 2 or len(meaning) <= np.iinfo(values.dtype).max:
+    limits = np.iinfo(values.dtype)
+    if limits.min < 0 or limits.max >= len(meaning):
         out = (values < 0) | (values >= len(meaning))
         if out.any():
             raise _wrong_values(values, out, meaning, shown, hint)
@@ -138,9 +141,8 @@ def look_up(values: npt.NDArray[np.generic], meaning: Truth, shown: str, hint: s
 
 
 def _wrong_values(
-    values: npt.NDArray[np.generic], out: npt.NDArray[np.bool_], meaning: Truth, shown: str,
-    hint: str,
-) -> WordmaskError:  # fmt: skip
+    values: Values, out: npt.NDArray[np.bool_], meaning: Truth, shown: str, hint: str
+) -> WordmaskError:
     wrong = [int(value) for value in np.unique(values[out])]
     listed = ", ".join(map(str, wrong[:5])) + (", ..." if len(wrong) > 5 else "")
     several = "s" if len(wrong) > 1 else ""
@@ -169,7 +171,9 @@ def picture_size(path: Path) -> tuple[tuple[int, int], int]:
     """
     try:
         with Image.open(path) as image:
-            orientation = image.getexif().get(Base.Orientation, 1)
+            # Asking a PNG without EXIF for it would decode the whole picture.
+            asked = image.format != "PNG" or "exif" in image.info
+            orientation = image.getexif().get(Base.Orientation, 1) if asked else 1
             return (image.height, image.width), int(orientation)
     except FileNotFoundError:
         raise WordmaskError(f"there is no picture {path}") from None

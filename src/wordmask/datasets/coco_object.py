@@ -1,0 +1,173 @@
+"""COCO-Object (Xu et al., GroupViT, CVPR 2022): the 80 things of COCO, on val2017.
+
+`coco_object` is what the papers report on: the pixel maps of COCO-Stuff with all stuff as
+background. `coco_object_instances` is made of the instance annotation (instances_val2017.json):
+objects are painted from the largest to the smallest, so that small ones lie on top, and crowds,
+where no object lies on them, are left out. The two differ along outlines and in overlaps.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wordmask.datasets import coco_stuff, layout
+from wordmask.datasets.base import Benchmark, Listing, Sample, register
+from wordmask.datasets.reading import VOID, IndexMask, Truth, table
+from wordmask.errors import WordmaskError
+
+_LABELS = {number: label for label, number in enumerate(coco_stuff.IDS, 1)}
+THING_IDS = coco_stuff.IDS[: coco_stuff.THINGS]
+
+OBJECTS = table(
+    {number - 1: label if label <= coco_stuff.THINGS else 0 for number, label in _LABELS.items()},
+    void=(255,),
+)
+CONVERTED = table({value: value for value in range(coco_stuff.THINGS + 1)}, void=(255,))
+
+
+@dataclass(frozen=True, kw_only=True)
+class CocoObject(Benchmark):
+    """val2017 with the pixel maps of COCO-Stuff, restricted to things.
+
+    Maps of 0 background, 1 to 80 and 255 are taken as they are where there are no pixel maps: from
+    `object_masks/val2017`, or named *_instanceTrainIds.png, as GroupViT's converter does.
+    """
+
+    title: str = "COCO-Object val2017"
+    expected: int = 5000
+    classes: int = coco_stuff.THINGS
+    has_background: bool = True
+    layout: str = f"{coco_stuff.CocoStuff.layout}; or object_masks/val2017/*.png of 0 to 80"
+    words: str = "coco_object"
+    note: str = "Pixel maps of COCO-Stuff with all stuff as background, as the papers have it."
+
+    def find(self, root: Path) -> Listing:
+        """All photographs of val2017 and their maps."""
+        pictures = coco_stuff.find_pictures(root)
+        masks = _converted(root)
+        if masks:
+            return layout.pair(pictures, masks, partial(IndexMask, table=CONVERTED))
+        load = partial(IndexMask, table=OBJECTS, hint=coco_stuff.HINT)
+        return layout.pair(pictures, coco_stuff.find_maps(root), load)
+
+
+def _converted(root: Path) -> dict[str, Path]:
+    """Maps of 0 to 80, where there are such and no pixel maps."""
+    for place in coco_stuff.MAPS:
+        if (root / place).is_dir():
+            maps = layout.files(root / place, (".png",))
+            if any(name.isdigit() for name in maps):
+                return {}
+            made = layout.files(root / place, (".png",), "_instanceTrainIds")
+            if made:
+                return made
+    for base in ("", "coco/"):
+        if (root / f"{base}object_masks/val2017").is_dir():
+            return layout.some_files(root / f"{base}object_masks/val2017", (".png",))
+    return {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class CocoObjectInstances(CocoObject):
+    """val2017 with the instance annotation (needs pycocotools), see the top of this file."""
+
+    title: str = "COCO-Object val2017, by instances"
+    ignore: int | None = None
+    layout: str = (
+        "[coco/] images/val2017/*.jpg or val2017/*.jpg, and annotations/instances_val2017.json"
+    )
+    note: str = "From instance masks, not the maps that papers use; crowds are left out."
+
+    def find(self, root: Path) -> Listing:
+        """All pictures of the annotation, whose objects are kept until their truth is asked for."""
+        pictures = coco_stuff.find_pictures(root)
+        places = ("annotations", "coco/annotations", "COCO/annotations", ".")
+        folder = layout.locate(root, places, "COCO annotation")
+        path = folder / "instances_val2017.json"
+        objects = read_instances(path)
+        missing = [name for name in objects if name not in pictures]
+        problems = layout.missing("picture", missing, len(objects), path)
+        samples = (Sample(n, pictures[n], objects[n]) for n in objects if n in pictures)
+        return Listing(tuple(samples), tuple(problems))
+
+
+@dataclass(frozen=True)
+class InstanceMask:
+    """The objects of one picture; call it to paint the labels."""
+
+    height: int
+    width: int
+    objects: tuple[dict[str, Any], ...]
+    shown: str
+
+    def __call__(self) -> Truth:
+        """The labels, (H, W) uint16.
+
+        Raises:
+            WordmaskError: pycocotools is not installed, or an outline cannot be used.
+        """
+        try:
+            from pycocotools import mask as outlines
+        except ImportError:
+            raise WordmaskError(
+                'reading instances needs pycocotools: pip install "wordmask[evaluate]"'
+            ) from None
+        truth = np.zeros((self.height, self.width), np.uint16)
+        # Crowds first, then the largest objects: what comes later lies on top.
+        by_size = sorted(self.objects, key=lambda one: (not one.get("iscrowd"), -one["area"]))
+        for one in by_size:
+            label = VOID if one.get("iscrowd") else _LABELS[one["category_id"]]
+            shape = one["segmentation"]
+            try:
+                if isinstance(shape, list) or isinstance(shape["counts"], list):
+                    shape = outlines.frPyObjects(shape, self.height, self.width)
+                if isinstance(shape, list):
+                    shape = outlines.merge(shape)
+                inside = outlines.decode(shape).astype(bool)
+                truth[inside] = label
+            except Exception as error:
+                reason = " ".join(str(error).split()) or type(error).__name__
+                raise WordmaskError(
+                    f"an outline of {self.shown} cannot be used: {reason}"
+                ) from None
+        return truth
+
+
+def read_instances(path: Path) -> dict[str, InstanceMask]:
+    """The objects of each picture of an instance annotation, by the name of the picture.
+
+    Raises:
+        WordmaskError: the file is missing, no instance annotation, or has other categories.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        pictures = {one["id"]: one for one in content["images"]}
+        objects: dict[int, list[dict[str, Any]]] = {number: [] for number in pictures}
+        for one in content["annotations"]:
+            objects[one["image_id"]].append(
+                {key: one[key] for key in ("category_id", "area", "segmentation")}
+                | {"iscrowd": one.get("iscrowd", 0)}
+            )
+    except FileNotFoundError:
+        raise WordmaskError(f"there is no annotation {path}") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise WordmaskError(f"{path} is no instance annotation of COCO ({reason})") from None
+    strange = {o["category_id"] for those in objects.values() for o in those} - set(THING_IDS)
+    if strange:
+        raise WordmaskError(f"{path} has the category id {min(strange)}, which COCO does not use")
+    return {
+        Path(one["file_name"]).stem: InstanceMask(
+            one["height"], one["width"], tuple(objects[number]), f"{path}, {one['file_name']}"
+        )
+        for number, one in sorted(pictures.items())
+    }
+
+
+register(CocoObject(name="coco_object"), CocoObjectInstances(name="coco_object_instances"))

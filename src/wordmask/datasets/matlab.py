@@ -1,0 +1,49 @@
+"""Masks in MATLAB files, as PASCAL Context and COCO-Stuff 10k are given out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from wordmask.datasets.reading import Truth, look_up
+from wordmask.errors import WordmaskError
+
+
+@dataclass(frozen=True)
+class MatlabMask:
+    """A MATLAB file with a map of numbers, and what they mean; call it to read the labels."""
+
+    path: Path
+    variable: str
+    table: Truth
+
+    def __call__(self) -> Truth:
+        """The labels, (H, W) uint16.
+
+        Raises:
+            WordmaskError: scipy is not installed, the file is missing or damaged, has no such
+                variable, or holds a value that the table does not know.
+        """
+        try:
+            from scipy.io import loadmat
+        except ImportError:
+            raise WordmaskError(
+                'reading MATLAB files needs scipy: pip install "wordmask[evaluate]"'
+            ) from None
+        try:
+            found = loadmat(self.path, variable_names=[self.variable])
+        except FileNotFoundError:
+            raise WordmaskError(f"there is no mask {self.path}") from None
+        except Exception as error:  # scipy raises nearly every kind of error on damaged files
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise WordmaskError(f"the mask {self.path} is damaged: {reason}") from None
+        if self.variable not in found:
+            raise WordmaskError(
+                f"the mask {self.path} has no variable {self.variable}; it is another annotation"
+            )
+        values = np.asarray(found[self.variable])
+        if values.dtype.kind == "f" and (values == values.astype(np.int32)).all():
+            values = values.astype(np.int32)  # MATLAB's numbers are doubles unless told otherwise
+        return look_up(values, self.table, str(self.path))

@@ -1,0 +1,119 @@
+"""Verifying a copy of a benchmark: every picture and mask is read, every problem named."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from wordmask.datasets.base import VOID, Benchmark, Sample
+from wordmask.errors import WordmaskError
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a verification found.
+
+    Attributes:
+        benchmark: which, with its classes known.
+        images: how many pictures have a mask.
+        problems: one line each; a copy without any can be trusted.
+        notes: one line each; what is worth knowing and no problem.
+    """
+
+    benchmark: Benchmark
+    images: int
+    problems: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def verify(
+    benchmark: Benchmark,
+    root: str | os.PathLike[str] | None = None,
+    complete: bool = False,
+    report: Callable[[int, int], object] = lambda done, of: None,
+) -> Report:
+    """Verify a copy: counts, sizes, values out of range, missing pairs, damaged files.
+
+    Args:
+        benchmark: which.
+        root: the folder of its files.
+        complete: whether fewer images than the split has are a problem, and not a note.
+        report: called after each picture with how many are done, and of how many.
+
+    Raises:
+        WordmaskError: the root is no folder.
+    """
+    path = benchmark.check_root(root) if benchmark.needs_root else Path()
+    problems: list[str] = []
+    try:
+        listing = benchmark.find(path)
+        benchmark = benchmark.at(path)
+    except WordmaskError as error:
+        return Report(benchmark, 0, (str(error),), ())
+    problems += [*listing.problems, *benchmark.surplus(len(listing.samples))]
+    counts = np.zeros(VOID + 1, np.int64)
+    sizes = []
+    empty = 0
+    for done, sample in enumerate(listing.samples, 1):
+        try:
+            truth = sample.truth()
+            _decode(sample)
+        except WordmaskError as error:
+            problems.append(str(error))
+        else:
+            found = np.bincount(truth.ravel(), minlength=VOID + 1)
+            empty += int(found[VOID] == truth.size)
+            counts += found
+            sizes.append(truth.shape)
+            if benchmark.size and truth.shape != benchmark.size:
+                height, width = benchmark.size
+                problems.append(
+                    f"{sample.id} is {truth.shape[1]} x {truth.shape[0]} pixels; all pictures of "
+                    f"{benchmark.name} are {width} x {height}"
+                )
+        report(done, len(listing.samples))
+    notes = _notes(benchmark, counts, sizes, empty)
+    if len(listing.samples) < benchmark.expected:
+        few = f"{len(listing.samples):,} of {benchmark.expected:,} images"
+        (problems if complete else notes).insert(0, few)
+    return Report(benchmark, len(listing.samples), tuple(problems), tuple(notes))
+
+
+def _decode(sample: Sample) -> None:
+    """Decode a picture, which finds files that were cut off; JPEGs at an eighth of their size."""
+    if not isinstance(sample.image, Path):
+        return
+    try:
+        with Image.open(sample.image) as image:
+            image.draft(None, (image.width // 8, image.height // 8))
+            image.load()
+    except Exception as error:  # decoders raise nearly every kind of error on damaged files
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise WordmaskError(f"the picture {sample.image} is damaged: {reason}") from None
+
+
+def _notes(
+    benchmark: Benchmark, counts: np.ndarray, sizes: list[tuple[int, ...]], empty: int
+) -> list[str]:
+    notes = []
+    if sizes:
+        height, width = np.array(sizes).T
+        notes.append(
+            f"pictures of {width.min()} to {width.max()} x {height.min()} to {height.max()} pixels,"
+            f" {counts[VOID] / counts.sum():.1%} of them void"
+        )
+        seen = counts[1 : benchmark.classes + 1] > 0
+        names = [names[0] for names in benchmark.names["plain"]]
+        absent = [name for name, there in zip(names, seen, strict=True) if not there]
+        note = f"{seen.sum()} of {benchmark.classes} classes have pixels"
+        if absent:
+            note += f"; absent: {', '.join(absent[:8])}" + ", ..." * (len(absent) > 8)
+        notes.append(note)
+    if empty:
+        notes.append(f"{empty} mask{'s are' if empty > 1 else ' is'} void all over")
+    return notes
