@@ -33,14 +33,17 @@ class Decision:
         queries: whose score a row is.
         background: what label 0 means; `auto` and `names` need background rows in `queries`.
         block_bytes: limit for one float copy of a block of rows.
+        coarse: the score map before refiners, where there were any.
+        present: (C,) bool, the classes that are known to be in the picture; the others get no
+            pixel. None: nothing is known.
     """
 
     method: Method
     queries: Queries
     background: Background
+    block_bytes: int = BLOCK_BYTES
     coarse: ScoreMap | None = None
     present: Tensor | None = None
-    block_bytes: int = BLOCK_BYTES
 
     def labels(
         self, scores: ScoreMap, size: tuple[int, int], regions: ScoreMap | None = None
@@ -131,7 +134,9 @@ class _Softmax:
         if self.method.min_max:
             self.low, self.high = _extremes(decision, scores, size)
         self.kept: Tensor | None = None
-        if self.method.area_threshold:
+        if decision.present is not None:
+            self.kept = decision.present.to(scores.tiles[0].scores)
+        elif self.method.area_threshold:
             self.kept = self._large_classes(scores, size)
 
     def _values(self, block: Tensor) -> tuple[Tensor, Tensor]:
@@ -176,22 +181,25 @@ class _Softmax:
 class _Presence:
     """CLIPer's decision (supplement 6; methods that hand over class maps and not cosines).
 
-    Each map is divided by its maximum and weighted by the class's score, the maximum of its map on
-    the patch grid; absent classes are dropped; then threshold or complement, and argmax. A pixel
-    where nothing is left is background.
+    Each map is divided by its maximum and weighted by the class's score (`presence`); absent
+    classes are dropped; then threshold or complement, and argmax. A pixel where nothing is left is
+    background.
     """
 
     def __init__(self, decision: Decision, scores: ScoreMap, size: tuple[int, int]):
         self.background = decision.background
         self.method = decision.method
-        present = torch.stack([t.scores.amax(dim=(1, 2)) for t in scores.tiles]).amax(0)  # (C,)
+        score = decision.presence(scores)  # (C,)
         low, high = _extremes(decision, scores, size)
-        kept = (present > getattr(self.method, "score_threshold", 0.0))[:, None, None]
+        kept = score > getattr(self.method, "score_threshold", 0.0)
+        if decision.present is not None:
+            kept = decision.present.to(score.device)
+        kept = kept[:, None, None]
         if getattr(self.method, "normalize", False):
             self.low, self.factor = low, kept / (high - low).clamp_min(1e-12)
         else:
             self.low = torch.zeros_like(low)
-            self.factor = kept * present[:, None, None] / (high + 1e-5)
+            self.factor = kept * score[:, None, None] / (high + 1e-5)
 
     def __call__(self, block: Tensor) -> Tensor:
         best, label = block.sub_(self.low).mul_(self.factor).max(0)

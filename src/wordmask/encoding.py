@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from wordmask.errors import unknown
 from wordmask.windows import Window
 
 
@@ -105,6 +106,22 @@ class Queries:
     def background(self) -> Tensor:
         """The rows of background names, (K, E), perhaps none."""
         return self.embeddings[self.owner == self.classes]
+
+    def select(self, present: Sequence[str | int]) -> Tensor:
+        """Which classes are among `present`, names or numbers from 0 on, as (C,) bool.
+
+        Raises:
+            WordmaskError: a name that is not a class.
+        """
+        chosen = torch.zeros(self.classes, dtype=torch.bool)
+        for item in present:
+            if isinstance(item, str) and item in self.names:
+                chosen[self.names.index(item)] = True
+            elif isinstance(item, int) and 0 <= item < self.classes:
+                chosen[item] = True
+            else:
+                raise unknown("image-level label", str(item), self.names)
+        return chosen
 
     def pool_foreground(self, scores: Tensor, dim: int) -> Tensor:
         """Maximum over the names of each class of scores that hold foreground rows only."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, overload
 
@@ -21,8 +22,15 @@ from wordmask.images import DEFAULT_MAX_PIXELS, prepare, read_image
 from wordmask.methods import METHODS, Method, create_method
 from wordmask.refiners import REFINERS, Refiner, View, read_refiners
 from wordmask.segmentation import Segmentation
-from wordmask.towers.clip import CLIP_MEAN, CLIP_STD, ClipTower
-from wordmask.towers.loading import LoadedClip, load_clip, pick_device, pick_dtype
+from wordmask.towers.clip import ClipTower
+from wordmask.towers.loading import (
+    LoadedClip,
+    load_clip,
+    pick_device,
+    pick_dtype,
+    text_of,
+    tower_of,
+)
 from wordmask.towers.networks import Networks, fingerprint
 from wordmask.towers.text import TextTower, default_cache_dir
 from wordmask.vocabulary import (
@@ -70,6 +78,7 @@ class Segmenter:
         networks: Networks | None = None,
         source: str = "in memory",
         max_pixels: int | None = DEFAULT_MAX_PIXELS,
+        low_memory: bool = False,
     ):
         self.tower = tower
         self.text = text
@@ -79,6 +88,7 @@ class Segmenter:
         self.networks = networks or Networks(device=tower.device, dtype=tower.dtype)
         self.source = source
         self.max_pixels = max_pixels
+        self.low_memory = low_memory
         self._weights: str | None = None
 
     @classmethod
@@ -95,13 +105,15 @@ class Segmenter:
         tokenizer: Any = None,
         refine: str | Refiner | Iterable[Any] | None = None,
         networks: Mapping[str, str | os.PathLike[str] | nn.Module] | None = None,
+        low_memory: bool = False,
     ) -> Segmenter:
         """Load a CLIP and set up a method.
 
         Args:
-            model: a hub id, a local folder, or a transformers model in memory: a `CLIPModel`, or a
-                `CLIPVisionModelWithProjection` where words are given as tensors. A model in memory
-                is used as it is, through its own modules.
+            model: a hub id, a local folder, or a transformers model in memory: a `CLIPModel`, a
+                `BlipForImageTextRetrieval`, a `SiglipModel`, or a `CLIPVisionModelWithProjection`
+                where words are given as tensors. A model in memory is used as it is, through its
+                own modules.
             method: see `list_methods()`.
             variant: see `wordmask methods`; None takes the method's first.
             options: options of the method by name, over those of the variant.
@@ -116,6 +128,9 @@ class Segmenter:
             networks: what is used beside CLIP by methods and refiners, loaded when it is first
                 needed: a hub id, a folder or a module for "vfm", "diffusion", "sam" or
                 "classifier"; see `wordmask.towers.networks.DEFAULTS`.
+            low_memory: free the networks beside CLIP as soon as their part is done, and take CLIP
+                off the GPU meanwhile. Give pictures as a list then: each network is loaded once for
+                all of them.
 
         Raises:
             WordmaskError: unknown method, refiner, variant or option; weights that are not to be
@@ -130,7 +145,7 @@ class Segmenter:
                     "got device or dtype with a model in memory, which is used as it is; move it "
                     "with model.to(...) before"
                 )
-            loaded = LoadedClip(model, tokenizer, CLIP_MEAN, CLIP_STD, type(model).__name__)
+            loaded = LoadedClip(model, tokenizer, None, None, type(model).__name__)
         else:
             place = pick_device(device)
             loaded = load_clip(
@@ -140,22 +155,14 @@ class Segmenter:
                 cache_dir=cache_dir,
                 local_files_only=local_files_only,
             )
-        clip = loaded.model
-        tower = ClipTower(
-            clip,
+        tower = tower_of(
+            loaded.model,
             activation=chosen.activation,
             norm_eps=chosen.norm_eps,
             mean=loaded.mean,
             std=loaded.std,
         )
-        text = None
-        if hasattr(clip, "text_model"):
-            text = TextTower(
-                clip.text_model,
-                clip.text_projection,
-                tokenizer or loaded.tokenizer,
-                cache_dir=text_cache,
-            )
+        text = text_of(loaded.model, tokenizer or loaded.tokenizer, text_cache)
         beside = Networks(
             networks,
             device=tower.device,
@@ -171,6 +178,7 @@ class Segmenter:
             refiners=refiners,
             networks=beside,
             source=loaded.source,
+            low_memory=low_memory,
         )
 
     def with_method(
@@ -191,6 +199,7 @@ class Segmenter:
             networks=self.networks,
             source=self.source,
             max_pixels=self.max_pixels,
+            low_memory=self.low_memory,
         )
         other._weights = self._weights
         return other
@@ -298,21 +307,27 @@ class Segmenter:
     @torch.inference_mode()
     def _look(self, encoding: Encoding) -> None:
         """Let every refiner look at every picture, once."""
+        if self.low_memory:  # refiners look when it is their turn, see `decide_all`
+            self.networks.release(self.method.network)
+            return
         for i in range(len(encoding)):
             for refiner in self.refiners:
                 self._seen(encoding, i, refiner)
 
     def _seen(self, encoding: Encoding, i: int, refiner: Refiner) -> Any:
-        if (i, refiner) not in encoding.seen:
+        seen = encoding.seen.get((i, refiner))
+        if seen is None:
             assert encoding.pixels is not None
-            pixels = encoding.pixels[i].to(self.tower.device)
+            pixels = encoding.pixels[i].to(self.networks.device)
             if encoding.images:
                 image = torch.from_numpy(encoding.images[i]).to(pixels).permute(2, 0, 1) / 255
             else:
                 mean, std = self.method.mean or self.tower.mean, self.method.std or self.tower.std
                 image = unnormalise(pixels, mean, std)
-            encoding.seen[i, refiner] = refiner.look(View(image, pixels), self.networks)
-        return encoding.seen[i, refiner]
+            seen = refiner.look(View(image, pixels), self.networks)
+            if not self.low_memory:
+                encoding.seen[i, refiner] = seen
+        return seen
 
     # -- words ----------------------------------------------------------------------------------
 
@@ -417,19 +432,25 @@ class Segmenter:
         height, width = (max(x // self.tower.patch, 1) for x in encoding.pixel_size)
         return height, width
 
-    def _refine(self, encoding: Encoding, i: int, scores: ScoreMap) -> ScoreMap:
-        """The score map of picture i after all refiners."""
-        if not self.refiners:
+    def _refine(
+        self,
+        encoding: Encoding,
+        i: int,
+        scores: ScoreMap,
+        refiners: Sequence[Refiner] | None = None,
+    ) -> ScoreMap:
+        """The score map of picture i after refiners, by default all."""
+        refiners = self.refiners if refiners is None else refiners
+        if not refiners:
             return scores
-        height, width = encoding.pixel_size
         maps = scores.tiles[0].scores
-        if encoding.windows or any(encoding.pad):  # bring it to the patches of the picture alone
+        if not scores.direct:  # from windows and pad to the patches of the picture alone
             h, w = self._patches(encoding)
             maps = scores.rows(0, h, (h, w))
-        for refiner in self.refiners:
+        for refiner in refiners:
             maps = refiner.refine(self._seen(encoding, i, refiner), maps)
-        whole = Window(0, 0, height, width)
-        return ScoreMap([Tile(maps, whole, (height, width), (0, 0))], (height, width))
+        size = encoding.pixel_size
+        return ScoreMap([Tile(maps, Window(0, 0, *size), size, (0, 0))], size)
 
     def _regions(self, encoding: Encoding, i: int) -> ScoreMap | None:
         """The maps that cut picture i into regions that vote, where its method makes them."""
@@ -458,7 +479,11 @@ class Segmenter:
 
     @overload
     def __call__(
-        self, image: list[Any] | tuple[Any, ...] | Tensor, words: Any, background: Any = None
+        self,
+        image: list[Any] | tuple[Any, ...] | Tensor,
+        words: Any,
+        background: Any = None,
+        present: Any = None,
     ) -> list[Segmentation]: ...
 
     @overload
@@ -467,13 +492,16 @@ class Segmenter:
         image: str | os.PathLike[str] | PIL.Image.Image | np.ndarray,
         words: Any,
         background: Any = None,
+        present: Any = None,
     ) -> Segmentation: ...
 
     @overload
-    def __call__(self, image: Encoding, words: Any, background: Any = None) -> Any: ...
+    def __call__(
+        self, image: Encoding, words: Any, background: Any = None, present: Any = None
+    ) -> Any: ...
 
     @torch.inference_mode()
-    def __call__(self, image: Any, words: Any, background: Any = None) -> Any:
+    def __call__(self, image: Any, words: Any, background: Any = None, present: Any = None) -> Any:
         """Segment pictures by words.
 
         Args:
@@ -482,41 +510,157 @@ class Segmenter:
             background: what becomes of pixels that show none of the words: a `Background`, "none",
                 "auto", a list of names or a (K, E) tensor. None is "auto" where words are names,
                 and none where they are a tensor.
+            present: image-level labels: the names (or class numbers from 0) that are known to be in
+                the picture, a list of such lists for several pictures. The other words still
+                compete for scores and get no pixel: pseudo-masks for weak supervision (CLIPer,
+                Table 3). None: nothing is known.
 
         Returns:
             A `Segmentation`, or a list of them for a list or a tensor of pictures; for an
             `Encoding`, what the pictures that it was made of would have given.
         """
+        queries, strategy = self._ask(words, background)
+        if not isinstance(image, (list, tuple)):
+            encoding = image if isinstance(image, Encoding) else self.encode(image)
+            known = [present] if encoding.single else present
+            results = self.decide(encoding, queries, strategy, known)
+            return results[0] if encoding.single else results
+        known = self._known(present, len(image))
+        if self.low_memory:
+            encodings = [self.encode(one) for one in image]
+            return self.decide_all(encodings, queries, strategy, known)
+        return [
+            self.decide(self.encode(one), queries, strategy, [names])[0]
+            for one, names in zip(image, known, strict=True)
+        ]
+
+    @torch.inference_mode()
+    def presence(self, image: Any, words: Any, background: Any = None) -> Tensor:
+        """How much each class seems to be in a picture, by max pooling of its map.
+
+        Image-level recognition without another network (CLIPer, section 4.3 and Table 2). For
+        methods that compare cosines it is the largest probability of the class over the patches,
+        softmax over all words; for `cliper` the largest value of its class map, which can be above
+        1. With refiners, the mean of the maxima before and after them (released code of CLIPer).
+
+        Args:
+            image: as for `__call__`.
+            words, background: as for `__call__`.
+
+        Returns:
+            (C,) float32 for one picture, (B, C) for several.
+        """
+        queries, _ = self._ask(words, background)
+        many = isinstance(image, (list, tuple))
+        rows: list[Tensor] = []
+        for one in image if many else [image]:
+            encoding = one if isinstance(one, Encoding) else self.encode(one)
+            many = many or not encoding.single
+            for i, coarse in enumerate(self._score_maps(encoding, queries)):
+                scores = self._refine(encoding, i, coarse)
+                decision = Decision(
+                    self.method,
+                    queries,
+                    Background.none(),
+                    coarse=coarse if self.refiners else None,
+                )
+                rows.append(decision.presence(scores).float().cpu())
+        return torch.stack(rows) if many else rows[0]
+
+    def _ask(self, words: Any, background: Any) -> tuple[Queries, Background]:
         if background is None and not isinstance(words, Tensor):
             background = Background.auto()
-        queries, strategy = self.queries(words, background)
-        if isinstance(image, (list, tuple)):
-            encodings: Iterable[Encoding] = (self.encode(one) for one in image)
-            return [self.decide(e, queries, strategy)[0] for e in encodings]
-        encoding = image if isinstance(image, Encoding) else self.encode(image)
-        results = self.decide(encoding, queries, strategy)
-        return results[0] if encoding.single else results
+        return self.queries(words, background)
 
     @torch.inference_mode()
     def decide(
-        self, encoding: Encoding, queries: Queries, background: Background
+        self,
+        encoding: Encoding,
+        queries: Queries,
+        background: Background,
+        present: Sequence[Any] | None = None,
     ) -> list[Segmentation]:
-        """Label the pictures of an encoding by what `queries` made once for many pictures."""
-        decision = Decision(self.method, queries, background)
-        results = []
-        for i, coarse in enumerate(self._score_maps(encoding, queries)):
-            scores = self._refine(encoding, i, coarse)
-            classes = self._class_scores(encoding, scores, queries)
-            results.append(
-                Segmentation(
-                    labels=decision.labels(scores, encoding.sizes[i], self._regions(encoding, i)),
-                    names=queries.names,
-                    scores=classes.float().cpu().numpy(),
-                    provenance=self.provenance() | {"background": background.describe()},
-                    image=encoding.images[i] if encoding.images else None,
+        """Label the pictures of an encoding by what `queries` made once for many pictures.
+
+        present: for each picture the classes known to be in it, or None; see `__call__`.
+        """
+        return self.decide_all([encoding], queries, background, present)
+
+    @torch.inference_mode()
+    def decide_all(
+        self,
+        encodings: Sequence[Encoding],
+        queries: Queries,
+        background: Background,
+        present: Sequence[Any] | None = None,
+    ) -> list[Segmentation]:
+        """Label the pictures of several encodings.
+
+        With `low_memory` one network is held at a time: every refiner goes over all pictures, then
+        its network is freed.
+        """
+        pictures = [(e, i) for e in encodings for i in range(len(e))]
+        known = self._known(present, len(pictures))
+        coarse = [m for e in encodings for m in self._score_maps(e, queries)]
+        with self._parked():
+            fine = coarse
+            if self.low_memory:
+                for refiner in self.refiners:
+                    fine = [
+                        self._refine(*picture, scores, [refiner])
+                        for picture, scores in zip(pictures, fine, strict=True)
+                    ]
+                    self.networks.release(refiner.network)
+            results = []
+            for (encoding, i), before, after, names in zip(
+                pictures, coarse, fine, known, strict=True
+            ):
+                scores = after if self.low_memory else self._refine(encoding, i, before)
+                allowed = None if names is None else queries.select(names)
+                decision = Decision(
+                    self.method,
+                    queries,
+                    background,
+                    coarse=before if self.refiners else None,
+                    present=allowed,
                 )
-            )
+                size = encoding.sizes[i]
+                results.append(
+                    Segmentation(
+                        labels=decision.labels(scores, size, self._regions(encoding, i)),
+                        names=queries.names,
+                        scores=self._class_scores(encoding, scores, queries).float().cpu().numpy(),
+                        provenance=self.provenance() | {"background": background.describe()},
+                        image=encoding.images[i] if encoding.images else None,
+                    )
+                )
         return results
+
+    @contextmanager
+    def _parked(self) -> Iterator[None]:
+        """With `low_memory`, CLIP leaves the GPU while refiners are at work."""
+        place = self.tower.device
+        if not (self.low_memory and self.refiners and place.type != "cpu"):
+            yield
+            return
+        self.provenance()  # the weights are hashed where they are
+        self.tower.model.to("cpu")
+        try:
+            yield
+        finally:
+            self.tower.model.to(place)
+
+    @staticmethod
+    def _known(present: Any, count: int) -> list[Any]:
+        """Image-level labels for each of `count` pictures."""
+        if present is None:
+            return [None] * count
+        if isinstance(present, str) or len(present) != count:
+            raise WordmaskError(
+                f"got image-level labels {present!r:.80} for {count} pictures; give a list of "
+                "names for each picture"
+            )
+        return list(present)
 
     def provenance(self) -> dict[str, Any]:
         """Everything that a result depends on, as plain values."""

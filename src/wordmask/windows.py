@@ -63,7 +63,7 @@ class ScoreMap:
         self.tiles = tuple(tiles)
         self.pixel_size = pixel_size
         (tile,) = self.tiles if len(self.tiles) == 1 else (None,)
-        self._direct = tile is not None and tile.canvas == pixel_size
+        self.direct = tile is not None and tile.canvas == pixel_size
 
     @property
     def count(self) -> int:
@@ -74,7 +74,7 @@ class ScoreMap:
         """Rows start..stop of the maps at `size` (H, W), as (R, stop - start, W)."""
         height, width = size
         out = torch.arange(start, stop)
-        if self._direct:  # one step from the grid to the output
+        if self.direct:  # one step from the grid to the output
             return _stretch(self.tiles[0].scores, out, height, width)
         low, high, weight = _neighbours(out, self.pixel_size[0], height)
         first, last = int(low.min()), int(high.max()) + 1

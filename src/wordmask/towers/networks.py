@@ -53,8 +53,9 @@ class Networks:
             if kind not in DEFAULTS:
                 raise unknown("kind of network", kind, DEFAULTS)
         self.sources: dict[str, Any] = {**DEFAULTS, **(sources or {})}
+        self.device = device or torch.device("cpu")
         self._where: dict[str, Any] = {
-            "device": device or torch.device("cpu"),
+            "device": self.device,
             "dtype": dtype or torch.float32,
             "cache_dir": cache_dir,
             "local_files_only": local_files_only,
