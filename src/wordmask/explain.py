@@ -256,17 +256,18 @@ def _whole(segmenter: Segmenter) -> Segmenter:
 
 @torch.inference_mode()
 def _trace(segmenter: Segmenter, view: View, need: Need) -> Trace:
-    return segmenter.tower.trace(view.pixels, need, segmenter.method.position)
+    return segmenter.method.trace(segmenter.tower, view.pixels, need, segmenter.networks)
 
 
 @torch.inference_mode()
 def _attention(segmenter: Segmenter, view: View, patch: tuple[int, int]) -> PatchAttention:
     tower, method = segmenter.tower, segmenter.method
     trace = _trace(segmenter, view, method.need(tower.depth) | Need.of(attention=[tower.depth]))
-    token = 1 + patch[0] * view.grid[1] + patch[1]  # token 0 is the class token
+    first = tower.class_tokens
+    token = first + patch[0] * view.grid[1] + patch[1]
 
     def row(attention: Tensor) -> Tensor:  # (1, M, T, T) -> (h, w)
-        return attention[0, :, token, 1:].float().mean(0).unflatten(0, view.grid).cpu()
+        return attention[0, :, token, first:].float().mean(0).unflatten(0, view.grid).cpu()
 
     after = method.mixing_map(tower, trace)
     return PatchAttention(row(trace.attention[tower.depth]), row(after), patch)
@@ -274,9 +275,9 @@ def _attention(segmenter: Segmenter, view: View, patch: tuple[int, int]) -> Patc
 
 @torch.inference_mode()
 def _similarity(segmenter: Segmenter, view: View, patch: tuple[int, int]) -> Tensor:
-    depth = segmenter.tower.depth
-    trace = _trace(segmenter, view, Need.of(states=range(1, depth + 1)))
-    states = torch.stack([trace.states[n][0, 1:].float() for n in range(1, depth + 1)])  # (N, L, D)
+    first, blocks = segmenter.tower.class_tokens, range(1, segmenter.tower.depth + 1)
+    trace = _trace(segmenter, view, Need.of(states=blocks))
+    states = torch.stack([trace.states[n][0, first:].float() for n in blocks])  # (N, L, D)
     unit = F.normalize(states, dim=-1)
     chosen = unit[:, patch[0] * view.grid[1] + patch[1], :, None]  # (N, D, 1)
     return (unit @ chosen)[..., 0].unflatten(-1, view.grid).cpu()

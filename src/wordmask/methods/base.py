@@ -46,6 +46,10 @@ class Method(Options):
     year: ClassVar[int]
     decision: ClassVar[Literal["softmax", "presence"]] = "softmax"  # see decide.py
     own_windows: ClassVar[bool] = False  # the method's `encode` slides windows itself
+    # options that only scores and labels read: encodings that differ in these alone are the same
+    scoring: ClassVar[frozenset[str]] = frozenset(
+        {"templates", "pooling", "logit_scale", "area_threshold", "min_max"}
+    )
 
     short_side: int | None = 336
     long_side: int = 2048
@@ -103,8 +107,11 @@ class Method(Options):
 
         networks: those beside CLIP, for a method that names one in `network`.
         """
-        trace = tower.trace(pixels, self.need(tower.depth), self.position)
-        return self.features(tower, trace)
+        return self.features(tower, self.trace(tower, pixels, self.need(tower.depth), networks))
+
+    def trace(self, tower: ClipTower, pixels: Tensor, need: Need, networks: Networks) -> Trace:
+        """One pass over pixels (B, 3, H, W), and what a network beside CLIP sees in them."""
+        return tower.trace(pixels, need, self.position)
 
     def scores(self, encoding: Encoding, queries: Queries) -> Tensor:
         """Cosine of every patch feature with every query, (B, Q, h, w)."""
@@ -137,8 +144,9 @@ def parse_option(method: str, text: str) -> tuple[str, Any]:
 
 
 def to_grid(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Tokens (..., T, E) with the class token first, as patch features (..., E, h, w)."""
-    return tokens[..., 1:, :].transpose(-1, -2).unflatten(-1, grid)
+    """Tokens (..., T, E), patches last, as patch features (..., E, h, w)."""
+    h, w = grid
+    return tokens[..., -h * w :, :].transpose(-1, -2).unflatten(-1, grid)
 
 
 def cosine(features: Tensor, texts: Tensor) -> Tensor:

@@ -76,8 +76,12 @@ class ClipSurgery(Method):
         for n in blocks:
             v = trace.values[n]
             x = x + tower.block(n).output(tower.attend(v, v, v))
-        cls = tower.project(self._class_token(tower, trace))[:, 0]  # (B, E)
-        return Encoding(to_grid(tower.project(x), trace.grid), extras={"cls": cls})
+        extras = {}
+        if self.feature_surgery:
+            tower.require_class_token("feature surgery")
+        if tower.class_tokens:
+            extras["cls"] = tower.project(self._class_token(tower, trace))[:, 0]  # (B, E)
+        return Encoding(to_grid(tower.project(x), trace.grid), extras=extras)
 
     def mixing_map(self, tower: ClipTower, trace: Trace) -> Tensor:
         """softmax(VV^T / sqrt d) of the last block."""

@@ -70,6 +70,13 @@ class Cliper(Method):
     }
     decision = "presence"
     own_windows = True
+    scoring = Method.scoring | {
+        "attention_threshold",
+        "select_layer",
+        "window_weight",
+        "score_threshold",
+        "normalize",
+    }
 
     resample: Literal["pil-bicubic", "pil-bilinear", "cv2-bilinear"] = "pil-bicubic"
     whole_patches: bool = True
@@ -143,14 +150,14 @@ class Cliper(Method):
         """A V for every embedding, and the head mean of the last A without the class token."""
         if self.attention != "early":
             attention = self._last_map(tower, trace)
-            return [attention @ v for v in values], attention[:, :, 1:, 1:].float().mean(1)
+            return [attention @ v for v in values], _patches(attention, trace.grid).float().mean(1)
         assert trace.attention_sum is not None
         if self._paper:
             joined, fused = early_layer_fusion(
-                trace.attention_sum, [torch.cat(values, dim=-1)], symmetric=False
+                trace.attention_sum, [torch.cat(values, dim=-1)], trace.grid, symmetric=False
             )
             return list(joined[0].chunk(len(values), dim=-1)), fused
-        return early_layer_fusion(trace.attention_sum, values, symmetric=True)
+        return early_layer_fusion(trace.attention_sum, values, trace.grid, symmetric=True)
 
     def _last_map(self, tower: ClipTower, trace: Trace) -> Tensor:
         """The map of the last block from its own input (Table 6), (B, M, T, T)."""
@@ -248,22 +255,23 @@ class Cliper(Method):
 
 
 def early_layer_fusion(
-    summed: Tensor, values: list[Tensor], *, symmetric: bool
+    summed: Tensor, values: list[Tensor], grid: tuple[int, int], *, symmetric: bool
 ) -> tuple[list[Tensor], Tensor]:
     """Mix each item's values with its own round of the fused attention.
 
     Args:
         summed: (B, M, T, T), the sum of the early attention maps, head by head.
         values: N items of (B, M, T, d); item n is mixed after n rounds of normalisation.
+        grid: h, w of the patches, which are the last tokens.
         symmetric: see `Sinkhorn.next_map`.
 
     Returns:
         N items of (B, M, T, d), and the head mean of the last map without the class token,
         (B, L, L).
     """
-    pictures, heads, tokens, _ = summed.shape
+    pictures, heads = summed.shape[:2]
     mixed = [torch.empty_like(v) for v in values]
-    mean = summed.new_zeros(pictures, tokens - 1, tokens - 1)
+    mean = _patches(torch.zeros_like(summed[:, 0]), grid)
     step = 1 if summed.device.type == "cpu" else heads  # one head's map stays in the cache
     for picture in range(pictures):
         for m in range(0, heads, step):
@@ -273,5 +281,11 @@ def early_layer_fusion(
                 kept = fusion.next_unnormalised(symmetric)
                 total = kept.sum(-1, keepdim=True)
                 out[here] = ((kept.to(value.dtype) @ value[here]) / total).to(out.dtype)
-            mean[picture] += (kept / total)[:, 1:, 1:].sum(0)
+            mean[picture] += _patches(kept / total, grid).sum(0)
     return mixed, mean / heads
+
+
+def _patches(attention: Tensor, grid: tuple[int, int]) -> Tensor:
+    """A map (..., T, T) between patches alone, (..., L, L)."""
+    patches = grid[0] * grid[1]
+    return attention[..., -patches:, -patches:]

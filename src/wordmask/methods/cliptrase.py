@@ -174,6 +174,7 @@ class Cliptrase(Method):
 
         Clusters are those of the whole picture; with windows, features are their mean over windows.
         """
+        tower.require_class_token(self.title)
         trace = tower.trace(pixels, self.need(tower.depth), self.position)
         encoding = self.features(tower, trace)
         scale, shift = self.std or tower.std, self.mean or tower.mean

@@ -83,7 +83,7 @@ class MaskClip(Method):
         extras = {}
         if self.key_smoothing:
             keys = tower.block(n).output(trace.keys[n])  # the code sends keys through out_proj
-            extras["keys"] = keys[:, 1:].float()  # (B, h*w, D)
+            extras["keys"] = keys[:, tower.class_tokens :].float()  # (B, h*w, D)
         return Encoding(to_grid(tower.project(tokens), trace.grid), extras=extras)
 
     def mixing_map(self, tower: ClipTower, trace: Trace) -> Tensor:

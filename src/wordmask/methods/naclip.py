@@ -81,11 +81,11 @@ class NaClip(Method):
         return tower.attention_map(k, k, bias=omega if self.strategy == "naclip" else None)
 
     def _omega(self, grid: tuple[int, int], like: Tensor) -> Tensor:
-        omega = gaussian(grid, self.sigma)
+        omega = gaussian(grid, self.sigma, like.shape[2] - grid[0] * grid[1])
         return omega.to(like.device, like.dtype)
 
 
-def gaussian(grid: tuple[int, int], sigma: float) -> Tensor:
+def gaussian(grid: tuple[int, int], sigma: float, class_tokens: int = 1) -> Tensor:
     """Omega, (1 + h*w, 1 + h*w): a Gaussian of patch distance, zero row and column for the CLS."""
     h, w = grid
 
@@ -94,4 +94,4 @@ def gaussian(grid: tuple[int, int], sigma: float) -> Tensor:
         return torch.exp(-((p[:, None] - p) ** 2) / (2 * sigma**2))
 
     patches = torch.einsum("ab,cd->acbd", along(h), along(w)).reshape(h * w, h * w)
-    return torch.nn.functional.pad(patches, (1, 0, 1, 0))
+    return torch.nn.functional.pad(patches, (class_tokens, 0, class_tokens, 0))

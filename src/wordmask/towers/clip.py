@@ -101,6 +101,7 @@ class Trace:
     values: dict[int, Tensor] = field(default_factory=dict)  # (B, M, T, d)
     attention: dict[int, Tensor] = field(default_factory=dict)  # (B, M, T, T), rows sum to 1
     attention_sum: Tensor | None = None  # (B, M, T, T)
+    proxy: Tensor | None = None  # (B, D', h', w'): features of a network beside CLIP
 
 
 class Block:
@@ -193,7 +194,7 @@ class ClipTower:
     ):
         if activation not in ACTIVATIONS:
             raise unknown("activation", activation, ACTIVATIONS)
-        if not all(hasattr(model, part) for part in self.parts):
+        if not all(_has(model, part) for part in self.parts):
             raise WordmaskError(f"got {type(model).__name__} as the model; give {self.expected}")
         self.model: Any = model
         self.activation = activation
@@ -240,6 +241,14 @@ class ClipTower:
         """Block n, counted from 1."""
         layer = self.vision.encoder.layers[n - 1]
         return self.block_type(layer, self.heads, self.activation, self.norm_eps)
+
+    def require_class_token(self, who: str) -> None:
+        """Say that `who` cannot use a network without a class token."""
+        if not self.class_tokens:
+            raise WordmaskError(
+                f"{who} reads the class token, which {type(self.model).__name__} has not; choose "
+                "another method or a CLIP"
+            )
 
     # -- attention ------------------------------------------------------------------------------
 
@@ -390,6 +399,12 @@ class ClipTower:
     def pool(self, x: Tensor) -> Tensor:
         """The whole picture's embedding from the last tokens F^N (B, T, D): (B, E), float32."""
         return self.project(x[:, 0])
+
+
+def _has(module: Any, path: str) -> bool:
+    for name in path.split("."):
+        module = getattr(module, name, None)
+    return module is not None
 
 
 def position_embedding(table: Tensor, grid: tuple[int, int], mode: str) -> Tensor:

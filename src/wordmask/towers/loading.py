@@ -179,7 +179,8 @@ def _family(model: nn.Module) -> Family:
 def _built_in(name: str) -> Path:
     """The folder of a network that ships with the package, by its name `wordmask/...`."""
     home = Path(__file__).parents[1] / "networks"
-    known = {f"{BUILT_IN}/{p.parent.name}": p.parent for p in home.glob("*/config.json")}
+    indices = [*home.glob("*/config.json"), *home.glob("*/model_index.json")]
+    known = {f"{BUILT_IN}/{p.parent.name}": p.parent for p in indices}
     if name not in known:
         raise unknown("built-in network", name, known)
     return known[name]

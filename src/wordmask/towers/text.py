@@ -12,7 +12,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import safetensors.torch
 import torch
@@ -43,13 +43,15 @@ class TextTower:
     The weights are taken to stay as they are: after changing them, build a new TextTower.
     """
 
+    tokenizer_hint: ClassVar[str] = ""  # what else may help where there is no tokenizer
+
     def __init__(
         self,
         text_model: Any,
         text_projection: Any,
         tokenizer: Any,
         *,
-        cache_dir: str | Path | None,
+        cache_dir: str | os.PathLike[str] | None,
         batch_size: int = 256,
     ) -> None:
         self.text_model = text_model
@@ -142,7 +144,7 @@ class TextTower:
     @torch.no_grad()
     def _encode(self, names: list[str], templates: tuple[str, ...]) -> tuple[Tensor, list[str]]:
         """Encode names without any cache: (N, E) unit rows on the CPU, and the names cut short."""
-        model, projection, _ = self._require()
+        self._require()
         owners: dict[str, list[int]] = {}  # prompt -> the names it belongs to
         for index, name in enumerate(names):
             for template in templates:
@@ -150,17 +152,11 @@ class TextTower:
         prompts = list(owners)
         tokens, is_cut = self._tokenize(prompts)
         order = sorted(range(len(prompts)), key=lambda i: len(tokens[i]))  # little padding
-        end = self.tokenizer.eos_token_id
         sums = torch.zeros(len(names), self._width(), dtype=torch.float64)
         for start in range(0, len(order), self.batch_size):
             batch = order[start : start + self.batch_size]
-            longest = len(tokens[batch[-1]])
-            # Attention is causal and the pooled state is that of the first end token, so more end
-            # tokens behind it change nothing, whatever token the checkpoint pads with.
-            padded = [tokens[i] + [end] * (longest - len(tokens[i])) for i in batch]
-            input_ids = torch.tensor(padded, device=self._device())  # (b, L)
-            pooled = model(input_ids=input_ids).pooler_output
-            embeddings = F.normalize(projection(pooled).float(), dim=-1).cpu().double()  # (b, E)
+            features = self._features([tokens[i] for i in batch])
+            embeddings = F.normalize(features.float(), dim=-1).cpu().double()  # (b, E)
             rows = [row for row, i in enumerate(batch) for _ in owners[prompts[i]]]
             owner = [index for i in batch for index in owners[prompts[i]]]
             sums.index_add_(0, torch.tensor(owner), embeddings[rows])
@@ -172,6 +168,19 @@ class TextTower:
             )
         cut = {index for i, prompt in enumerate(prompts) if is_cut[i] for index in owners[prompt]}
         return F.normalize(sums, dim=-1).float(), [names[index] for index in sorted(cut)]
+
+    def _features(self, tokens: list[list[int]]) -> Tensor:
+        """Return the features (b, E) of prompts given as tokens, the longest prompt last."""
+        model, projection, tokenizer = self._require()
+        # Attention is causal and the pooled state is that of the first end token, so more end
+        # tokens behind it change nothing, whatever token the checkpoint pads with.
+        input_ids = self._padded(tokens, len(tokens[-1]), tokenizer.eos_token_id)
+        return projection(model(input_ids=input_ids).pooler_output)
+
+    def _padded(self, tokens: list[list[int]], length: int, padding: int) -> Tensor:
+        """Return the tokens as one tensor (b, length)."""
+        rows = [row + [padding] * (length - len(row)) for row in tokens]
+        return torch.tensor(rows, device=self._device())
 
     def _tokenize(self, prompts: list[str]) -> tuple[list[list[int]], list[bool]]:
         """Return start token, text, end token of each prompt, and whether its text was cut."""
@@ -208,6 +217,25 @@ class TextTower:
             is_cut.append(len(text) > room)
         return tokens, is_cut
 
+    def _as_they_come(self, prompts: list[str], context: int) -> tuple[list[list[int]], list[bool]]:
+        """Return each prompt's tokens with the tokenizer's own ends, and whether it was cut."""
+        model, _, tokenizer = self._require()
+        if tokenizer.pad_token_id is None:
+            raise WordmaskError("the tokenizer has no token to pad with; the text model needs one")
+        encoded = tokenizer(
+            prompts, padding=False, truncation=False, return_attention_mask=False, verbose=False
+        )["input_ids"]
+        highest = max(max(ids, default=0) for ids in encoded)
+        if highest >= model.config.vocab_size:
+            raise WordmaskError(
+                f"the tokenizer gives token {highest}, which the text model cannot use; give the "
+                "tokenizer that belongs to these weights"
+            )
+        is_cut = [len(ids) > context for ids in encoded]
+        return [
+            [*ids[: context - 1], ids[-1]] if len(ids) > context else list(ids) for ids in encoded
+        ], is_cut
+
     def _warn_of_cut(self, names: list[str]) -> None:
         for name in names:
             if name not in self._warned:
@@ -238,7 +266,8 @@ class TextTower:
             )
         if self.tokenizer is None:
             raise WordmaskError(
-                "names need a tokenizer; pass tokenizer=..., or text features as a tensor"
+                f"names need a tokenizer; pass tokenizer=..., {self.tokenizer_hint}or text "
+                "features as a tensor"
             )
         return self.text_model, self.text_projection, self.tokenizer
 

@@ -1,0 +1,108 @@
+"""A small random BLIP and SigLIP with their tokenizers, made on the spot."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from transformers import (
+    BertTokenizer,
+    BlipConfig,
+    BlipForImageTextRetrieval,
+    PreTrainedTokenizerFast,
+    SiglipConfig,
+    SiglipModel,
+)
+
+WORDS = ["a", "photo", "of", "the", "cat", "dog", "red", "car", "zebra", "crossing", ".", "itap"]
+
+
+def randomise(model: torch.nn.Module, seed: int) -> Any:
+    """Random weights, none of them 0 or 1, so that leaving one out shows."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            if "norm" in name.lower() and name.endswith("weight"):
+                parameter.copy_(1 + 0.1 * noise)
+            elif parameter.ndim < 2:
+                parameter.copy_(0.1 * noise)
+            elif "embedding" in name and "patch" not in name:
+                parameter.copy_(0.5 * noise)
+            else:
+                parameter.copy_(noise / parameter[0].numel() ** 0.5)
+    return model.eval()
+
+
+def tiny_blip(
+    image_size: int = 56, layers: int = 8, seed: int = 0, projection: int = 48
+) -> BlipForImageTextRetrieval:
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 2}
+    config = BlipConfig(
+        text_config={
+            **sizes,
+            "num_hidden_layers": 2,
+            "vocab_size": len(blip_tokenizer()),
+            "max_position_embeddings": 40,
+        },
+        vision_config={
+            **sizes,
+            "num_hidden_layers": layers,
+            "image_size": image_size,
+            "patch_size": 8,
+        },
+        image_text_hidden_size=projection,
+    )
+    return randomise(BlipForImageTextRetrieval(config), seed)
+
+
+def tiny_siglip(image_size: int = 56, layers: int = 8, seed: int = 0, **vision: Any) -> SiglipModel:
+    sizes = {"hidden_size": 48, "intermediate_size": 96, "num_attention_heads": 2}
+    config = SiglipConfig(
+        text_config={
+            **sizes,
+            "num_hidden_layers": 2,
+            "vocab_size": len(siglip_tokenizer()),
+            "max_position_embeddings": 16,
+        },
+        vision_config={
+            **sizes,
+            "num_hidden_layers": layers,
+            "image_size": image_size,
+            "patch_size": 8,
+            **vision,
+        },
+    )
+    return randomise(SiglipModel(config), seed)
+
+
+def blip_tokenizer() -> BertTokenizer:
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
+    return BertTokenizer(vocab={token: i for i, token in enumerate(tokens)})
+
+
+def siglip_tokenizer() -> PreTrainedTokenizerFast:
+    """Words, and an end token behind every text, as SigLIP's tokenizers put it."""
+    tokens = {token: i for i, token in enumerate(["<pad>", "<eos>", "<unk>", *WORDS])}
+    tokenizer = Tokenizer(models.WordLevel(tokens, unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        "$A <eos>", special_tokens=[("<eos>", 1)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>"
+    )
+
+
+def save(folder: Path, model: Any, tokenizer: Any, mean: list[float] | None = None) -> Path:
+    """Write model and tokenizer as a hub repository holds them."""
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    if mean is not None:
+        settings = {"image_mean": mean, "image_std": [0.2, 0.3, 0.4]}
+        (folder / "preprocessor_config.json").write_text(json.dumps(settings))
+    return folder
