@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from wordmask import __version__
-from wordmask.cli import demo, explain, methods, segment, selftest
+from wordmask.cli import datasets, demo, explain, methods, refiners, segment, selftest
 from wordmask.cli.common import one_line
 from wordmask.errors import WordmaskError
 
@@ -27,8 +27,10 @@ app = typer.Typer(
 app.command()(segment.segment)
 app.command()(explain.explain)
 app.command()(methods.methods)
+app.command()(refiners.refiners)
 app.command()(demo.demo)
 app.command()(selftest.selftest)
+app.add_typer(datasets.app, name="datasets")
 
 UsageError: type[Any] = typer.BadParameter.__bases__[0]  # typer has its own click, or another's
 

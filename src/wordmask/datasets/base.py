@@ -155,7 +155,7 @@ class Benchmark:
         return {source: words for source, words in found.items() if words}
 
     def at(self, root: Path) -> Benchmark:
-        """The benchmark that the files below a root make of it: itself, except for `folder`."""
+        """The benchmark that the files below a root make of it: itself, unless they tell more."""
         return self
 
     def find(self, root: Path) -> Listing:
@@ -175,14 +175,15 @@ class Benchmark:
                 picture or mask is missing, or there are more images than the split has.
         """
         path = self.check_root(root) if self.needs_root else Path()
-        listing = self.find(path)
-        problems = [*listing.problems, *self.surplus(len(listing.samples))]
+        bench = self.at(path)
+        listing = bench.find(path)
+        problems = [*listing.problems, *bench.surplus(len(listing.samples))]
         if problems:
             more = f" (and {len(problems) - 1} problems more)" if len(problems) > 1 else ""
             raise WordmaskError(
                 f"{self.name}: {problems[0]}{more}; see wordmask datasets check {self.name}"
             )
-        return Samples(self.at(path), listing.samples)
+        return Samples(bench, listing.samples)
 
     def check_root(self, root: str | os.PathLike[str] | None) -> Path:
         """The root as a path that is a folder."""

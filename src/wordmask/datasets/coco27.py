@@ -5,6 +5,7 @@ The coarse classes are COCO's 12 groups of things, then COCO-Stuff's 15 groups o
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -14,6 +15,8 @@ from wordmask.datasets.base import Listing, register
 from wordmask.datasets.coco_stuff import IDS, CocoStuff
 from wordmask.datasets.names import read_names
 from wordmask.datasets.reading import Truth, table
+
+CURATED = "curated/val2017/Coco164kFull_Stuff_Coarse_7.txt"
 
 # fmt: off
 # Groups of things are runs of COCO's category ids, in the order of the coarse classes.
@@ -67,22 +70,25 @@ class Coco27(CocoStuff):
     """val2017 with the coarse classes.
 
     The papers of the unsupervised setting score a list of 2,175 pictures of val2017. Where that
-    list lies beside the data (curated/val2017/Coco164kFull_Stuff_Coarse_7.txt) it is used.
+    list lies beside the data (`CURATED`) it is used.
     """
 
     title: str = "COCO-Stuff val2017, 27 coarse"
     classes: int = 27
     words: str = "coco27"
-    note: str = "curated/val2017/Coco164kFull_Stuff_Coarse_7.txt, where it is there, is the split."
+    note: str = f"Papers score the 2,175 pictures of {CURATED}, which is used where it is there."
     values: ClassVar[Truth] = table(
         {number - 1: coarse for number, coarse in coarse_classes().items()}, void=(255,)
     )
 
+    def at(self, root: Path) -> Coco27:
+        """The same with fewer images expected where there is a curated list."""
+        return self if _curated(root) is None else dataclasses.replace(self, expected=2175)
+
     def find(self, root: Path) -> Listing:
         """All of val2017, or what the curated list names."""
         found = super().find(root)
-        lists = [root / base / CURATED for base in ("", "coco", "COCO", "cocostuff")]
-        split = next((path for path in lists if path.is_file()), None)
+        split = _curated(root)
         if split is None:
             return found
         samples = {sample.id: sample for sample in found.samples}
@@ -92,6 +98,9 @@ class Coco27(CocoStuff):
         return Listing(tuple(samples[one] for one in ids if one in samples), tuple(problems))
 
 
-CURATED = "curated/val2017/Coco164kFull_Stuff_Coarse_7.txt"
+def _curated(root: Path) -> Path | None:
+    lists = [root / base / CURATED for base in ("", "coco", "COCO", "cocostuff")]
+    return next((path for path in lists if path.is_file()), None)
+
 
 register(Coco27(name="coco27"))

@@ -51,8 +51,8 @@ def verify(
     path = benchmark.check_root(root) if benchmark.needs_root else Path()
     problems: list[str] = []
     try:
-        listing = benchmark.find(path)
         benchmark = benchmark.at(path)
+        listing = benchmark.find(path)
     except WordmaskError as error:
         return Report(benchmark, 0, (str(error),), ())
     problems += [*listing.problems, *benchmark.surplus(len(listing.samples))]

@@ -1,0 +1,215 @@
+"""`wordmask datasets`: the benchmarks there are, and whether a copy of one is whole."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from wordmask.cli import common
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from wordmask.datasets import Benchmark, Report
+
+SHOWN = 20  # problems that are printed; --all prints the others
+
+app = typer.Typer(help="List the benchmarks, show one in full, or check a copy of its files.")
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="A benchmark, see `wordmask datasets`.")]
+
+
+@app.callback(invoke_without_command=True)
+def datasets(context: typer.Context, as_json: AsJson = False) -> None:
+    """List the benchmarks, show one in full, or check a copy of its files."""
+    if context.invoked_subcommand is not None:
+        return
+    from wordmask.datasets import BENCHMARKS
+
+    described = [describe(one) for one in sorted(BENCHMARKS.values(), key=lambda one: one.name)]
+    if as_json:
+        print(json.dumps(described, indent=2, ensure_ascii=False))
+        return
+    console = common.console()
+    console.print(_overview(described, console.width))
+    console.print(
+        "Below --root lies what is listed; [parts in brackets] may be there or be the root itself. "
+        "background: whether it is scored as a class. names: whose class names there are. One in "
+        "full: wordmask datasets show NAME. Is a copy whole: wordmask datasets check NAME --root "
+        "DIR",
+        style="dim",
+    )
+
+
+@app.command()
+def show(
+    name: Name,
+    root: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="The folder of its files; only `folder` needs it."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show one benchmark with its class names and background words by source."""
+    from wordmask.datasets import benchmark
+
+    bench = benchmark(name)
+    if root is not None:
+        bench = bench.at(bench.check_root(root))
+    described = describe(bench) | {
+        "class_names": {source: [*map(list, names)] for source, names in bench.names.items()},
+        "background_words": {s: [*words] for s, words in bench.released_background_words.items()},
+    }
+    if as_json:
+        print(json.dumps(described, indent=2, ensure_ascii=False))
+    else:
+        _print_benchmark(described, bench, common.console())
+
+
+@app.command()
+def check(
+    name: Name,
+    root: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="The folder of its files, or one above or below it."),
+    ] = None,
+    complete: Annotated[
+        bool, typer.Option("--complete", help="Fewer images than the split has are a problem.")
+    ] = False,
+    every: Annotated[
+        bool, typer.Option("--all", help=f"Print all problems, not the first {SHOWN} only.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Check a copy: counts, sizes, values, missing pairs, damaged files. Exit code 2: problems."""
+    from rich.progress import Progress
+
+    from wordmask.datasets import benchmark, verify
+
+    bench = benchmark(name)
+    screen = common.console(stderr=True)
+    with Progress(
+        console=screen, transient=True, disable=not common.is_terminal(sys.stderr)
+    ) as bar:
+        task = bar.add_task(f"checking {bench.name}", total=None)
+        report = verify(
+            bench, root, complete, lambda done, of: bar.update(task, completed=done, total=of)
+        )
+    if as_json:
+        print(json.dumps(_plain(report), indent=2, ensure_ascii=False))
+    else:
+        _print_report(report, every)
+    if report.problems:
+        raise typer.Exit(2)
+
+
+def describe(bench: Benchmark) -> dict[str, Any]:
+    """All that is to say about a benchmark beside its names, as plain values."""
+    return {
+        "name": bench.name,
+        "title": bench.title,
+        "images": bench.expected,
+        "classes": bench.classes,
+        "background": bench.has_background,
+        "ignore": bench.ignore,
+        "reduce_zero": bench.reduce_zero,
+        "names": list(bench.names),
+        "layout": bench.layout,
+        "note": bench.note,
+    }
+
+
+def _overview(described: list[dict[str, Any]], width: int) -> Table:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_lines=True)
+    table.add_column("benchmark", style="bold", no_wrap=True)
+    wide = width >= 110
+    if wide:
+        for name in ("images", "classes"):
+            table.add_column(name, justify="right", no_wrap=True)
+        table.add_column("background", no_wrap=True)
+        table.add_column("names", min_width=10, max_width=20)
+    table.add_column("what it is, and what is looked for below --root", overflow="fold")
+    for one in described:
+        images, classes = _count(one["images"]), _count(one["classes"])
+        background, names = "yes" if one["background"] else "no", ", ".join(one["names"])
+        text = Text(one["title"])
+        if not wide:
+            text.append(f"; images: {images}; classes: {classes}; background: {background}")
+            text.append(f"\nnames: {names or 'its own'}")
+        text.append(f"\n{one['layout']}", "dim")
+        if one["note"]:
+            text.append(f"\n{one['note']}")
+        columns = (images, classes, background, names or "its own") if wide else ()
+        table.add_row(one["name"], *columns, text)
+    return table
+
+
+def _count(number: int) -> str:
+    return f"{number:,}" if number else "any"
+
+
+def _print_benchmark(one: dict[str, Any], bench: Benchmark, console: Console) -> None:
+    from rich import box
+    from rich.table import Table
+
+    console.print(f"{one['name']}: {one['title']}", style="bold")
+    void = "none" if one["ignore"] is None else one["ignore"]
+    facts = {
+        "images": _count(one["images"]),
+        "classes": _count(one["classes"]) + (" and the background" if one["background"] else ""),
+        "left out": f"value {void} of the masks"
+        + (", zero is reduced" if one["reduce_zero"] else ""),
+        "below --root": one["layout"],
+        "note": one["note"],
+    }
+    grid = Table.grid(padding=(0, 2))
+    for name, text in facts.items():
+        if text:
+            grid.add_row(name, text)
+    console.print(grid)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("source", style="bold", no_wrap=True)
+    table.add_column("class names in the order of the labels ('; ' between classes)")
+    for source, names in one["class_names"].items():
+        classes = "; ".join(" | ".join(synonyms) for synonyms in names)
+        if source in one["background_words"]:
+            classes += f"\nbackground: {'; '.join(one['background_words'][source])}"
+            released, used = one["background_words"][source], bench.background_words[source]
+            if len(used) < len(released):
+                dropped = sorted({w for w in released if w not in used or released.count(w) > 1})
+                classes += f"\n(without repeats and words that are a class: {', '.join(dropped)})"
+        table.add_row(source, classes)
+    console.print(table)
+
+
+def _print_report(report: Report, every: bool) -> None:
+    name, images = report.benchmark.name, report.images
+    shown = report.problems if every else report.problems[:SHOWN]
+    for problem in shown:
+        print(f"problem: {common.one_line(problem)}")
+    if len(shown) < len(report.problems):
+        print(f"... and {len(report.problems) - len(shown):,} more; --all prints them")
+    for note in report.notes:
+        print(f"note: {common.one_line(note)}")
+    count = len(report.problems)
+    found = f"{count:,} problem{'s' if count > 1 else ''}" if count else "no problem"
+    print(f"{name}: {images:,} images, {found}")
+
+
+def _plain(report: Report) -> dict[str, Any]:
+    return {
+        "benchmark": report.benchmark.name,
+        "images": report.images,
+        "problems": list(report.problems),
+        "notes": list(report.notes),
+    }
