@@ -20,7 +20,7 @@ from wordmask import Segmenter, list_methods
 from wordmask.cli import outputs, run
 from wordmask.cli.methods import describe, split_docstring
 from wordmask.cli.outputs import name_pictures
-from wordmask.methods import METHODS, create_method
+from wordmask.methods import METHODS, Method, create_method
 
 CLASSES = "photo; cat, do"
 FAST = ["--method", "naclip", "--short-side", "56", "--background", "none"]
@@ -548,7 +548,7 @@ def test_one_method_in_full(capsys, name):
 
 @pytest.mark.parametrize("name", list_methods())
 def test_every_option_is_described(name):
-    for option in describe(METHODS[name])["options"]:
+    for option in describe(METHODS[name], Method)["options"]:
         assert len(option["description"]) > 10, option["name"]
 
 

