@@ -7,7 +7,23 @@ from pathlib import Path
 
 import torch
 from tokenizers.pre_tokenizers import ByteLevel
-from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTokenizer, CLIPVisionConfig
+from transformers import (
+    CLIPConfig,
+    CLIPModel,
+    CLIPTextConfig,
+    CLIPTokenizer,
+    CLIPVisionConfig,
+    Sam2Config,
+    Sam2HieraDetConfig,
+    Sam2Model,
+    Sam2VisionConfig,
+    SamConfig,
+    SamMaskDecoderConfig,
+    SamModel,
+    SamVisionConfig,
+    ViTConfig,
+    ViTModel,
+)
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 MERGES = [("p", "h"), ("ph", "o"), ("o", "f</w>"), ("c", "a"), ("ca", "t</w>"), ("d", "o")]
@@ -110,4 +126,89 @@ def save_tiny_clip(folder: str | Path, **options: object) -> CLIPModel:
         "do_convert_rgb": True,
     }
     (folder / "preprocessor_config.json").write_text(json.dumps(preprocessor, indent=2))
+    return model
+
+
+def tiny_sam(version: int = 1, seed: int = 0) -> SamModel | Sam2Model:
+    """Build a random SAM (or SAM 2) that sees pictures at 64 x 64, in evaluation mode."""
+    prompts = {"hidden_size": 32, "image_size": 64, "patch_size": 16, "mask_input_channels": 16}
+    decoder = {
+        "hidden_size": 32,
+        "mlp_dim": 32,
+        "num_attention_heads": 2,
+        "iou_head_hidden_dim": 32,
+        "iou_head_depth": 2,
+    }
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if version == 1:
+            vision = SamVisionConfig(
+                hidden_size=32,
+                output_channels=32,
+                num_hidden_layers=2,
+                num_attention_heads=2,
+                image_size=64,
+                patch_size=16,
+                window_size=2,
+                global_attn_indexes=[1],
+                num_pos_feats=16,
+                mlp_dim=32,
+            )
+            config = SamConfig(vision_config=vision, prompt_encoder_config=prompts)
+            config.mask_decoder_config = SamMaskDecoderConfig(**decoder)
+            model = SamModel(config)
+        else:
+            backbone = Sam2HieraDetConfig(
+                hidden_size=8,
+                image_size=[64, 64],
+                blocks_per_stage=[1, 1, 2, 1],
+                embed_dim_per_stage=[8, 16, 32, 64],
+                num_attention_heads_per_stage=[1, 1, 2, 2],
+                window_size_per_stage=[4, 2, 2, 2],
+                global_attention_blocks=[3],
+                window_positional_embedding_background_size=[4, 4],
+            )
+            vision = Sam2VisionConfig(
+                backbone_config=backbone,
+                backbone_channel_list=[64, 32, 16, 8],
+                backbone_feature_sizes=[[16, 16], [8, 8], [4, 4]],
+                fpn_hidden_size=32,
+            )
+            model = Sam2Model(
+                Sam2Config(
+                    vision_config=vision,
+                    prompt_encoder_config=prompts,
+                    mask_decoder_config=decoder,
+                )
+            )
+        for name, parameter in model.named_parameters():
+            if parameter.ndim > 1 and "positional" not in name:
+                torch.nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
+            elif name.endswith("bias"):
+                torch.nn.init.normal_(parameter, std=0.1)
+    return model.eval()
+
+
+def tiny_vfm(patch: int = 8, image_size: int = 56, seed: int = 2) -> ViTModel:
+    """Build a random ViT in evaluation mode that stands in for DINO, 32 channels wide."""
+    config = ViTConfig(
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        image_size=image_size,
+        patch_size=patch,
+    )
+    with torch.random.fork_rng(devices=[]):
+        model = ViTModel(config, add_pooling_layer=False).eval()
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            if "norm" in name and name.endswith("weight"):
+                parameter.copy_(1 + 0.1 * noise)
+            elif name.endswith("bias") or "embeddings" in name.split(".")[-1]:
+                parameter.copy_(0.1 * noise)
+            else:
+                parameter.copy_(noise / parameter[0].numel() ** 0.5)
     return model

@@ -15,6 +15,7 @@ from wordmask.errors import WordmaskError
 from wordmask.methods.base import Method, cosine, register, to_grid
 from wordmask.towers.clip import ClipTower, Need, Trace
 from wordmask.towers.networks import Networks
+from wordmask.towers.sam import centres
 from wordmask.windows import place_windows
 
 
@@ -42,8 +43,6 @@ class Cliptrase(Method):
       How w becomes weights is not told; here softmax(sqrt(d) w), which is what vectors of RMS 1
       give. Patches whose mean correlation is above that with themselves are dropped (Eq. 7): with
       cosines no patch is, since nothing is above a self-cosine of 1.
-    - `sam`: as `official`, with SAM's masks in place of the prototypes (Table 3): the patches of a
-      cluster are its points, those of the others its negatives. SAM sees what CLIP saw.
 
     Deviations of the released code that are not offered: the centre crop to a square.
     Cost: one forward of CLIP, two attentions more, and DBSCAN on L rows of length L.
@@ -61,7 +60,8 @@ class Cliptrase(Method):
         normalize_rows: divide rows by their L2 norm before they are clustered (Eq. 4).
         eps, min_samples: DBSCAN's radius, and how many rows in it make a core.
         median: size of the median filter on prototypes enlarged 4 times; 0: prototypes as they are.
-        masks: what cuts the picture: "prototypes" or "sam".
+        masks: what cuts the picture: "prototypes", or "sam" (Table 3): the patches of a cluster are
+            its points, those of the others its negatives. SAM sees the picture as CLIP saw it.
         vote: "majority" of the pixels' labels, or the "mean" of their scores.
         class_prior: multiply patch logits by those of the class token (the code's rule for VOC20).
         unit_features: L2-normalise patch features before they meet the texts.
@@ -85,6 +85,7 @@ class Cliptrase(Method):
         },
     }
     own_windows = True
+    scoring = Method.scoring | {"vote", "class_prior"}
 
     resample: Literal["pil-bicubic", "pil-bilinear", "cv2-bilinear"] = "pil-bicubic"
     logit_scale: float = 100.0
@@ -175,7 +176,7 @@ class Cliptrase(Method):
         Clusters are those of the whole picture; with windows, features are their mean over windows.
         """
         tower.require_class_token(self.title)
-        trace = tower.trace(pixels, self.need(tower.depth), self.position)
+        trace = self.trace(tower, pixels, self.need(tower.depth), networks)
         encoding = self.features(tower, trace)
         scale, shift = self.std or tower.std, self.mean or tower.mean
         pictures = pixels * pixels.new_tensor(scale)[:, None, None]
@@ -187,7 +188,9 @@ class Cliptrase(Method):
             clean, labels = self._cluster(w[i], common[i], features[i])
             if self.masks == "sam":
                 seen = networks.sam.look(pictures[i])
-                regions.append(seen.separate(patch_centres(labels, grid, pictures.shape[2:])))
+                members = [(labels == k).nonzero()[:, 0] for k in range(int(labels.max()) + 1)]
+                masks = seen.separate([centres(m, grid, seen.size) for m in members])
+                regions.append(F.pad(masks, (0, 0, 0, 0, 1, 0)))  # in no mask: no region
             else:
                 regions.append(prototypes(clean, labels, grid, self.median))
         encoding.regions = tuple(regions)
@@ -321,11 +324,3 @@ def prototypes(w: Tensor, labels: Tensor, grid: tuple[int, int], median: int) ->
         filtered = median_filter(maps.cpu().numpy(), size=(1, median, median))
         maps = torch.from_numpy(filtered).to(w)
     return torch.cat([torch.full_like(maps[:1], float(maps.min()) - 1), maps])
-
-
-def patch_centres(labels: Tensor, grid: tuple[int, int], size: Sequence[int]) -> list[Tensor]:
-    """The patches of each cluster as points (n, 2) of x, y in a picture of `size` H, W."""
-    step = labels.new_tensor([size[1] / grid[1], size[0] / grid[0]], dtype=torch.float32)
-    rows, columns = torch.meshgrid(*(torch.arange(n) for n in grid), indexing="ij")
-    centres = (torch.stack([columns, rows], -1).flatten(0, 1).to(step) + 0.5) * step
-    return [centres[labels == k] for k in range(int(labels.max()) + 1)]

@@ -1,0 +1,106 @@
+"""PAMR (Araslanov and Roth, Single-Stage Semantic Segmentation from Image Labels, CVPR 2020)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from wordmask.errors import WordmaskError
+from wordmask.refiners.base import Refiner, View, register_refiner
+from wordmask.towers.networks import Networks
+
+BLOCK_BYTES = 2 * 2**20  # for one copy of the maps that are refined together, to stay in the cache
+AROUND = [(y, x) for y in (-1, 0, 1) for x in (-1, 0, 1)]  # 3 x 3, the centre is number 4
+
+
+@register_refiner
+@dataclass(frozen=True)
+class Pamr(Refiner):
+    """Pixel-adaptive mask refinement: neighbours of a like colour share their scores.
+
+    In every step a pixel takes the mean of its 8 neighbours at every dilation, weighted by the
+    softmax over all of them of -mean over channels of |I_p - I_q| / (1e-8 + 0.1 sigma_p), where
+    sigma_p is the deviation of the colour among these neighbours. Beyond the border, pixels repeat.
+
+    `harness` is what SCLIP and NACLIP run after their scores, on the picture as CLIP saw it;
+    `fine` is what is used for showing masks. The harness itself first brings the picture to the
+    size of the result (`at="picture"`), which costs as much more as the picture is larger.
+
+    Args:
+        steps: how often neighbours are averaged.
+        dilations: distances of the neighbours in pixels.
+        at: the size that is worked at: "clip", the picture as CLIP saw it, or "picture".
+    """
+
+    name = "pamr"
+    title = "PAMR"
+    variants = {"harness": {}, "fine": {"steps": 50, "dilations": (1, 2, 4, 8, 12, 24)}}
+
+    steps: int = 10
+    dilations: tuple[int, ...] = (8, 16)
+    at: Literal["clip", "picture"] = "clip"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.steps < 0 or not self.dilations or min(self.dilations) < 1:
+            raise WordmaskError(
+                f"got steps={self.steps}, dilations={self.dilations}; steps are at least 0, "
+                "dilations whole pixels of at least 1"
+            )
+
+    def look(self, view: View, networks: Networks) -> Tensor:
+        """The weight of every neighbour, (8 * dilations, H, W)."""
+        pixels = view.pixels.float()
+        if self.at == "picture":
+            size = view.image.shape[1:]
+            pixels = F.interpolate(pixels[None], size=size, mode="bilinear")[0]
+        return self.affinity(pixels)
+
+    def refine(self, seen: Tensor, scores: Tensor) -> Tensor:
+        """Scores (R, h, w), first stretched to (H, W) with corners aligned, after all steps."""
+        height, width = seen.shape[1:]
+        out = scores.new_empty(len(scores), height, width)
+        chunk = max(BLOCK_BYTES // (4 * height * width), 1)
+        for start in range(0, len(scores), chunk):
+            maps = F.interpolate(
+                scores[None, start : start + chunk],
+                size=(height, width),
+                mode="bilinear",
+                align_corners=True,
+            )[0]
+            for _ in range(self.steps):
+                mean = torch.zeros_like(maps)
+                for weight, neighbour in zip(seen, self._neighbours(maps), strict=True):
+                    mean.addcmul_(weight, neighbour)
+                maps = mean
+            out[start : start + chunk] = maps
+        return out
+
+    def affinity(self, pixels: Tensor) -> Tensor:
+        """Weights of the neighbours from pixels (3, H, W), (8 * dilations, H, W), summing to 1."""
+        around = [x for d in self.dilations for x in shifted(pixels, d)]  # with the centres
+        mean = sum(around[1:], around[0]) / len(around)
+        squares = sum(((x - mean).square() for x in around[1:]), (around[0] - mean).square())
+        scale = 1e-8 + 0.1 * (squares / (len(around) - 1)).sqrt()
+        distance = [((x - pixels).abs() / scale).mean(0) for x in self._neighbours(pixels)]
+        return torch.softmax(-torch.stack(distance), dim=0)
+
+    def _neighbours(self, x: Tensor) -> Iterator[Tensor]:
+        for d in self.dilations:
+            for i, neighbour in enumerate(shifted(x, d)):
+                if i != 4:
+                    yield neighbour
+
+
+def shifted(x: Tensor, distance: int) -> Iterator[Tensor]:
+    """x (C, H, W) and its 8 neighbours at a distance, row by row, as views of a padded copy."""
+    height, width = x.shape[1:]
+    padded = F.pad(x[None], (distance,) * 4, mode="replicate")[0]
+    for down, across in AROUND:
+        top, left = (1 + down) * distance, (1 + across) * distance
+        yield padded[:, top : top + height, left : left + width]

@@ -1,0 +1,202 @@
+"""SAM as a refiner: score maps prompt it, or vote within its masks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from wordmask.errors import WordmaskError
+from wordmask.refiners.base import Refiner, View, register_refiner
+from wordmask.towers.networks import Networks
+from wordmask.towers.sam import Masks, SamImage, centres
+
+STABLE = 1.0  # a mask is stable where its logits' threshold may move by this much
+SMALL = 64  # long side of the grid on which masks are compared with each other
+
+
+@register_refiner
+@dataclass(frozen=True)
+class Sam(Refiner):
+    """Segment Anything (Kirillov et al., ICCV 2023; SAM 2: Ravi et al., 2024) on score maps.
+
+    - `vote`: a grid of points gives masks of everything in the picture, before any word is known. A
+      mask takes the mean of the scores inside it, a pixel the mean over the masks that it is in,
+      weighted by SAM's estimate of their quality; in no mask, it keeps its own.
+    - `points`, `boxes`, `masks`, `surgery`: every map that is the highest somewhere prompts SAM. It
+      becomes its mean inside the mask that it is given and its mean outside, mixed by the mask's
+      probability, so that scores stay what they were (cosines, probabilities). Maps that are the
+      highest nowhere are only stretched.
+
+    Args:
+        prompt: "vote"; "points": the highest places of each map, those of the other maps as its
+            negatives (so CLIPtrase's clusters prompt SAM); "boxes": around each map's places;
+            "masks": by how much a map is above all others, and its points; "surgery": the highest
+            and lowest places of each map by itself (CLIP Surgery's text to points).
+        points: how many points of a map's own, and how many others at most, a prompt takes.
+        points_per_side: the grid of `vote`.
+        min_iou: masks of `vote` need this estimated IoU, and as much IoU between themselves with
+            the threshold of their logits moved up and down by 1 (SAM's stability).
+        max_overlap: of masks of `vote` with a higher IoU than this, the better one is kept.
+    """
+
+    name = "sam"
+    title = "Segment Anything"
+    network = "sam"
+    variants = {
+        "vote": {},
+        "points": {"prompt": "points"},
+        "boxes": {"prompt": "boxes"},
+        "masks": {"prompt": "masks"},
+        "surgery": {"prompt": "surgery"},
+    }
+
+    prompt: Literal["vote", "points", "boxes", "masks", "surgery"] = "vote"
+    points: int = 16
+    points_per_side: int = 16
+    min_iou: float = 0.8
+    max_overlap: float = 0.7
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if min(self.points, self.points_per_side) < 1:
+            raise WordmaskError(
+                f"got points={self.points}, points_per_side={self.points_per_side}; "
+                "both are at least 1"
+            )
+
+    def look(self, view: View, networks: Networks) -> Any:
+        """The embedded picture; for `vote` its masks (K, h, w) and their quality (K,)."""
+        seen = networks.sam.look(view.image)
+        if self.prompt != "vote":
+            return seen
+        places = [
+            (torch.arange(self.points_per_side) + 0.5) / self.points_per_side * n for n in seen.size
+        ]
+        y, x = torch.meshgrid(*places, indexing="ij")
+        masks = seen.predict(torch.stack([x, y], -1).flatten(0, 1)[:, None])
+        return self.choose(masks)
+
+    def refine(self, seen: Any, scores: Tensor) -> Tensor:
+        """Scores (R, h, w) on the grid of SAM's masks."""
+        if self.prompt == "vote":
+            masks, quality = seen
+            return vote(masks, quality, scores)
+        won = scores.flatten(1).argmax(0)
+        classes = won.unique().tolist()
+        prompted = self.prompted(seen, scores, classes)
+        out = F.interpolate(scores[None], size=seen.grid, mode="bilinear")[0]
+        for c, mask in zip(classes, prompted, strict=True):
+            inside = mask.sigmoid().to(out)
+            if inside.sum() < 1:
+                continue
+            mean = (inside * out[c]).sum() / inside.sum()
+            rest = ((1 - inside) * out[c]).sum() / (1 - inside).sum().clamp_min(1)
+            out[c] = inside * mean + (1 - inside) * rest
+        return out
+
+    def choose(self, masks: Masks) -> tuple[Tensor, Tensor]:
+        """The good and different masks of a grid of points: (K, h, w) bool and quality (K,)."""
+        logits, iou = masks.logits.flatten(0, 1), masks.iou.flatten()
+        high = (logits > STABLE).flatten(1).sum(1)
+        low = (logits > -STABLE).flatten(1).sum(1)
+        good = (iou >= self.min_iou) & (high >= self.min_iou * low) & (high > 0)
+        order = iou[good].argsort(descending=True, stable=True)
+        logits, iou = logits[good][order], iou[good][order]
+        kept = different(logits, self.max_overlap)
+        return logits[kept] > 0, iou[kept]
+
+    def prompted(self, seen: SamImage, scores: Tensor, classes: list[int]) -> list[Tensor]:
+        """The mask that each of the maps `classes` prompts, (h, w) logits."""
+        won = scores.argmax(0)
+        peaks = [peak_places(scores[c], won == c, self.points, seen.size) for c in classes]
+        if self.prompt == "points":
+            return list(seen.separate(peaks, self.points))
+        if self.prompt == "boxes":
+            boxes = torch.stack([box_around(won == c, seen.size) for c in classes])
+            return list(seen.predict(boxes=boxes).best)
+        if self.prompt == "surgery":
+            prompts = [text_to_points(scores[c], seen.size) for c in classes]
+            return [seen.predict(p[None], labels[None]).best[0] for p, labels in prompts]
+        masks = []
+        for c, own in zip(classes, peaks, strict=True):
+            others = torch.cat([scores[:c], scores[c + 1 :]])
+            above = scores[c] - others.amax(0) if len(others) else scores[c]
+            margin = 5 * above / above.abs().mean().clamp_min(1e-12)
+            masks.append(seen.predict(own[None], masks=margin.clamp(-10, 10)[None]).best[0])
+        return masks
+
+
+def vote(masks: Tensor, quality: Tensor, scores: Tensor) -> Tensor:
+    """Scores (R, h, w) after every mask's vote, on the masks' grid.
+
+    masks (K, h', w') bool and quality (K,). A pixel takes the mean over its masks, weighted by
+    their quality, of the mean score inside each; in no mask, it keeps its own.
+    """
+    own = F.interpolate(scores[None], size=masks.shape[1:], mode="bilinear")[0]
+    inside = masks.flatten(1).to(own)  # (K, L)
+    votes = own.flatten(1) @ inside.T / inside.sum(1).clamp_min(1)  # (R, K)
+    total = (votes * quality) @ inside
+    weight = quality.to(own) @ inside
+    voted = (total / weight.clamp_min(1e-12)).view_as(own)
+    return torch.where(masks.any(0), voted, own)
+
+
+def different(logits: Tensor, most: float) -> Tensor:
+    """Which of the masks (K, h, w), best first, no better one overlaps by an IoU above `most`."""
+    scale = SMALL / max(logits.shape[1:])
+    if scale < 1 and len(logits):
+        size = [max(round(n * scale), 1) for n in logits.shape[1:]]
+        logits = F.interpolate(logits[:, None], size=size, mode="bilinear")[:, 0]
+    masks = (logits > 0).flatten(1).float()
+    area, both = masks.sum(1), masks @ masks.T
+    iou = both / (area[:, None] + area - both).clamp_min(1)
+    kept: list[int] = []
+    for k in range(len(masks)):
+        if not kept or iou[k, kept].max() <= most:
+            kept.append(k)
+    return torch.tensor(kept, dtype=torch.long, device=logits.device)
+
+
+def peak_places(scores: Tensor, where: Tensor, most: int, size: tuple[int, int]) -> Tensor:
+    """The highest places of a map (h, w) among those `where`, (n, 2) as x, y in a picture."""
+    inside = scores.masked_fill(~where, -torch.inf).flatten()
+    best = inside.topk(min(most, int(where.sum()))).indices
+    return centres(best, scores.shape, size)
+
+
+def box_around(where: Tensor, size: tuple[int, int]) -> Tensor:
+    """The box (4,) around the places of a map (h, w), but for 2 % of them on each of its sides."""
+    h, w = where.shape
+    rows, columns = where.nonzero().float().unbind(1)
+    share = where.new_tensor([0.02, 0.98], dtype=torch.float32)
+    (top, bottom), (left, right) = rows.quantile(share), columns.quantile(share)
+    box = torch.stack([left / w, top / h, (right + 1) / w, (bottom + 1) / h])
+    return box * box.new_tensor([size[1], size[0], size[1], size[0]])
+
+
+def text_to_points(
+    scores: Tensor, size: tuple[int, int], threshold: float = 0.8, coarser: int = 2
+) -> tuple[Tensor, Tensor]:
+    """Point prompts from the map of one text (CLIP Surgery, section on prompting SAM).
+
+    The map (h, w) is made `coarser` and stretched to [0, 1]; places of at least `threshold`, at
+    most half of all, are positives, and as many of the lowest are negatives.
+
+    Returns:
+        (2n, 2) as x, y in a picture of `size` H, W, positives first, both from low to high; and
+        their labels (2n,), 1 and 0.
+    """
+    grid = [max(n // coarser, 1) for n in scores.shape]
+    coarse = F.interpolate(scores[None, None], size=grid, mode="bilinear")[0, 0]
+    span = (coarse.max() - coarse.min()).clamp_min(1e-12)
+    high = ((coarse - coarse.min()) / span >= threshold).sum()
+    count = max(min(int(high), coarse.numel() // 2), 1)
+    order = coarse.flatten().argsort(stable=True)
+    chosen = torch.cat([order[-count:], order[:count]])
+    labels = torch.ones(len(chosen), device=scores.device)
+    labels[count:] = 0
+    return centres(chosen, coarse.shape, size), labels

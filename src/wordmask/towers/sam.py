@@ -1,0 +1,298 @@
+"""SAM and SAM 2 from transformers: a picture is embedded once, then prompts become masks.
+
+Places are x, y in pixels of the picture: 0 is its left or top edge, W or H the other one, so the
+centre of the first pixel is 0.5, 0.5.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from wordmask.errors import WordmaskError
+from wordmask.towers.loading import load_from, read_normalisation
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+PROMPTS = 16  # decoded at once
+OUTSIDE = -10.0  # the logit of a mask prompt beyond the picture, and of the mask of no points
+
+
+class Masks(NamedTuple):
+    """What prompts gave, P of them with m masks each.
+
+    logits (P, m, h, w), above 0 inside the mask, on a grid over the whole picture; iou (P, m), the
+    network's own estimate of their quality, about 0 to 1.
+    """
+
+    logits: Tensor
+    iou: Tensor
+
+    @property
+    def best(self) -> Tensor:
+        """The mask of highest estimated IoU of each prompt, (P, h, w)."""
+        return self.logits[torch.arange(len(self.iou)), self.iou.argmax(1)]
+
+
+class SamTower:
+    """SAM or SAM 2.
+
+    Args:
+        model: a `SamModel` or `Sam2Model`; used through its own modules, never changed.
+        mean, std: how pictures are normalised.
+        source: the id or folder it came from.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        mean: tuple[float, ...] = IMAGENET_MEAN,
+        std: tuple[float, ...] = IMAGENET_STD,
+        source: str = "in memory",
+    ):
+        if not all(hasattr(model, x) for x in ("vision_encoder", "prompt_encoder", "mask_decoder")):
+            raise WordmaskError(
+                f"got {type(model).__name__} as SAM; give a SamModel, a Sam2Model, a hub id or a "
+                "local folder"
+            )
+        self.model: Any = model
+        self.mean, self.std, self.source = mean, std, source
+        config: Any = model.config
+        prompts = config.prompt_encoder_config
+        self.side: int = prompts.image_size  # of the square that the network sees, in pixels
+        self.grid: int = 4 * (prompts.image_size // prompts.patch_size)  # side of its own masks
+        self.keeps_aspect: bool = config.model_type == "sam"  # SAM 2 squashes
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.model.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the weights."""
+        return next(self.model.parameters()).dtype
+
+    @torch.no_grad()
+    def look(self, image: Tensor) -> SamImage:
+        """Embed a picture (3, H, W) in [0, 1], any size.
+
+        SAM brings the long side to `side` pixels and pads with zeros at the right or the bottom;
+        SAM 2 squashes the picture to a square.
+        """
+        if image.ndim != 3 or image.shape[0] != 3 or not image.numel():
+            raise WordmaskError(f"got a picture of shape {tuple(image.shape)}; SAM takes (3, H, W)")
+        height, width = image.shape[1:]
+        covered = self.side, self.side
+        if self.keeps_aspect:
+            scale = self.side / max(height, width)
+            covered = max(round(height * scale), 1), max(round(width * scale), 1)
+        x = image.to(self.device, torch.float32)[None]
+        x = F.interpolate(x, size=covered, mode="bilinear", antialias=True)
+        x = (x - x.new_tensor(self.mean)[:, None, None]) / x.new_tensor(self.std)[:, None, None]
+        x = F.pad(x, (0, self.side - covered[1], 0, self.side - covered[0]))
+        embeddings = self.model.get_image_embeddings(x.to(self.dtype))
+        if isinstance(embeddings, Tensor):
+            return SamImage(self, (embeddings,), (height, width), covered)
+        return SamImage(self, tuple(embeddings), (height, width), covered)
+
+
+@dataclass(frozen=True)
+class SamImage:
+    """A picture that SAM has seen, ready for prompts.
+
+    Attributes:
+        tower: the network.
+        embeddings: of the picture, (1, D, h, w) each: one for SAM, three levels for SAM 2.
+        size: H, W of the picture.
+        covered: height and width of the network's square that show the picture.
+    """
+
+    tower: SamTower
+    embeddings: tuple[Tensor, ...]
+    size: tuple[int, int]
+    covered: tuple[int, int]
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """h, w of the masks: the picture's aspect, the long side as fine as the network's own."""
+        scale = self.tower.grid / max(self.size)
+        return max(round(self.size[0] * scale), 1), max(round(self.size[1] * scale), 1)
+
+    @torch.no_grad()
+    def predict(
+        self,
+        points: Tensor | None = None,
+        labels: Tensor | None = None,
+        boxes: Tensor | None = None,
+        masks: Tensor | None = None,
+        *,
+        multimask: bool = True,
+    ) -> Masks:
+        """Masks of P prompts, each of points, a box, a mask, or several of these.
+
+        Args:
+            points: (P, n, 2), x and y.
+            labels: (P, n), 1 for a point on the object and 0 for one beside it; None: all 1.
+            boxes: (P, 4), left, top, right, bottom.
+            masks: (P, h, w) logits over the whole picture on any grid.
+            multimask: three masks a prompt, for whole, part and subpart, instead of one.
+
+        Raises:
+            WordmaskError: no prompt, or shapes that do not fit together.
+        """
+        given = [x for x in (points, boxes, masks) if x is not None]
+        count = len(given[0]) if given else 0
+        fits = (
+            all(len(x) == count for x in given)
+            and (points is None or (points.ndim == 3 and points.shape[2] == 2))
+            and (labels is None or (points is not None and labels.shape == points.shape[:2]))
+            and (boxes is None or boxes.shape[1:] == (4,))
+            and (masks is None or masks.ndim == 3)
+        )
+        if not given or not fits:
+            shapes = [None if x is None else tuple(x.shape) for x in (points, labels, boxes, masks)]
+            raise WordmaskError(
+                f"got points, labels, boxes, masks of shapes {shapes}; give P prompts as points "
+                "(P, n, 2) with labels (P, n), boxes (P, 4) or masks (P, h, w)"
+            )
+        prompts: dict[str, Tensor] = {}
+        if points is not None:
+            prompts["input_points"] = self._to_square(points)[:, None]
+            marks = torch.ones(points.shape[:2]) if labels is None else labels
+            prompts["input_labels"] = marks.to(self.tower.device, torch.int)[:, None]
+        if boxes is not None:
+            prompts["input_boxes"] = self._to_square(boxes.unflatten(1, (2, 2))).flatten(1)[:, None]
+        if masks is not None:
+            prompts["input_masks"] = self._mask_prompts(masks)
+        logits, iou = [], []
+        for start in range(0, count, PROMPTS):
+            part = {name: x[start : start + PROMPTS] for name, x in prompts.items()}
+            here = [x.expand(min(PROMPTS, count - start), -1, -1, -1) for x in self.embeddings]
+            out = self.tower.model(
+                image_embeddings=here[0] if len(here) == 1 else here,
+                multimask_output=multimask,
+                **part,
+            )
+            logits.append(self._to_picture(out.pred_masks[:, 0].float()))
+            iou.append(out.iou_scores[:, 0].float())
+        if not logits:
+            return Masks(torch.empty(0, 1, *self.grid), torch.empty(0, 1))
+        return Masks(torch.cat(logits), torch.cat(iou))
+
+    def separate(self, groups: Sequence[Tensor], most: int = 32) -> Tensor:
+        """One mask a group of points (n, 2), whose negatives are the other groups' points.
+
+        most: how many points of its own, and how many others, a prompt takes, evenly picked.
+
+        Returns:
+            (groups, h, w) logits; of a group without points, negative everywhere.
+        """
+        out = torch.full((len(groups), *self.grid), OUTSIDE, device=self.tower.device)
+        for k, group in enumerate(groups):
+            if not len(group):
+                continue
+            own = pick_evenly(group, most)
+            rest = [x for i, x in enumerate(groups) if i != k]
+            others = pick_evenly(torch.cat([own[:0], *rest]), most)
+            labels = torch.cat([torch.ones(len(own)), torch.zeros(len(others))])
+            out[k] = self.predict(torch.cat([own, others])[None], labels[None]).best[0]
+        return out
+
+    def _to_square(self, places: Tensor) -> Tensor:
+        """Places (..., 2) in the picture to pixel indices of the network's square."""
+        scale = [self.covered[1] / self.size[1], self.covered[0] / self.size[0]]
+        places = places.to(self.tower.device, torch.float32)
+        return (places * places.new_tensor(scale) - 0.5).to(self.tower.dtype)  # it adds 0.5 itself
+
+    def _to_picture(self, logits: Tensor) -> Tensor:
+        """Masks on the network's square (P, m, s, s), on the picture's `grid`."""
+        share = [c / self.tower.side for c in self.covered]
+        return _resample(logits, self.grid, share, "border")
+
+    def _mask_prompts(self, masks: Tensor) -> Tensor:
+        """Masks on the picture (P, h, w), on the network's square (P, 1, s, s)."""
+        masks = masks.to(self.tower.device, torch.float32)[:, None]
+        share = [self.tower.side / c for c in self.covered]
+        side = (self.tower.grid, self.tower.grid)
+        return (_resample(masks - OUTSIDE, side, share, "zeros") + OUTSIDE).to(self.tower.dtype)
+
+
+def _resample(x: Tensor, size: tuple[int, int], share: Sequence[float], beyond: str) -> Tensor:
+    """Bilinear values of x (P, m, h, w) at a grid of `size` over `share` (down, across) of it."""
+    axes = [
+        (torch.arange(n, device=x.device) + 0.5) / n * s * 2 - 1
+        for n, s in zip(size, share, strict=True)
+    ]
+    y, x_ = torch.meshgrid(*axes, indexing="ij")
+    places = torch.stack([x_, y], -1).expand(len(x), -1, -1, -1)
+    return F.grid_sample(x, places, mode="bilinear", padding_mode=beyond, align_corners=False)
+
+
+def centres(index: Tensor, grid: Sequence[int], size: tuple[int, int]) -> Tensor:
+    """Patches of a grid h, w by flat index (n,), as places (n, 2) in a picture of `size` H, W."""
+    row, column = index // grid[1] + 0.5, index % grid[1] + 0.5
+    return torch.stack([column * (size[1] / grid[1]), row * (size[0] / grid[0])], dim=-1)
+
+
+def pick_evenly(points: Tensor, most: int) -> Tensor:
+    """At most `most` of the points (n, ...), at even steps from the first to the last."""
+    if len(points) <= most:
+        return points
+    return points[torch.linspace(0, len(points) - 1, most).round().long()]
+
+
+def load_sam(
+    source: str | os.PathLike[str] | nn.Module,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    cache_dir: str | os.PathLike[str] | None = None,
+    local_files_only: bool = False,
+) -> SamTower:
+    """Load SAM or SAM 2 in transformers format; a model in memory is used as it is.
+
+    Raises:
+        WordmaskError: no such folder or files, the hub out of reach, or another kind of model.
+    """
+    if isinstance(source, nn.Module):
+        return SamTower(source)
+    name = os.fspath(source)
+
+    def load(place: str, offline: bool) -> SamTower:
+        from transformers import AutoConfig, Sam2Model, SamModel
+
+        where = {"cache_dir": cache_dir, "local_files_only": offline}
+        config = AutoConfig.from_pretrained(place, trust_remote_code=False, **where)
+        kinds = {"sam": SamModel, "sam2": Sam2Model, "sam2_video": Sam2Model}
+        if config.model_type not in kinds:
+            raise WordmaskError(
+                f"got a {config.model_type!r} model from {place} as SAM; give a SAM or SAM 2"
+            )
+        model, report = kinds[config.model_type].from_pretrained(
+            place, dtype=dtype, trust_remote_code=False, output_loading_info=True, **where
+        )
+        if report["missing_keys"]:
+            missing = sorted(report["missing_keys"])
+            raise WordmaskError(
+                f"the weights of {place} lack {len(missing)} tensors ({missing[0]}, ...); "
+                "the checkpoint is not a complete SAM"
+            )
+        mean, std = read_normalisation(place, where, (IMAGENET_MEAN, IMAGENET_STD))
+        return SamTower(model.eval().to(device), mean=mean, std=std, source=name)
+
+    files = ("config.json", "model.safetensors", "preprocessor_config.json")
+    return load_from(
+        name,
+        load,
+        kind="SAM",
+        files=files,
+        cache_dir=cache_dir,
+        local_files_only=local_files_only,
+    )
