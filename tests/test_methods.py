@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from tiny import tiny_clip
+from tiny import tiny_clip, tiny_vfm
 from wordmask import Background, Segmenter, WordmaskError, list_methods
 from wordmask.affinity import Sinkhorn
 from wordmask.methods import METHODS, create_method, parse_option
@@ -16,6 +16,7 @@ from wordmask.towers.clip import Need
 
 VARIANTS = [(name, variant) for name in list_methods() for variant in METHODS[name].variants]
 WORDS = 5
+BESIDE = {"vfm": tiny_vfm()}  # networks beside CLIP
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +37,12 @@ def pictures(*shape: int, smooth: int = 8) -> torch.Tensor:
     return torch.nn.functional.interpolate(small, size=shape[1:], mode="bilinear")
 
 
+def segmenter_of(clip, method, variant=None, options=None):
+    return Segmenter.from_pretrained(clip, method, variant, options, networks=BESIDE)
+
+
 def scores_of(clip, method, variant, image, texts, background=None, options=None):
-    segmenter = Segmenter.from_pretrained(clip, method, variant, options)
+    segmenter = segmenter_of(clip, method, variant, options)
     encoding = segmenter.encode(image)
     return segmenter.score(encoding, texts, background), encoding
 
@@ -56,7 +61,7 @@ class TestEveryMethod:
 
     def test_permuting_classes_permutes_the_result(self, clip, texts, method, variant):
         order = torch.tensor([3, 0, 4, 1, 2])
-        segmenter = Segmenter.from_pretrained(clip, method, variant)
+        segmenter = segmenter_of(clip, method, variant)
         encoding = segmenter.encode(pictures(1, 112, 112))
         scores, permuted = segmenter.score(encoding, texts), segmenter.score(encoding, texts[order])
         assert torch.allclose(permuted, scores[:, order], atol=1e-5, rtol=0)
@@ -92,7 +97,7 @@ class TestEveryMethod:
     def test_nothing_is_left_behind(self, clip, texts, method, variant):
         before = {k: v.clone() for k, v in clip.state_dict().items()}
         modules = list(clip.modules())
-        segmenter = Segmenter.from_pretrained(clip, method, variant)
+        segmenter = segmenter_of(clip, method, variant)
         segmenter(pictures(1, 64, 112), texts)
         assert list(clip.modules()) == modules
         assert not any(
@@ -103,7 +108,7 @@ class TestEveryMethod:
         assert not clip.training
 
     def test_fused_equals_explicit(self, clip, texts, method, variant):
-        segmenter = Segmenter.from_pretrained(clip, method, variant)
+        segmenter = segmenter_of(clip, method, variant)
         fused = segmenter.encode(pictures(2, 64, 112)).features
         segmenter.tower.fused = False
         explicit = segmenter.encode(pictures(2, 64, 112)).features
@@ -111,10 +116,10 @@ class TestEveryMethod:
 
     def test_the_map_that_is_shown_is_the_map_that_mixes(self, clip, texts, method, variant):
         """Rows of `mixing_map` are weights: not negative, with one sum."""
-        segmenter = Segmenter.from_pretrained(clip, method, variant)
+        segmenter = segmenter_of(clip, method, variant)
         chosen, tower = segmenter.method, segmenter.tower
         image = pictures(2, 64, 112)
-        trace = tower.trace(image, chosen.need(tower.depth), chosen.position)
+        trace = chosen.trace(tower, image, chosen.need(tower.depth), segmenter.networks)
         shown = chosen.mixing_map(tower, trace)
         assert shown.shape[0] == 2
         assert shown.shape[2:] == (113, 113)
@@ -126,9 +131,9 @@ class TestEveryMethod:
         clip, image = tiny_clip(), pictures(1, 160, 160, smooth=32)
         # a region whose two best classes are close may flip as a whole: no clusters here
         options = {"eps": 1e-9} if method == "cliptrase" else None
-        full = Segmenter.from_pretrained(clip, method, variant, options)(image, texts)[0].labels
+        full = segmenter_of(clip, method, variant, options)(image, texts)[0].labels
         clip.bfloat16()
-        half = Segmenter.from_pretrained(clip, method, variant, options)(image, texts)[0].labels
+        half = segmenter_of(clip, method, variant, options)(image, texts)[0].labels
         assert (full == half).mean() >= 0.99
 
     def test_more_pictures_than_a_batch(self, clip, texts, method, variant, monkeypatch):
@@ -143,7 +148,7 @@ class TestEveryMethod:
         """Windows run, keep the size, and one window that covers all is the whole picture."""
         image = pictures(2, 96, 160)
         options = {"window": 64, "stride": 32}
-        segmenter = Segmenter.from_pretrained(clip, method, variant, options)
+        segmenter = segmenter_of(clip, method, variant, options)
         encoding = segmenter.encode(image)
         assert segmenter.score(encoding, texts).shape == (2, WORDS, 12, 20)
         results = segmenter(encoding, texts)
@@ -153,7 +158,7 @@ class TestEveryMethod:
         assert torch.equal(one, plain)
 
     def test_backgrounds(self, clip, texts, method, variant):
-        segmenter = Segmenter.from_pretrained(clip, method, variant)
+        segmenter = segmenter_of(clip, method, variant)
         encoding = segmenter.encode(pictures(1, 64, 64))
         none = segmenter(encoding, texts, Background.none())[0].labels
         assert none.max() <= WORDS
@@ -173,7 +178,7 @@ def test_a_name_given_twice_changes_nothing(clip):
     from wordmask.encoding import Queries
 
     for name in list_methods():
-        segmenter = Segmenter.from_pretrained(clip, name)
+        segmenter = segmenter_of(clip, name)
         encoding = segmenter.encode(pictures(1, 64, 64))
         once = Queries.of([rows[:1], rows[1:2], rows[2:]])
         twice = Queries.of([rows[:1], rows[[1, 1]], rows[2:]])
@@ -199,6 +204,7 @@ def test_names_of_methods():
             "gem",
             "maskclip",
             "naclip",
+            "proxyclip",
             "sclip",
         ]
     )
@@ -308,21 +314,21 @@ def test_cliper_paper_zeroes_values_below_the_mean():
 
 
 def test_cliper_needs_whole_patches_for_windows(clip):
-    segmenter = Segmenter.from_pretrained(clip, "cliper", None, {"window": 60, "stride": 20})
+    segmenter = segmenter_of(clip, "cliper", None, {"window": 60, "stride": 20})
     with pytest.raises(WordmaskError, match="whole patches of 8 pixels"):
         segmenter.encode(pictures(1, 112, 112))
 
 
 def test_cliper_drops_absent_classes(clip, texts):
     image = pictures(1, 112, 112)
-    all_kept = Segmenter.from_pretrained(clip, "cliper", None, {"score_threshold": 0.0})
+    all_kept = segmenter_of(clip, "cliper", None, {"score_threshold": 0.0})
     encoding = all_kept.encode(image)
     peaks = all_kept.score(encoding, texts)[0].amax((1, 2))
     middle = float(peaks.sort().values[-2:].mean())
-    some = Segmenter.from_pretrained(clip, "cliper", None, {"score_threshold": middle})
+    some = segmenter_of(clip, "cliper", None, {"score_threshold": middle})
     found = set(np.unique(some(encoding, texts, Background.none())[0].labels))
     assert found == {int(peaks.argmax()) + 1}
-    none = Segmenter.from_pretrained(clip, "cliper", None, {"score_threshold": 1e9})
+    none = segmenter_of(clip, "cliper", None, {"score_threshold": 1e9})
     assert not none(encoding, texts, Background.none())[0].labels.any()
 
 
@@ -362,7 +368,7 @@ def test_maskclip_official_runs_exact_gelu(texts):
 
 
 def test_surgery_of_one_class_needs_the_empty_prompt(clip, texts):
-    segmenter = Segmenter.from_pretrained(clip, "clip_surgery", "feature-surgery")
+    segmenter = segmenter_of(clip, "clip_surgery", "feature-surgery")
     encoding = segmenter.encode(pictures(1, 64, 64))
     with pytest.raises(WordmaskError, match="one text feature"):
         segmenter.score(encoding, texts[:1])

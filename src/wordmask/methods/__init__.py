@@ -9,6 +9,7 @@ from wordmask.methods import (
     gem,
     maskclip,
     naclip,
+    proxyclip,
     sclip,
 )
 from wordmask.methods.base import METHODS, Method, create_method, parse_option, register
@@ -26,6 +27,7 @@ __all__ = [
     "maskclip",
     "naclip",
     "parse_option",
+    "proxyclip",
     "register",
     "sclip",
 ]

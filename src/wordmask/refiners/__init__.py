@@ -1,5 +1,6 @@
 """The refiners, one a file. Importing this package registers them all."""
 
+from wordmask.refiners import diffusion, pamr, sam, vfm
 from wordmask.refiners.base import (
     REFINERS,
     Refiner,
@@ -9,4 +10,15 @@ from wordmask.refiners.base import (
     register_refiner,
 )
 
-__all__ = ["REFINERS", "Refiner", "View", "create_refiner", "read_refiners", "register_refiner"]
+__all__ = [
+    "REFINERS",
+    "Refiner",
+    "View",
+    "create_refiner",
+    "diffusion",
+    "pamr",
+    "read_refiners",
+    "register_refiner",
+    "sam",
+    "vfm",
+]

@@ -1,0 +1,80 @@
+"""The affinity of a vision foundation model, applied once to any score map."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from wordmask.affinity import MaskedSoftmax
+from wordmask.errors import WordmaskError
+from wordmask.refiners.base import Refiner, View, register_refiner
+from wordmask.towers.networks import Networks
+
+
+@dataclass(frozen=True)
+class Seen:
+    """The affinity of one picture, and the grid h, w of the patches it is between."""
+
+    affinity: MaskedSoftmax
+    grid: tuple[int, int]
+
+
+@register_refiner
+@dataclass(frozen=True)
+class Vfm(Refiner):
+    """Every patch takes the mean score of the patches that look like it to the VFM.
+
+    A = softmax(gamma (c - beta mean(c)) + mask) over the cosines c of the VFM's features, the mask
+    -inf where that is below 0: ProxyCLIP's attention. The refined map is A Up(S), the scores S
+    enlarged bilinearly to the VFM's grid.
+
+    Variants: `proxyclip`, the default, sees the picture at the size that ProxyCLIP works at, which
+    bounds the cost; `cliper` at its own size, as the released code of CLIPer does when DINO or
+    DINOv2 takes the place of Stable Diffusion (supplement, Table 9; one application, beta 1.2 and
+    gamma 3). Cost: one forward of the VFM and L^2 cosines, L its patches.
+
+    Args:
+        short_side: larger pictures are brought to it, in pixels; None: no picture is.
+        beta, gamma: shift and scale of the cosines.
+        threshold: a fixed cosine from which patches count, in place of beta mean(c).
+        facet: what of the VFM's last block: its "output", or "queries", "keys" or "values".
+    """
+
+    name = "vfm"
+    title = "VFM affinity"
+    network = "vfm"
+    variants = {"proxyclip": {}, "cliper": {"short_side": None}}
+
+    short_side: int | None = 336
+    beta: float = 1.2
+    gamma: float = 3.0
+    threshold: float | None = None
+    facet: Literal["output", "queries", "keys", "values"] = "output"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.gamma <= 0 or not -1 <= (self.threshold or 0) <= 1 or (self.short_side or 1) < 1:
+            raise WordmaskError(
+                f"got gamma={self.gamma}, threshold={self.threshold}, short_side={self.short_side};"
+                " gamma is above 0, threshold a cosine between -1 and 1, short_side pixels above 0"
+            )
+
+    def look(self, view: View, networks: Networks) -> Seen:
+        """The VFM's features of the picture, and the affinity between them."""
+        image = view.image[None]
+        shrink = (self.short_side or min(image.shape[2:])) / min(image.shape[2:])
+        if shrink < 1:
+            size = [round(side * shrink) for side in image.shape[2:]]
+            image = F.interpolate(image, size=size, mode="bilinear", antialias=True)
+        features = networks.vfm.features(image, self.facet)[0]  # (D, h, w)
+        affinity = MaskedSoftmax(
+            features.flatten(1).T, beta=self.beta, gamma=self.gamma, threshold=self.threshold
+        )
+        return Seen(affinity, (features.shape[1], features.shape[2]))
+
+    def refine(self, seen: Seen, scores: Tensor) -> Tensor:
+        """A Up(S): scores (R, h, w) on any grid, refined (R, h', w') on the VFM's."""
+        return seen.affinity.mix(scores, seen.grid)
