@@ -14,7 +14,18 @@ from typing import Annotated, Any
 import typer
 
 from wordmask import __version__
-from wordmask.cli import datasets, demo, explain, methods, refiners, segment, selftest
+from wordmask.cli import (
+    bench,
+    datasets,
+    demo,
+    evaluate,
+    explain,
+    methods,
+    protocol,
+    refiners,
+    segment,
+    selftest,
+)
 from wordmask.cli.common import one_line
 from wordmask.errors import WordmaskError
 
@@ -30,6 +41,9 @@ app.command()(methods.methods)
 app.command()(refiners.refiners)
 app.command()(demo.demo)
 app.command()(selftest.selftest)
+app.command()(bench.bench)
+app.command()(evaluate.evaluate)
+app.command()(protocol.protocol)
 app.add_typer(datasets.app, name="datasets")
 
 UsageError: type[Any] = typer.BadParameter.__bases__[0]  # typer has its own click, or another's

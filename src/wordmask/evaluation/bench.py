@@ -1,0 +1,398 @@
+"""What methods cost: parameters, FLOPs, time and memory, as Table 1 of ProxyCLIP's supplement and
+Table 4 of CLIPer give them.
+
+A round is what a person waits for: encoding a batch of pictures, and labelling it by words whose
+embeddings are at hand. Weights do not change the time, so random ones will do.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import math
+import platform
+import statistics
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from wordmask.errors import WordmaskError, unknown
+from wordmask.methods import METHODS, create_method
+from wordmask.refiners import read_refiners
+from wordmask.segmenter import Segmenter
+
+# width, blocks and heads of the image half, its patch and picture; of the text half; joint width
+CLIP_SHAPES = {
+    "openai/clip-vit-base-patch32": ((768, 12, 12, 32, 224), (512, 12, 8), 512),
+    "openai/clip-vit-base-patch16": ((768, 12, 12, 16, 224), (512, 12, 8), 512),
+    "openai/clip-vit-large-patch14": ((1024, 24, 16, 14, 224), (768, 12, 12), 768),
+    "openai/clip-vit-large-patch14-336": ((1024, 24, 16, 14, 336), (768, 12, 12), 768),
+}
+RANDOM_VFM = "facebook/dino-vitb8"  # ViT-B/8, the default of ProxyCLIP
+NOTE = (
+    "Parameters are those of CLIP, both halves, and of networks beside it. Times and FLOPs are for "
+    "one picture; FLOPs are torch's, a multiply-add being two (ProxyCLIP's Table 1 counts one). "
+    "IPS: images per second. Memory is weights and what a round holds beside them."
+)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """One row: what a method costs, alone or with refiners.
+
+    Attributes:
+        method, variant: of the method.
+        refine: refiners in order, "" for none.
+        networks: what ran beside CLIP, source by kind.
+        parameters: of CLIP, both halves, and of those networks.
+        flops: floating point operations for one picture, a multiply-add being two (torch's count;
+            papers often count it as one).
+        milliseconds: median time of a round, over the pictures of the batch.
+        encoding: the same of its encoding alone, where words change nothing.
+        images_per_second: pictures of a batch over the median time of a round.
+        memory: MiB at the peak of a round: weights and what is held beside them; None where it
+            cannot be measured.
+    """
+
+    method: str
+    variant: str
+    refine: str
+    networks: dict[str, str]
+    parameters: int
+    flops: int
+    milliseconds: float
+    encoding: float
+    images_per_second: float
+    memory: float | None
+
+
+def candidates(
+    methods: Sequence[str] | None, refine: Sequence[str], networks: Iterable[str]
+) -> list[tuple[str, str | None, str]]:
+    """List what to measure, for `measure`.
+
+    Args:
+        methods: names, a variant after a colon; None: all methods that need no other network than
+            those named.
+        refine: refiners, each to be measured with every method, beside the method alone.
+        networks: kinds of networks that are at hand.
+
+    Raises:
+        WordmaskError: an unknown method, variant or refiner.
+    """
+    known = {"none", *networks}
+    if methods is None:
+        methods = [name for name in sorted(METHODS) if METHODS[name].network in known]
+    chosen = []
+    for text in methods:
+        name, colon, variant = text.partition(":")
+        create_method(name, variant if colon else None)
+        chosen += [(name, variant if colon else None, names) for names in ("", *refine)]
+    for names in refine:
+        read_refiners(names)
+    return chosen
+
+
+def measure(
+    model: nn.Module,
+    chosen: Iterable[tuple[str, str | None, str]],
+    *,
+    size: tuple[int, int] = (336, 336),
+    batch: int = 1,
+    words: int = 20,
+    rounds: int = 10,
+    networks: Mapping[str, Any] | None = None,
+    local_files_only: bool = False,
+    report: Callable[[Cost], object] = lambda _: None,
+) -> list[Cost]:
+    """Measure methods one after the other, on random pixels.
+
+    Args:
+        model: a CLIP of transformers, on the device and of the type that are asked about.
+        chosen: (method, variant or None, refiners as in "pamr" or "").
+        size: height and width that the network sees, whatever the method would resize to.
+        batch: pictures in a round.
+        words: classes to choose from, without background.
+        rounds: how many are timed, after one that is not.
+        networks, local_files_only: as for `Segmenter.from_pretrained`.
+        report: called with each row as it comes.
+
+    Raises:
+        WordmaskError: an unknown method or refiner, numbers below 1, weights that are not to be
+            had.
+    """
+    if min(*size, batch, words, rounds) < 1:
+        raise WordmaskError(
+            f"got size {size[0]} x {size[1]}, batch {batch}, {words} words and {rounds} rounds; "
+            "each must be 1 or more"
+        )
+    costs = []
+    for method, variant, refine in chosen:
+        segmenter = Segmenter.from_pretrained(
+            model,
+            method,
+            variant,
+            refine=refine or None,
+            networks=networks,
+            local_files_only=local_files_only,
+        )
+        costs.append(_measure(segmenter, refine, size, batch, words, rounds))
+        report(costs[-1])
+    return costs
+
+
+def _measure(
+    segmenter: Segmenter, refine: str, size: tuple[int, int], batch: int, words: int, rounds: int
+) -> Cost:
+    tower = segmenter.tower
+    random = torch.Generator().manual_seed(0)
+    pixels = torch.randn(batch, 3, *size, generator=random).to(tower.device)
+    texts = F.normalize(torch.randn(words, tower.width, generator=random), dim=-1)
+    texts = texts.to(tower.device)
+
+    def encode() -> Any:
+        return segmenter.encode(pixels)
+
+    def whole() -> object:
+        return segmenter(encode(), texts)
+
+    flops = count_flops(whole)  # networks are loaded here, and provenance is taken
+    used = {kind: text["source"] for kind, text in segmenter.networks.describe().items()}
+    models = [tower.model]
+    for kind in used:
+        beside = getattr(segmenter.networks, kind)
+        models += beside.modules() if hasattr(beside, "modules") else [beside.model]
+    weights = [x for model in models for x in (*model.parameters(), *model.buffers())]
+    whole()
+    peak = peak_memory(whole, tower.device)
+    seconds, encoding = (_median(call, rounds, tower.device) for call in (whole, encode))
+    held = sum(x.numel() * x.element_size() for x in weights) / 2**20
+    return Cost(
+        method=segmenter.method.name,
+        variant=segmenter.variant,
+        refine=refine,
+        networks=used,
+        parameters=sum(x.numel() for model in models for x in model.parameters()),
+        flops=flops // batch,
+        milliseconds=1000 * seconds / batch,
+        encoding=1000 * encoding / batch,
+        images_per_second=batch / seconds,
+        memory=None if peak is None else peak + held,
+    )
+
+
+def _median(call: Callable[[], object], rounds: int, device: torch.device) -> float:
+    """Median seconds of a call."""
+    times = []
+    for _ in range(rounds):
+        _wait(device)
+        start = time.perf_counter()
+        call()
+        _wait(device)
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def count_flops(call: Callable[[], object]) -> int:
+    """Floating point operations of a call by torch's own counter.
+
+    Attention runs as plain products meanwhile, as the counter does not know the fused kernel of
+    CPUs.
+    """
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        call()
+    return counter.get_total_flops()
+
+
+def peak_memory(call: Callable[[], object], device: torch.device) -> float | None:
+    """MiB that a call holds at most above what was held before it.
+
+    On a GPU it is what torch allocated there; on a CPU the rise of the resident set, watched every
+    half millisecond (Linux alone; None elsewhere).
+    """
+    gc.collect()
+    if device.type == "cuda":
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        call()
+        return (torch.cuda.max_memory_allocated(device) - before) / 2**20
+    if device.type != "cpu" or not sys.platform.startswith("linux"):
+        return None
+    _return_free_memory()
+    before = highest = resident()
+    done = threading.Event()
+
+    def watch() -> None:
+        nonlocal highest
+        while not done.wait(0.0005):
+            highest = max(highest, resident())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        call()
+    finally:
+        done.set()
+        watcher.join()
+    return (highest - before) / 2**20
+
+
+def resident() -> int:
+    """Bytes of the resident set of this process (Linux)."""
+    import resource
+
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+def _return_free_memory() -> None:
+    """Hand back what was freed, else a second call would find it and seem to need nothing."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it
+    if trim is not None:
+        trim(0)
+
+
+# -- random weights -------------------------------------------------------------------------------
+
+
+def random_clip(name: str, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    """A `CLIPModel` in the shape of a published one with random weights: for time, not for masks.
+
+    Raises:
+        WordmaskError: a name not in `CLIP_SHAPES`.
+    """
+    from transformers import CLIPConfig, CLIPModel
+
+    if name not in CLIP_SHAPES:
+        raise unknown("shape of a CLIP", name, CLIP_SHAPES)
+    (width, blocks, heads, patch, side), (text_width, text_blocks, text_heads), joint = CLIP_SHAPES[
+        name
+    ]
+    vision = _transformer(width, blocks, heads) | {"patch_size": patch, "image_size": side}
+    text = _transformer(text_width, text_blocks, text_heads)
+    config = CLIPConfig(text_config=text, vision_config=vision, projection_dim=joint)
+    return _make(CLIPModel, config, device, dtype)
+
+
+def random_vfm(device: torch.device, dtype: torch.dtype) -> nn.Module:
+    """A `ViTModel` in the shape of `RANDOM_VFM` with random weights."""
+    from transformers import ViTConfig, ViTModel
+
+    config = ViTConfig(**_transformer(768, 12, 12), patch_size=8, image_size=224)
+    return _make(lambda c: ViTModel(c, add_pooling_layer=False), config, device, dtype)
+
+
+def _transformer(width: int, blocks: int, heads: int) -> dict[str, int]:
+    return {
+        "hidden_size": width,
+        "intermediate_size": 4 * width,
+        "num_hidden_layers": blocks,
+        "num_attention_heads": heads,
+    }
+
+
+def _make(kind: Any, config: Any, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return kind(config).eval().to(device, dtype)
+
+
+# -- tables ---------------------------------------------------------------------------------------
+
+
+def conditions(device: torch.device, dtype: torch.dtype) -> dict[str, str | int]:
+    """Where it was measured, as plain values."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
+    return {
+        "device": name,
+        "dtype": str(dtype).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def _processor() -> str:
+    """The CPU by its own name, where the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(x.split(":", 1)[1].strip() for x in lines if x.startswith("model name"))
+    except (OSError, StopIteration, IndexError):
+        return platform.processor() or platform.machine()
+
+
+def table(costs: Sequence[Cost]) -> list[list[str]]:
+    """Rows of text, the heading first; Table 1 of ProxyCLIP's supplement, with more columns."""
+    rows = [
+        [
+            "method",
+            "refined by",
+            "params (M)",
+            "speed (IPS)",
+            "time (ms)",
+            "encoding (ms)",
+            "memory (MiB)",
+            "FLOPs (G)",
+        ]
+    ]
+    for cost in costs:
+        beside = "".join(f", {source}" for source in cost.networks.values())
+        rows.append(
+            [
+                f"{cost.method} ({cost.variant})",
+                f"{cost.refine or '-'}{beside}",
+                f"{cost.parameters / 1e6:.1f}",
+                _three_digits(cost.images_per_second),
+                _three_digits(cost.milliseconds),
+                _three_digits(cost.encoding),
+                "-" if cost.memory is None else f"{cost.memory:.0f}",
+                f"{cost.flops / 1e9:.1f}",
+            ]
+        )
+    return rows
+
+
+def _three_digits(value: float) -> str:
+    """A number above 0 with three digits or more, never as a power of ten."""
+    return f"{value:.{max(0, 2 - math.floor(math.log10(value)))}f}"
+
+
+def to_json(costs: Sequence[Cost], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings and rows as plain values."""
+    return {"settings": dict(settings), "costs": [asdict(cost) for cost in costs]}
+
+
+def to_markdown(costs: Sequence[Cost], settings: Mapping[str, Any]) -> str:
+    """The table, and Table 4 of CLIPer's form of it, under what was measured where."""
+    rows = table(costs)
+    lines = [", ".join(f"{name} {value}" for name, value in settings.items()), ""]
+    lines += _markdown(rows)
+    lines += ["", NOTE, "", "In the form of CLIPer's Table 4:", ""]
+    heading = ["method", "encoder", "input size", "time (ms)"]
+    model, size = str(settings["model"]), str(settings["size"])
+    short = []
+    for cost, row in zip(costs, rows[1:], strict=True):
+        name = cost.method + (f" + {cost.refine}" if cost.refine else "")
+        short.append([name, model, size, row[4]])
+    return "\n".join([*lines, *_markdown([heading, *short]), ""])
+
+
+def _markdown(rows: Sequence[Sequence[str]]) -> list[str]:
+    ruler = "|" + "---|" * len(rows[0])
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    return [lines[0], ruler, *lines[1:]]
