@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wordmask.affinity import HeadAttention
+from wordmask.affinity import ByRows, HeadAttention
 from wordmask.errors import WordmaskError, unknown
 from wordmask.towers.loading import load_from
 from wordmask.towers.memory import TooLargeError, check_memory
@@ -44,7 +44,7 @@ class SelfAttention(NamedTuple):
         grid: h, w with L = h * w; patches go row by row from the top left.
     """
 
-    heads: tuple[HeadAttention, ...]
+    heads: tuple[ByRows, ...]
     grid: tuple[int, int]
 
 
