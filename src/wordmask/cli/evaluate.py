@@ -1,0 +1,299 @@
+"""`wordmask evaluate`: the place where numbers are made."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from wordmask.cli import common
+from wordmask.cli.protocol import ProtocolName
+from wordmask.errors import WordmaskError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from wordmask.evaluation.runner import Progress
+
+LINE_EVERY = 20.0  # seconds between lines where there is no terminal
+RUN = "What to run"
+WHERE = "Where"
+
+
+def evaluate(
+    methods: Annotated[
+        str,
+        typer.Argument(
+            metavar="METHOD[,METHOD...]",
+            help="METHOD[:VARIANT][+REFINER]..., as in clip,cliper,cliper:official-v1+diffusion.",
+        ),
+    ],
+    datasets: Annotated[
+        str, typer.Argument(metavar="DATASET[,DATASET...]", help="See `wordmask datasets`.")
+    ],
+    root: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="The folder of the data sets.", rich_help_panel=WHERE),
+    ] = None,
+    model: common.Model = common.DEFAULT_MODEL,
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="DIR",
+            help="Folder for results.json, results.md, pictures and the state of the run.",
+            rich_help_panel=WHERE,
+        ),
+    ] = Path("evaluation"),
+    protocol: ProtocolName = "official",
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="OPTION=VALUE",
+            help="Change a setting of every protocol, or METHOD.OPTION=VALUE of one, or "
+            "REFINER.OPTION=VALUE; see `wordmask protocol`. May be repeated.",
+            rich_help_panel=RUN,
+        ),
+    ] = None,
+    sweep: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="OPTION=A,B,C",
+            help="Run with each of these values; several sweeps make all combinations. What is "
+            "read by scores alone, thresholds and backgrounds, costs no new encoding.",
+            rich_help_panel=RUN,
+        ),
+    ] = None,
+    corrupt: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KINDS",
+            help="Also with corrupted pictures, each kind at three severities: noise, blur, jpeg, "
+            "fog, contrast, or all.",
+            rich_help_panel=RUN,
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the corruptions.", rich_help_panel=RUN)] = 0,
+    limit: Annotated[
+        int | None,
+        typer.Option(
+            metavar="COUNT", help="Only the first pictures of a data set.", rich_help_panel=RUN
+        ),
+    ] = None,
+    presence: Annotated[
+        bool,
+        typer.Option(
+            "--presence",
+            help="Also which classes a picture shows, image-level: mAP, F1, precision, recall.",
+            rich_help_panel=RUN,
+        ),
+    ] = False,
+    boundary: Annotated[
+        bool, typer.Option("--boundary", help="Also the boundary IoU.", rich_help_panel=RUN)
+    ] = False,
+    pictures: Annotated[
+        int,
+        typer.Option(
+            metavar="COUNT",
+            help="How many of the best, median and worst pictures to draw.",
+            rich_help_panel=RUN,
+        ),
+    ] = 3,
+    apart: Annotated[
+        bool,
+        typer.Option(
+            "--apart",
+            help="A pass of the network for each method, also where they could share one: for "
+            "times, and for results that do not depend, by rounding, on what ran beside.",
+            rich_help_panel=RUN,
+        ),
+    ] = False,
+    text_features: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="For a model without a text half: a safetensors file with a tensor (classes, "
+            "width) named after each data set, and DATASET.background.",
+            rich_help_panel="Model",
+        ),
+    ] = None,
+    vfm: Annotated[
+        str | None,
+        typer.Option(metavar="ID_OR_FOLDER", help="The vision model.", rich_help_panel="Model"),
+    ] = None,
+    diffusion: Annotated[
+        str | None,
+        typer.Option(metavar="ID_OR_FOLDER", help="The diffusion model.", rich_help_panel="Model"),
+    ] = None,
+    sam: Annotated[
+        str | None, typer.Option(metavar="ID_OR_FOLDER", help="The SAM.", rich_help_panel="Model")
+    ] = None,
+    device: common.Device = None,
+    dtype: common.Dtype = None,
+    offline: common.Offline = False,
+    workers: Annotated[
+        int,
+        typer.Option(
+            metavar="COUNT",
+            help="Processes that share the pictures. For several GPUs: torchrun "
+            "--nproc-per-node=4 -m wordmask evaluate ...",
+            rich_help_panel=WHERE,
+        ),
+    ] = 1,
+    overwrite: Annotated[
+        bool,
+        typer.Option(
+            "--overwrite",
+            help="Drop what an earlier run of other settings left in DIR.",
+            rich_help_panel=WHERE,
+        ),
+    ] = False,
+) -> None:
+    """Measure methods on data sets under one protocol.
+
+    wordmask evaluate clip,sclip,cliper voc21,voc20 --root data
+
+    A run that was stopped, by whatever, goes on where it was when it is started again. --model also
+    takes FILE.py:FUNCTION, a function that returns a CLIP in transformers' form.
+
+    Exit codes: 0 all went well, 2 wrong usage or data that cannot be used, 130 interrupted.
+    """
+    from wordmask.evaluation import results
+    from wordmask.evaluation.examples import draw_examples
+    from wordmask.evaluation.robustness import CORRUPTIONS
+    from wordmask.evaluation.runner import Plan
+    from wordmask.evaluation.runner import evaluate as run
+
+    kinds = list(CORRUPTIONS) if corrupt == "all" else _split(corrupt or "")
+    if pictures < 0:
+        raise WordmaskError(f"got --pictures {pictures}; give 0 or more")
+    beside = {"vfm": vfm, "diffusion": diffusion, "sam": sam}
+    plan = Plan(
+        methods=_split(methods),
+        datasets=_split(datasets),
+        root=root,
+        model=model,
+        protocol=protocol,
+        settings=tuple(assignments or ()),
+        sweep=tuple(sweep or ()),
+        corruptions=tuple(kinds),
+        seed=seed,
+        limit=limit,
+        networks={kind: source for kind, source in beside.items() if source is not None},
+        text_features=text_features,
+        presence=presence,
+        boundary=boundary,
+        share=not apart,
+        device=device,
+        dtype=dtype,
+        offline=offline,
+    )
+    common.make_folder(out)
+    if int(os.environ.get("RANK", 0)):  # of torchrun: only the first process speaks
+        run(plan, out, workers=workers, overwrite=overwrite)
+        return
+    with _Display() as display:
+        found = run(plan, out, workers=workers, overwrite=overwrite, report=display.show)
+    if found is None:
+        return
+    results.write(found, out)
+    if pictures:
+        with common.busy("drawing"):
+            draw_examples(plan, found, out / "pictures", pictures)
+    console = common.console()
+    for table in tabulate(found):
+        console.print(table)
+    console.print(f"everything: {common.shown(out / results.RESULTS)}, results.md", style="dim")
+
+
+def _split(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def tabulate(found: dict[str, Any]) -> list[Table]:
+    """A table for each data set."""
+    from rich import box
+    from rich.table import Table
+
+    from wordmask.evaluation.results import complete, headline, percent
+
+    tables = []
+    for name in dict.fromkeys(entry["dataset"] for entry in found["runs"]):
+        entries = [entry for entry in found["runs"] if entry["dataset"] == name]
+        first = entries[0]
+        title = f"{first['title']}, {first['images']} pictures"
+        if first["expected"] and not complete(first):
+            title += f" of {first['expected']}"
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left")
+        table.add_column("method", style="bold", overflow="fold")
+        for head in ("mIoU", "95 %", "published", "pixels", "ms"):
+            table.add_column(head, justify="right", no_wrap=True)
+        for entry in entries:
+            kind, severity = entry["condition"]
+            means, seconds = entry["metrics"], entry["seconds"]
+            low, high = entry["intervals"][f"miou_{entry['protocol']['settings']['definition']}"]
+            number = headline(entry)
+            table.add_row(
+                entry["label"] + (f" ({kind} {severity})" if severity else ""),
+                percent(entry["miou"]),
+                f"{percent(low)} to {percent(high)}",
+                "-" if number is None else f"{number.value:g}",
+                percent(means["pixel_accuracy"]),
+                f"{1000 * (seconds['encode'] + seconds['decide']):.0f}",
+            )
+        tables.append(table)
+    return tables
+
+
+class _Display:
+    """Progress on a terminal; elsewhere a line now and then."""
+
+    def __init__(self) -> None:
+        self.live = common.is_terminal(sys.stderr)
+        self.console: Console = common.console(stderr=True)
+        self.bar: Any = None
+        self.task: Any = None
+        self.key: Any = None
+        self.said = 0.0
+
+    def __enter__(self) -> _Display:
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bar
+
+        self.bar = Bar(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=20),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(elapsed_when_finished=True),
+            TextColumn("{task.fields[scores]}", markup=False),
+            console=self.console,
+            disable=not self.live,
+        )
+        self.bar.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.bar.stop()
+
+    def show(self, progress: Progress) -> None:
+        """Show how far it is."""
+        kind, severity = progress.condition
+        name = progress.dataset if not severity else f"{progress.dataset}, {kind} {severity}"
+        scores = " ".join(
+            f"{label} {100 * value:.1f}" for label, value in progress.mean_iou.items()
+        )
+        if self.key != (name, progress.total):
+            self.key = (name, progress.total)
+            self.task = self.bar.add_task(name, total=progress.total, scores="")
+        self.bar.update(self.task, completed=progress.done, scores=scores)
+        now, done = time.monotonic(), progress.done == progress.total
+        if not self.live and (done or now - self.said >= LINE_EVERY):
+            self.said = now
+            print(f"{name} {progress.done}/{progress.total}: mIoU {scores}", file=sys.stderr)

@@ -1,0 +1,126 @@
+"""The best, the median and the worst pictures of a run, drawn: picture, truth, answer."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from wordmask.datasets import VOID, Sample
+from wordmask.drawing import overlay, palette, strip
+from wordmask.evaluation.views import view_picture, view_truth
+from wordmask.files import write_atomically
+from wordmask.images import read_image
+
+if TYPE_CHECKING:
+    from wordmask.evaluation.runner import Plan, Run
+
+LIST = "pictures.json"
+HEIGHT = 320  # of a strip, pixels
+
+
+def choose(pictures: Sequence[Mapping[str, Any]], count: int) -> dict[str, list[str]]:
+    """Ids of the best, median and worst pictures by their own mIoU, none in two groups.
+
+    pictures: as in results.json, each with `id` and `miou`; those without a mIoU are left out.
+    """
+    ranked = sorted(
+        (p for p in pictures if p["miou"] is not None), key=lambda p: (-p["miou"], p["id"])
+    )
+    ids = [p["id"] for p in ranked]
+    count = min(count, len(ids) // 3) or min(1, len(ids))
+    middle = (len(ids) - count) // 2
+    chosen = {"best": ids[:count], "median": ids[middle : middle + count], "worst": ids[-count:]}
+    taken: set[str] = set()
+    for name, group in chosen.items():
+        chosen[name] = [one for one in group if one not in taken]
+        taken |= set(chosen[name])
+    return chosen
+
+
+def draw_examples(plan: Plan, found: Mapping[str, Any], folder: Path, count: int) -> None:
+    """Draw strips of the clean pictures of every run and list them in `pictures.json`.
+
+    Args:
+        plan: what was evaluated.
+        found: its results.
+        folder: for the strips, one folder for each data set.
+        count: how many of each group.
+    """
+    from wordmask.evaluation.runner import CLEAN, check, load, make_runs
+
+    base = load(plan)
+    listed = []
+    for name, samples in check(plan).items():
+        runs = {run.label: run for run in make_runs(plan, base, samples.benchmark)}
+        by_id = {sample.id: sample for sample in samples}
+        for entry in found["runs"]:
+            if entry["dataset"] != name or tuple(entry["condition"]) != CLEAN:
+                continue
+            mean = {picture["id"]: picture["miou"] for picture in entry["pictures"]}
+            for group, ids in choose(entry["pictures"], count).items():
+                for index, one in enumerate(ids):
+                    sample = by_id[one]
+                    drawn, legend = _draw(runs[entry["label"]], sample, entry)
+                    file = f"{name}/{_file(entry['label'])}-{group}-{index + 1}.jpg"
+                    path = folder / file
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    write_atomically(path, partial(drawn.save, format="JPEG", quality=88))
+                    listed.append(
+                        {
+                            "dataset": name,
+                            "label": entry["label"],
+                            "group": group,
+                            "picture": one,
+                            "miou": mean[one],
+                            "file": file,
+                            "legend": legend,
+                        }
+                    )
+    text = json.dumps(listed, indent=1, ensure_ascii=False)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / LIST, lambda file: file.write(text.encode()))
+
+
+def _file(label: str) -> str:
+    return re.sub(r"[^\w.=+-]+", "_", label)
+
+
+def _draw(
+    run: Run, sample: Sample, entry: Mapping[str, Any]
+) -> tuple[Image.Image, list[dict[str, Any]]]:
+    """Picture, truth and answer side by side; and the classes in them, most pixels first."""
+    from wordmask.evaluation.runner import label
+
+    view = run.protocol.view
+    pieces = view_picture(read_image(sample.image), view)
+    shown = np.concatenate(pieces, axis=1)
+    truth = view_truth(sample.truth(), view)
+    answer = label(run, [run.segmenter.encode(piece) for piece in pieces]).astype(np.uint16)
+    void = truth == VOID
+    names = [one["name"] for one in entry["classes"]][-run.queries.classes :]
+    true = np.where(void, np.uint16(0), truth)
+    panels = [Image.fromarray(shown)]
+    panels += [overlay(shown, labels, names, legend=False) for labels in (true, answer)]
+    colours = palette(len(names))
+    in_truth, in_answer = (
+        np.bincount(labels[~void], minlength=len(names) + 1) / max((~void).sum(), 1)
+        for labels in (true, answer)
+    )
+    legend = [
+        {
+            "name": names[i - 1],
+            "colour": f"#{bytes(colours[i].tolist()).hex()}",
+            "truth": round(float(in_truth[i]), 4),
+            "answer": round(float(in_answer[i]), 4),
+        }
+        for i in np.argsort(-(in_truth + in_answer), kind="stable")
+        if i and in_truth[i] + in_answer[i] > 0
+    ]
+    return strip(panels, ["picture", "truth", "answer"], height=HEIGHT), legend

@@ -1,0 +1,102 @@
+"""One pass over a picture for everything that can share it.
+
+Two things are shared. Runs that differ only in what scores and labels read (templates, scales,
+thresholds, background, refiners) share one encoding. Methods that see the same pixels share one
+pass of the tower: what they need of it is joined.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from typing import Any
+
+from torch import Tensor
+
+from wordmask.errors import WordmaskError
+from wordmask.methods import Method
+from wordmask.towers.clip import Need, Trace
+
+
+def encoding_key(method: Method) -> tuple[Any, ...]:
+    """What an encoding depends on; equal keys give equal encodings of a picture."""
+    options = method.options().items()
+    return method.name, tuple((key, value) for key, value in options if key not in method.scoring)
+
+
+def pass_key(method: Method) -> tuple[Any, ...]:
+    """What a pass of the tower depends on, but for what is kept of it."""
+    windows = (method.window, method.stride, method.own_windows) if method.window else ()
+    return (
+        method.short_side,
+        method.long_side,
+        method.resample,
+        method.whole_patches,
+        method.remainder,
+        method.position,
+        method.activation,
+        method.norm_eps,
+        method.mean,
+        method.std,
+        windows,
+    )
+
+
+def share_passes(methods: Iterable[Method], depth: int) -> list[tuple[list[Method], Need]]:
+    """Group methods whose passes are the same, each group with what it needs in all.
+
+    Methods that sum attention over different blocks stay apart.
+    """
+    groups: list[tuple[tuple[Any, ...], list[Method], Need]] = []
+    for method in methods:
+        need = _need(method, depth)
+        for index, (key, members, joined) in enumerate(groups):
+            if need is None or key != pass_key(method):
+                continue
+            try:
+                groups[index] = (key, [*members, method], joined | need)
+            except WordmaskError:
+                continue
+            break
+        else:
+            groups.append((pass_key(method), [method], need or Need()))
+    return [(members, need) for _, members, need in groups]
+
+
+def _need(method: Method, depth: int) -> Need | None:
+    """What a method needs; None for one that does not read a pass in the common way."""
+    try:
+        return method.need(depth)
+    except TypeError:
+        return None
+
+
+class SharedTower:
+    """A tower that keeps what a pass left behind, for the next method that asks for it.
+
+    In all else it is the tower. Batches are told apart by their pixels, so windows are shared too.
+
+    Args:
+        tower: a CLIP tower.
+        need: of all methods together.
+    """
+
+    def __init__(self, tower: Any, need: Need):
+        self._tower = tower
+        self._need = need
+        self._traces: dict[tuple[Any, ...], Trace] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._tower, name)
+
+    def trace(self, pixels: Tensor, need: Need, position: str = "bicubic_offset") -> Trace:
+        """As the tower's, for all methods at once."""
+        digest = hashlib.blake2b(pixels.contiguous().cpu().numpy().data, digest_size=16).digest()
+        key = (position, pixels.dtype, tuple(pixels.shape), digest)
+        if key not in self._traces:
+            self._traces[key] = self._tower.trace(pixels, self._need | need, position)
+        return self._traces[key]
+
+    def forget(self) -> None:
+        """Drop what is kept, before the next picture."""
+        self._traces.clear()

@@ -1,0 +1,45 @@
+"""What of a picture is shown and scored, see `Protocol.view`."""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image
+
+from wordmask.evaluation.protocols import crop_size
+
+
+def view_picture(image: np.ndarray, view: str) -> list[np.ndarray]:
+    """The pieces of a picture (H, W, 3) that are shown, each as a picture of its own."""
+    if view == "halves":
+        middle = image.shape[1] // 2
+        return [np.ascontiguousarray(half) for half in (image[:, :middle], image[:, middle:])]
+    side = crop_size(view)
+    if not side:
+        return [image]
+    height, width = _crop_size(image.shape[0], image.shape[1], side)
+    resized = Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC)
+    return [np.ascontiguousarray(_centre(np.asarray(resized), side))]
+
+
+def view_truth(truth: np.ndarray, view: str) -> np.ndarray:
+    """The true labels (H, W) of what `view_picture` shows, its pieces side by side."""
+    side = crop_size(view)
+    if not side:
+        return truth
+    height, width = _crop_size(truth.shape[0], truth.shape[1], side)
+    rows, columns = (
+        np.minimum(((np.arange(n) + 0.5) * (size / n)).astype(int), size - 1)
+        for n, size in ((height, truth.shape[0]), (width, truth.shape[1]))
+    )
+    return _centre(truth[rows[:, None], columns], side)
+
+
+def _crop_size(height: int, width: int, side: int) -> tuple[int, int]:
+    """Height and width whose short side is `side`, the long one rounded down."""
+    short = min(height, width)
+    return side * height // short, side * width // short
+
+
+def _centre(array: np.ndarray, side: int) -> np.ndarray:
+    top, left = (round((length - side) / 2) for length in array.shape[:2])
+    return array[top : top + side, left : left + side]
