@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from tiny import save_tiny_clip
-from wordmask import Segmenter, list_methods
+from wordmask import Segmenter, list_methods, list_refiners
 from wordmask.cli import outputs, run
 from wordmask.cli.methods import describe, split_docstring
 from wordmask.cli.outputs import name_pictures
@@ -725,3 +725,95 @@ def test_interrupted(model, capsys):
         Image.open(f"masks/{entry['name']}_labels.png").load()
         json.loads(Path(f"masks/{entry['name']}.json").read_text())
     assert not [name for name in files("masks") if name.endswith(".part")]
+
+
+# -- refiners, image-level labels, one network at a time ---------------------------------------
+
+
+def test_refiners_and_their_options_reach_the_result(model):
+    picture("cat.png", (64, 96))
+    arguments = ["cat.png", "--refine", "pamr:fine, pamr", "--set", "pamr.dilations=(2,)"]
+    assert segment(model, *arguments, "--set", "pamr.steps=2") == 0
+    provenance = json.loads(Path("masks/cat.json").read_text())["provenance"]
+    assert [one["steps"] for one in provenance["refiners"]] == [2, 2]
+    assert [one["dilations"] for one in provenance["refiners"]] == [[2], [2]]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--refine", "pamrr"], ["unknown refiner 'pamrr'", "pamr"]),
+        (["--refine", ","], ["empty --refine"]),
+        (["--set", "pamr.steps=2"], ["'pamr' is not among --refine"]),
+        (["--refine", "pamr", "--set", "pamr.steps=x"], ["steps", "'x'", "int"]),
+        (["--refine", "pamr", "--set", "pamr.step=2"], ["option of pamr", "steps"]),
+        (["--refine", "vfm", "--vfm", "./nowhere"], ["./nowhere"]),
+    ],
+)
+def test_bad_refiners(model, capsys, arguments, words):
+    picture("cat.png")
+    assert segment(model, "cat.png", *arguments) == 2
+    error = one_line_error(capsys)
+    assert all(word in error for word in words), error
+
+
+def test_labels_make_pseudo_masks(model, capsys):
+    picture("a/cat.png")
+    picture("a/dog.png", seed=1)
+    Path("labels.csv").write_text("cat.png,cat\ndog,photo, cat ,\nelsewhere.png,house\n")
+    assert segment(model, "a", "--labels", "labels.csv") == 0
+    assert set(np.unique(np.asarray(Image.open("masks/cat_labels.png")))) == {2}
+    assert set(np.unique(np.asarray(Image.open("masks/dog_labels.png")))) <= {1, 2}
+    before = times("masks")
+    Path("labels.csv").write_text("cat.png,photo\ndog,photo,cat\n")
+    assert segment(model, "a", "--labels", "labels.csv") == 0
+    after = times("masks")
+    changed = {name for name in after if after[name] != before[name]}
+    assert {name.split(".")[0].split("_")[0] for name in changed} == {"cat"}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("dog.png,cat\n", ["no row for", "cat.png"]),
+        ("cat.png,cta\n", ["label of cat.png 'cta'", "cat"]),
+        ("cat.png,cat\ncat.png,photo\n", ["two rows for 'cat.png'"]),
+        (None, ["labels.csv", "No such file"]),
+    ],
+)
+def test_bad_labels(model, capsys, text, words):
+    picture("cat.png")
+    if text is not None:
+        Path("labels.csv").write_text(text)
+    assert segment(model, "cat.png", "--labels", "labels.csv") == 2
+    error = one_line_error(capsys)
+    assert all(word in error for word in words), error
+    assert not Path("masks").exists()
+
+
+def test_low_memory_gives_the_same_files(model):
+    for name in ("a", "b", "c"):
+        picture(f"in/{name}.png", (64, 96), seed=ord(name))
+    Path("in/d.png").write_bytes(b"no picture")
+    refine = ["--refine", "pamr", "--set", "pamr.steps=2", "--on-error", "skip"]
+    assert segment(model, "in", *refine, "--out", "one") == 1
+    assert segment(model, "in", *refine, "--out", "two", "--low-memory") == 1
+    assert files("one") == files("two")
+    for name in ("a", "b", "c"):
+        one, two = (np.asarray(Image.open(f"{out}/{name}_labels.png")) for out in ("one", "two"))
+        assert np.array_equal(one, two)
+
+
+def test_the_refiners_are_listed_and_described(capsys):
+    assert run(["refiners"]) == 0
+    text = capsys.readouterr().out
+    assert all(name in text for name in list_refiners())
+    assert run(["refiners", "pamr"]) == 0
+    text = capsys.readouterr().out
+    assert "--refine pamr --set pamr.option=value" in text
+    assert run(["refiners", "--json"]) == 0
+    described = json.loads(capsys.readouterr().out)
+    assert [one["name"] for one in described] == list_refiners()
+    assert all(option["description"] for one in described for option in one["options"])
+    assert run(["refiners", "pamrr"]) == 2
+    assert "unknown refiner" in one_line_error(capsys)

@@ -362,3 +362,62 @@ def test_pictures_of_a_pixel_or_a_line(folder, size, method):
     picture = np.full((*size, 3), 128, np.uint8)
     segmenter = Segmenter.from_pretrained(folder, method, options={"short_side": 32})
     assert segmenter(picture, WORDS).labels.shape == size
+
+
+# -- image-level labels -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["clip", "sclip", "gem", "cliper"])
+def test_only_labelled_words_get_pixels(photo, method):
+    segmenter = Segmenter.from_pretrained(tiny_clip(layers=3), method, tokenizer=tiny_tokenizer())
+    words = ["photo", "cat", "dog", "do"]
+    result = segmenter(photo, words, "none", present=["cat", "do"])
+    assert set(np.unique(result.labels)) <= {0, 2, 4}
+    assert np.array_equal(result.labels, segmenter(photo, words, "none", present=[3, 1]).labels)
+    nothing = segmenter(photo, words, "none", present=[])
+    if method == "cliper":
+        assert not nothing.labels.any()
+    everything = segmenter(photo, words, "none", present=words)
+    if method in ("clip", "gem"):  # no rule of their own drops a class
+        assert np.array_equal(everything.labels, segmenter(photo, words, "none").labels)
+
+
+def test_labels_of_several_pictures_are_their_own(photo):
+    segmenter = Segmenter.from_pretrained(tiny_clip(layers=3), "clip", tokenizer=tiny_tokenizer())
+    words, known = ["photo", "cat", "dog"], [["cat"], None]
+    many = segmenter([photo, photo], words, "none", present=known)
+    encoded = segmenter(segmenter.encode([photo, photo]), words, "none", present=known)
+    for results in (many, encoded):
+        assert set(np.unique(results[0].labels)) == {2}
+        assert np.array_equal(results[1].labels, segmenter(photo, words, "none").labels)
+
+
+@pytest.mark.parametrize(
+    ("present", "words"),
+    [
+        (["cta"], ["unknown image-level label 'cta'", "cat"]),
+        ([7], ["image-level label '7'"]),
+        ("cat", ["'cat'", "list"]),
+    ],
+)
+def test_bad_image_level_labels(photo, present, words):
+    segmenter = Segmenter.from_pretrained(tiny_clip(layers=3), "clip", tokenizer=tiny_tokenizer())
+    with pytest.raises(WordmaskError) as error:
+        segmenter(photo, ["cat", "photo"], "none", present=present)
+    assert "\n" not in str(error.value)
+    assert all(word in str(error.value) for word in words), str(error.value)
+
+
+def test_presence_is_the_maximum_of_the_map(photo):
+    texts = torch.nn.functional.normalize(
+        torch.randn(4, 48, generator=torch.Generator().manual_seed(2)), dim=-1
+    )
+    cliper = Segmenter.from_pretrained(tiny_clip(layers=3), "cliper")
+    encoding = cliper.encode(photo)
+    expected = cliper.score(encoding, texts)[0].amax((1, 2))
+    assert torch.allclose(cliper.presence(photo, texts), expected)
+    assert cliper.presence([photo, photo], texts).shape == (2, 4)
+    plain = Segmenter.from_pretrained(tiny_clip(layers=3), "clip")
+    cosines = plain.score(plain.encode(photo), texts)[0]
+    probability = torch.softmax(plain.method.logit_scale * cosines, 0).amax((1, 2))
+    assert torch.allclose(plain.presence(plain.encode(photo), texts), probability, atol=1e-6)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from wordmask.errors import ImageError, WordmaskError
     from wordmask.images import read_image
     from wordmask.segmentation import Segmentation
-    from wordmask.segmenter import Segmenter, list_methods
+    from wordmask.segmenter import Segmenter, list_methods, list_refiners
     from wordmask.vocabulary import Background, Vocabulary
 
 _HOMES = {
@@ -27,6 +27,7 @@ _HOMES = {
     "Vocabulary": "vocabulary",
     "WordmaskError": "errors",
     "list_methods": "segmenter",
+    "list_refiners": "segmenter",
     "read_image": "images",
 }
 
@@ -39,6 +40,7 @@ __all__ = [
     "Vocabulary",
     "WordmaskError",
     "list_methods",
+    "list_refiners",
     "read_image",
 ]
 

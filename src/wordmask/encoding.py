@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from wordmask.errors import unknown
+from wordmask.errors import WordmaskError, unknown
 from wordmask.windows import Window
 
 
@@ -33,6 +33,7 @@ class Encoding:
             each pixel belongs to the highest map; map 0 stands for no region. Else empty.
         pixels: (B, 3, H', W') normalised, what the network saw before a pad.
         seen: what refiners keep of the pictures, by picture and refiner.
+        towers: the tower and the networks beside it, where scoring runs them again (CaR).
         single: one picture was given, and not a list or a batch.
     """
 
@@ -47,6 +48,7 @@ class Encoding:
     regions: tuple[Tensor, ...] = ()
     pixels: Tensor | None = None
     seen: dict[Any, Any] = field(default_factory=dict)
+    towers: tuple[Any, ...] = ()
     single: bool = False
 
     def __len__(self) -> int:
@@ -67,12 +69,14 @@ class Queries:
         owner: (Q,) class index of each row, 0..C-1; C marks a background name.
         names: one name for each class.
         empty: (1, E) embedding of the empty name, for methods that compare with it.
+        classifier: (C, E') the classes as a method's second look at the picture reads them.
     """
 
     embeddings: Tensor
     owner: Tensor
     names: tuple[str, ...]
     empty: Tensor | None = None
+    classifier: Tensor | None = None
 
     @classmethod
     def of(
@@ -113,6 +117,10 @@ class Queries:
         Raises:
             WordmaskError: a name that is not a class.
         """
+        if isinstance(present, str):
+            raise WordmaskError(
+                f"got {present!r} as image-level labels; give a list of names for each picture"
+            )
         chosen = torch.zeros(self.classes, dtype=torch.bool)
         for item in present:
             if isinstance(item, str) and item in self.names:
