@@ -101,7 +101,7 @@ class Ade847(Benchmark):
         return layout.pair(pictures, masks_by_id, partial(ColourMask, table=meaning))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ColourMask:
     """A mask of the full annotation, and what its numbers mean; call it to read the labels."""
 

@@ -31,7 +31,7 @@ BENCHMARKS: dict[str, Benchmark] = {}
 Names = tuple[tuple[str, ...], ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Sample:
     """One picture and how to get its true labels.
 

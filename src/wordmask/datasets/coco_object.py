@@ -97,7 +97,7 @@ class CocoObjectInstances(CocoObject):
         return Listing(tuple(samples), tuple(problems))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class InstanceMask:
     """The objects of one picture; call it to paint the labels."""
 

@@ -11,7 +11,7 @@ from wordmask.datasets.reading import Truth, look_up
 from wordmask.errors import WordmaskError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class MatlabMask:
     """A MATLAB file with a map of numbers, and what they mean; call it to read the labels."""
 

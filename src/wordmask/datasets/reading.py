@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 from PIL.ExifTags import Base
 
 from wordmask.errors import WordmaskError
@@ -23,6 +23,8 @@ VOID = 65535
 INVALID = 65534  # label of values that a benchmark does not know; never leaves this module
 
 _INDEX_MODES = ("P", "L", "1", "I", "I;16", "I;16B", "I;16L")
+# Grey values of few bits are spread over 0..255 when they are decoded: by what to divide them.
+_SPREAD = {"1": 255, "L;2": 85, "L;4": 17}
 # What turns a stored picture upright where that swaps its sides, by EXIF orientation.
 _QUARTER_TURNS: dict[int, Callable[[Truth], Truth]] = {
     5: np.transpose,
@@ -49,7 +51,7 @@ def table(labels: Mapping[int, int], void: Iterable[int] = (), size: int = 256) 
     return found
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class IndexMask:
     """A file with one index a pixel, and what its values mean; call it to read the labels."""
 
@@ -78,7 +80,9 @@ def read_index(path: Path) -> Values:
                 f"the mask {path} is coded in colours ({image.mode}), where one index a pixel is "
                 "expected (PNG of mode P or L); get the original, or convert it by its colour table"
             )
-        return decode(image, path)
+        steps = _SPREAD.get(str(image.tile[0][3]) if image.tile else "", 1)
+        values = decode(image.convert("L") if image.mode == "1" else image, path)
+        return values // steps if steps > 1 else values
 
 
 def read_colours(path: Path) -> Values:
@@ -95,7 +99,7 @@ def read_colours(path: Path) -> Values:
         return decode(image, path)[..., :3]
 
 
-def open_mask(path: Path) -> Image.Image:
+def open_mask(path: Path) -> ImageFile.ImageFile:
     """Open the file of a mask, without decoding it."""
     try:
         return Image.open(path)
@@ -110,10 +114,9 @@ def open_mask(path: Path) -> Image.Image:
 def decode(image: Image.Image, path: Path) -> Values:
     """The pixels of an opened mask."""
     try:
-        pixels = np.asarray(image)
+        return np.asarray(image)
     except Exception as error:  # decoders raise nearly every kind of error on damaged files
         raise WordmaskError(f"the mask {path} is damaged: {' '.join(str(error).split())}") from None
-    return pixels.view(np.uint8) if pixels.dtype == bool else pixels
 
 
 def look_up(values: Values, meaning: Truth, shown: str, hint: str = "") -> Truth:

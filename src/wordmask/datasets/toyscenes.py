@@ -55,7 +55,7 @@ class Toybox(Benchmark):
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SceneMask:
     """A scene; call it to label its pixels."""
 

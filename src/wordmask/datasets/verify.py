@@ -90,7 +90,7 @@ def _decode(sample: Sample) -> None:
         return
     try:
         with Image.open(sample.image) as image:
-            image.draft(None, (image.width // 8, image.height // 8))
+            image.draft(None, (max(image.width // 8, 1), max(image.height // 8, 1)))
             image.load()
     except Exception as error:  # decoders raise nearly every kind of error on damaged files
         reason = " ".join(str(error).split()) or type(error).__name__
@@ -102,11 +102,9 @@ def _notes(
 ) -> list[str]:
     notes = []
     if sizes:
-        height, width = np.array(sizes).T
-        notes.append(
-            f"pictures of {width.min()} to {width.max()} x {height.min()} to {height.max()} pixels,"
-            f" {counts[VOID] / counts.sum():.1%} of them void"
-        )
+        height, width = ((min(sides), max(sides)) for sides in zip(*sizes, strict=True))
+        spans = " x ".join(f"{a} to {b}" if a < b else str(a) for a, b in (width, height))
+        notes.append(f"pictures of {spans} pixels, {counts[VOID] / counts.sum():.1%} of them void")
         seen = counts[1 : benchmark.classes + 1] > 0
         names = [names[0] for names in benchmark.names["plain"]]
         absent = [name for name, there in zip(names, seen, strict=True) if not there]
