@@ -25,9 +25,10 @@ class CamVid(Benchmark):
 
     def find(self, root: Path) -> Listing:
         """All frames of the split and their masks."""
-        places = [f"{base}{self.split}" for base in ("", "CamVid/", "camvid/")]
-        frames = layout.locate(root, places, "CamVid frames")
-        masks = layout.locate(frames.parent, (f"{self.split}annot",), "CamVid masks")
+        # By the masks: other benchmarks have a folder "val" too.
+        places = [f"{base}{self.split}annot" for base in ("", "CamVid/", "camvid/")]
+        masks = layout.locate(root, places, "CamVid masks")
+        frames = layout.locate(masks.parent, (self.split,), "CamVid frames")
         return layout.pair(
             layout.some_files(frames, (".png",)),
             layout.some_files(masks, (".png",)),
