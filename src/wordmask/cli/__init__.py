@@ -23,6 +23,7 @@ from wordmask.cli import (
     methods,
     protocol,
     refiners,
+    report,
     segment,
     selftest,
 )
@@ -44,6 +45,7 @@ app.command()(selftest.selftest)
 app.command()(bench.bench)
 app.command()(evaluate.evaluate)
 app.command()(protocol.protocol)
+app.command()(report.report)
 app.add_typer(datasets.app, name="datasets")
 
 UsageError: type[Any] = typer.BadParameter.__bases__[0]  # typer has its own click, or another's

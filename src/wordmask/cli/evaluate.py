@@ -226,7 +226,11 @@ def tabulate(found: dict[str, Any]) -> list[Table]:
 
     tables = []
     for name in dict.fromkeys(entry["dataset"] for entry in found["runs"]):
-        entries = [entry for entry in found["runs"] if entry["dataset"] == name]
+        entries = [
+            entry
+            for entry in found["runs"]
+            if entry["dataset"] == name and entry["condition"][0] == "clean"
+        ]
         first = entries[0]
         title = f"{first['title']}, {first['images']} pictures"
         if first["expected"] and not complete(first):
@@ -236,12 +240,11 @@ def tabulate(found: dict[str, Any]) -> list[Table]:
         for head in ("mIoU", "95 %", "published", "pixels", "ms"):
             table.add_column(head, justify="right", no_wrap=True)
         for entry in entries:
-            kind, severity = entry["condition"]
             means, seconds = entry["metrics"], entry["seconds"]
             low, high = entry["intervals"][f"miou_{entry['protocol']['settings']['definition']}"]
             number = headline(entry)
             table.add_row(
-                entry["label"] + (f" ({kind} {severity})" if severity else ""),
+                entry["label"],
                 percent(entry["miou"]),
                 f"{percent(low)} to {percent(high)}",
                 "-" if number is None else f"{number.value:g}",
@@ -261,6 +264,7 @@ class _Display:
         self.bar: Any = None
         self.task: Any = None
         self.key: Any = None
+        self.finished: Any = None
         self.said = 0.0
 
     def __enter__(self) -> _Display:
@@ -294,6 +298,10 @@ class _Display:
             self.task = self.bar.add_task(name, total=progress.total, scores="")
         self.bar.update(self.task, completed=progress.done, scores=scores)
         now, done = time.monotonic(), progress.done == progress.total
+        if done and self.finished == self.key:
+            return
+        self.finished = self.key if done else None
         if not self.live and (done or now - self.said >= LINE_EVERY):
             self.said = now
-            print(f"{name} {progress.done}/{progress.total}: mIoU {scores}", file=sys.stderr)
+            text = f"{name} {progress.done}/{progress.total}: mIoU {scores}"
+            print(common.one_line(text, 400), file=sys.stderr)

@@ -45,7 +45,7 @@ def choose(pictures: Sequence[Mapping[str, Any]], count: int) -> dict[str, list[
 
 
 def draw_examples(plan: Plan, found: Mapping[str, Any], folder: Path, count: int) -> None:
-    """Draw strips of the clean pictures of every run and list them in `pictures.json`.
+    """Draw strips of the clean pictures of every method and list them in `pictures.json`.
 
     Args:
         plan: what was evaluated.
@@ -60,9 +60,13 @@ def draw_examples(plan: Plan, found: Mapping[str, Any], folder: Path, count: int
     for name, samples in check(plan).items():
         runs = {run.label: run for run in make_runs(plan, base, samples.benchmark)}
         by_id = {sample.id: sample for sample in samples}
+        best: dict[str, Mapping[str, Any]] = {}  # of a sweep, the best alone
         for entry in found["runs"]:
-            if entry["dataset"] != name or tuple(entry["condition"]) != CLEAN:
-                continue
+            if entry["dataset"] == name and tuple(entry["condition"]) == CLEAN:
+                other = best.setdefault(entry["protocol"]["entry"], entry)
+                if (entry["miou"] or 0) > (other["miou"] or 0):
+                    best[entry["protocol"]["entry"]] = entry
+        for entry in best.values():
             mean = {picture["id"]: picture["miou"] for picture in entry["pictures"]}
             for group, ids in choose(entry["pictures"], count).items():
                 for index, one in enumerate(ids):

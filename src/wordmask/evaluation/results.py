@@ -139,6 +139,7 @@ def _entry(
     each = counted.pictures.mean_iou()
     entry = {
         "label": run.label,
+        "swept": dict(change.split("=", 1) for change in run.swept),
         "dataset": bench.name,
         "title": bench.title,
         "condition": list(condition),
@@ -290,7 +291,8 @@ def _legend(entries: Sequence[Mapping[str, Any]]) -> list[str]:
         "mIoU: one confusion matrix over the set, mean " + ", or ".join(
             said[d] + (f" (`{d}`)" if len(definitions) > 1 else "") for d in sorted(definitions)
         ) + "; both definitions are in results.json. Interval: bootstrap over pictures. Pixels, "
-        "classes: accuracy over pixels, and mean over classes. ms: encode and decide, a picture. "
+        "classes: accuracy over pixels, and mean over classes. ms: encode and decide, a picture; "
+        "where methods share a pass of the network, each has the whole of it. "
         "Published numbers are those of the same method, settings and backbone; a difference is "
         "given for complete data sets alone.",
     ]  # fmt: skip

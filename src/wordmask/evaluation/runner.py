@@ -29,7 +29,12 @@ from wordmask.evaluation.metrics import Metrics
 from wordmask.evaluation.protocols import Entry, Protocol, make_protocol
 from wordmask.evaluation.results import collect
 from wordmask.evaluation.robustness import CORRUPTIONS, SEVERITIES, corrupt
-from wordmask.evaluation.sharing import SharedTower, encoding_key, share_passes
+from wordmask.evaluation.sharing import (
+    SharedTower,
+    encoding_key,
+    share_passes,
+    synchronise,
+)
 from wordmask.evaluation.team import Team, gather_files, make_team
 from wordmask.evaluation.views import view_picture, view_truth
 from wordmask.images import read_image
@@ -102,9 +107,10 @@ class Progress:
 
 @dataclass
 class Run:
-    """One method under one protocol on one data set."""
+    """One method under one protocol on one data set; `swept` are its settings from sweeps."""
 
     label: str
+    swept: tuple[str, ...]
     protocol: Protocol
     segmenter: Segmenter
     queries: Queries
@@ -348,11 +354,14 @@ class Eye:
         for index, run in enumerate(self.task.runs):
             key = self.users[index]
             if key not in seen:
+                shared = getattr(self.encoders[key].tower, "seconds", 0.0)
                 start = time.perf_counter()
                 pieces = view_picture(image, run.protocol.view)
                 encodings = [self.encoders[key].encode(piece) for piece in pieces]
-                _synchronise(run.segmenter.tower.device)
-                seen[key] = encodings, time.perf_counter() - start
+                synchronise(run.segmenter.tower.device)
+                # what a method would take by itself, as far as it can be told: the whole pass
+                seconds = time.perf_counter() - start + shared
+                seen[key] = encodings, seconds
             encodings, encode = seen[key]
             answered.append(self._answer(index, sample.id, encodings, truth, encode))
         for tower in self.towers:
@@ -393,11 +402,6 @@ def _encoder(segmenter: Segmenter, tower: Any) -> Segmenter:
     if tower is not None:
         encoder.tower = tower
     return encoder
-
-
-def _synchronise(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 # -- weights and words --------------------------------------------------------------------------
@@ -478,7 +482,7 @@ def make_runs(plan: Plan, base: Segmenter, bench: Benchmark) -> list[Run]:
         if isinstance(background, Tensor):
             strategy = protocol.strategy([f"word {i + 1}" for i in range(len(background))])
         name = " ".join([protocol.entry, *changes])
-        runs.append(Run(name, protocol, segmenter, queries, strategy, words))
+        runs.append(Run(name, changes, protocol, segmenter, queries, strategy, words))
     return runs
 
 

@@ -8,9 +8,11 @@ pass of the tower: what they need of it is joined.
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Iterable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from wordmask.errors import WordmaskError
@@ -79,12 +81,16 @@ class SharedTower:
     Args:
         tower: a CLIP tower.
         need: of all methods together.
+
+    Attributes:
+        seconds: what the passes of this picture took.
     """
 
     def __init__(self, tower: Any, need: Need):
         self._tower = tower
         self._need = need
         self._traces: dict[tuple[Any, ...], Trace] = {}
+        self.seconds = 0.0
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._tower, name)
@@ -94,9 +100,19 @@ class SharedTower:
         digest = hashlib.blake2b(pixels.contiguous().cpu().numpy().data, digest_size=16).digest()
         key = (position, pixels.dtype, tuple(pixels.shape), digest)
         if key not in self._traces:
+            start = time.perf_counter()
             self._traces[key] = self._tower.trace(pixels, self._need | need, position)
+            synchronise(self._tower.device)
+            self.seconds += time.perf_counter() - start
         return self._traces[key]
 
     def forget(self) -> None:
         """Drop what is kept, before the next picture."""
         self._traces.clear()
+        self.seconds = 0.0
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait for a GPU, so that times are true."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

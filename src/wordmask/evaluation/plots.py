@@ -1,0 +1,246 @@
+"""Plots of runs: bars for each data set, sweeps, time against mIoU, corruptions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from wordmask.drawing import palette
+from wordmask.errors import WordmaskError
+from wordmask.files import write_atomically
+
+if TYPE_CHECKING:
+    from wordmask.evaluation.report import Found
+
+INCH = 0.32  # of a bar
+INK = "#1c2024"
+GREY = "#8a949b"
+
+
+def draw(runs: Sequence[Found], folder: Path) -> list[tuple[str, Path]]:
+    """Draw all plots that the runs give, as PNG; returns titles and files.
+
+    Raises:
+        WordmaskError: matplotlib is not installed.
+    """
+    try:
+        import matplotlib
+    except ImportError:
+        raise WordmaskError(
+            'plots need matplotlib; install it with pip install "wordmask[evaluate]"'
+        ) from None
+    from matplotlib.figure import Figure
+
+    style: dict[str, Any] = {
+        "font.size": 9,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.edgecolor": GREY,
+        "axes.labelcolor": INK,
+        "text.color": INK,
+        "axes.titlelocation": "left",
+        "axes.titlesize": 10,
+        "axes.titleweight": "bold",
+        "legend.frameon": False,
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    drawn = []
+    with matplotlib.rc_context(style):
+        for title, name, paint in _plots(runs):
+            figure = Figure(layout="constrained", dpi=150)
+            paint(figure)
+            path = folder / f"{name}.png"
+            write_atomically(path, lambda file, f=figure: f.savefig(file, format="png"))  # type: ignore[misc]
+            drawn.append((title, path))
+    return drawn
+
+
+def _plots(runs: Sequence[Found]) -> Iterator[tuple[str, str, Any]]:
+    """Title, file name and painter of every plot."""
+    clean = [found for found in runs if found.clean and found.entry["miou"] is not None]
+    colours = _colours(clean)
+    sets = dict.fromkeys(found.entry["dataset"] for found in clean)
+    for dataset in sets:
+        here = [found for found in clean if found.entry["dataset"] == dataset]
+        best = _best_of_sweeps(here)
+        title = f"{here[0].entry['title']}, {here[0].entry['images']} pictures"
+        yield title, f"bars-{dataset}", lambda f, b=best, t=title: _bars(f, b, t, colours)
+        if len(best) > 1:
+            name = f"{title}: time against mIoU"
+            yield name, f"time-{dataset}", lambda f, b=best, n=name: _times(f, b, n, colours)
+        for key in dict.fromkeys(key for found in here for key in found.entry["swept"]):
+            swept = [found for found in here if key in found.entry["swept"]]
+            name = f"{title}: {key}"
+            file = f"sweep-{dataset}-{key.replace('.', '-')}"
+            yield name, file, lambda f, s=swept, k=key, n=name: _sweep(f, s, k, n, colours)
+    for dataset in dict.fromkeys(f.entry["dataset"] for f in runs if not f.clean):
+        here = [f for f in runs if f.entry["dataset"] == dataset and f.entry["miou"] is not None]
+        name = f"{here[0].entry['title']}: corrupted pictures"
+        yield name, f"corrupted-{dataset}", lambda f, h=here, n=name: _curves(f, h, n, colours)
+
+
+def _colours(runs: Sequence[Found]) -> dict[str, str]:
+    """One colour for each method, the same in all plots."""
+    methods = list(dict.fromkeys(found.entry["protocol"]["entry"] for found in runs))
+    rows = (0.85 * palette(len(methods))[1:]).astype("uint8").tolist()
+    return {m: f"#{bytes(row).hex()}" for m, row in zip(methods, rows, strict=True)}
+
+
+def _method(found: Found) -> str:
+    return str(found.entry["protocol"]["entry"])
+
+
+def _best_of_sweeps(runs: Sequence[Found]) -> list[Found]:
+    """One run for each method, protocol and model: where a sweep gave more, the best."""
+    best: dict[tuple[Any, ...], Found] = {}
+    for found in runs:
+        key = (_method(found), found.entry["protocol"]["protocol"], found.model["weights"])
+        if key not in best or found.entry["miou"] > best[key].entry["miou"]:
+            best[key] = found
+    return list(best.values())
+
+
+def _bars(figure: Any, runs: Sequence[Found], title: str, colours: dict[str, str]) -> None:
+    """mIoU as bars with bootstrap intervals, and published numbers as lines."""
+    figure.set_size_inches(6.4, 1.1 + INCH * len(runs))
+    axes = figure.subplots()
+    ordered = sorted(runs, key=lambda found: found.entry["miou"])
+    published = False
+    for row, found in enumerate(ordered):
+        entry = found.entry
+        value = 100 * entry["miou"]
+        low, high = entry["intervals"][f"miou_{entry['protocol']['settings']['definition']}"]
+        axes.barh(row, value, height=0.7, color=colours[_method(found)])
+        axes.plot([100 * low, 100 * high], [row, row], color=INK, linewidth=1)
+        axes.text(max(value, 100 * high) + 0.8, row, f"{value:.1f}", va="center", fontsize=8)
+        told = [n["value"] for n in entry["published"] if n["metric"] == "miou"][:1]
+        for number in told:
+            published = True
+            axes.plot([number, number], [row - 0.4, row + 0.4], color=INK, linewidth=2)
+    axes.set_yticks(range(len(ordered)), [_label(found, ordered) for found in ordered])
+    axes.set_xlim(0, min(100, 1.18 * max(100 * f.entry["miou"] for f in ordered) + 6))
+    lines = "; thin line: 95 % interval" + ("; thick: published" if published else "")
+    axes.set_xlabel(f"mIoU, %{lines}")
+    axes.set_title(title)
+
+
+def _label(found: Found, among: Sequence[Found]) -> str:
+    """The shortest name that tells a run from the others."""
+    parts = [found.entry["label"]]
+    if len({f.entry["protocol"]["protocol"] for f in among}) > 1:
+        parts.append(found.entry["protocol"]["protocol"])
+    if len({f.model["weights"] for f in among}) > 1:
+        parts.append(Path(found.model["source"]).name)
+    return ", ".join(parts)
+
+
+def _times(figure: Any, runs: Sequence[Found], title: str, colours: dict[str, str]) -> None:
+    """Milliseconds of a picture against mIoU."""
+    figure.set_size_inches(6.4, 3.6)
+    axes = figure.subplots()
+    points = sorted((_milliseconds(found), 100 * found.entry["miou"], found) for found in runs)
+    for x, y, found in points:
+        axes.scatter(x, y, s=36, color=colours[_method(found)], zorder=3)
+    span = max(y for _, y, _ in points) - min(y for _, y, _ in points) or 1
+    placed: list[tuple[float, float]] = []
+    for x, y, found in sorted(points, key=lambda p: p[1]):
+        at = y
+        while any(abs(at - b) < 0.06 * span and abs(x / a - 1) < 0.9 for a, b in placed):
+            at += 0.03 * span
+        placed.append((x, at))
+        axes.annotate(
+            _label(found, runs),
+            (x, y),
+            (x * 1.04, at),
+            fontsize=8,
+            va="center",
+            arrowprops={"arrowstyle": "-", "color": GREY, "linewidth": 0.5} if at != y else None,
+        )
+    axes.set_xscale("log")
+    low, high = min(x for x, _, _ in points), max(x for x, _, _ in points)
+    axes.set_xlim(low / 1.25, high * 1.9)
+    ticks = _ticks(low, high)
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.minorticks_off()
+    axes.grid(color="#e3e6e8", linewidth=0.6)
+    axes.set_xlabel("milliseconds for a picture, encode and decide")
+    axes.set_ylabel("mIoU, %")
+    axes.set_title(title)
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    steps = [m * 10**e for e in range(-1, 7) for m in (1, 2, 5)]
+    inside = [step for step in steps if low / 1.25 <= step <= high * 1.9]
+    return inside or [round(low, 1)]
+
+
+def _milliseconds(found: Found) -> float:
+    seconds = found.entry["seconds"]
+    return max(1000 * float(seconds["encode"] + seconds["decide"]), 0.01)
+
+
+def _sweep(
+    figure: Any, runs: Sequence[Found], key: str, title: str, colours: dict[str, str]
+) -> None:
+    """mIoU over the values of one option, a line for each method and each setting beside it."""
+    figure.set_size_inches(6.4, 3.4)
+    axes = figure.subplots()
+    lines: dict[tuple[str, ...], list[tuple[str, float]]] = {}
+    for found in runs:
+        rest = [f"{k}={v}" for k, v in found.entry["swept"].items() if k != key]
+        line = (_method(found), found.entry["protocol"]["protocol"], *rest)
+        lines.setdefault(line, []).append((found.entry["swept"][key], 100 * found.entry["miou"]))
+    values = list(dict.fromkeys(value for points in lines.values() for value, _ in points))
+    numeric = all(_number(value) is not None for value in values)
+    styles = ["-", "--", ":", "-."]
+    seen: dict[str, int] = {}
+    for line, points in lines.items():
+        position = [_number(v) if numeric else values.index(v) for v, _ in points]
+        ordered = sorted(zip(position, (y for _, y in points), strict=True))
+        style = styles[seen.setdefault(line[0], 0) % 4]
+        seen[line[0]] += 1
+        name = " ".join([line[0], *line[2:]])
+        x, y = zip(*ordered, strict=True)
+        axes.plot(x, y, style, marker="o", markersize=3.5, label=name, color=colours[line[0]])
+    if not numeric:
+        axes.set_xticks(range(len(values)), values, rotation=20, ha="right")
+    axes.set_xlabel(key)
+    axes.set_ylabel("mIoU, %")
+    axes.grid(color="#e3e6e8", linewidth=0.6)
+    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    axes.set_title(title)
+
+
+def _number(text: str) -> float | None:
+    """A number, also that of a threshold: `threshold:0.3`."""
+    try:
+        return float(text.removeprefix("threshold:").removesuffix(":*"))
+    except ValueError:
+        return None
+
+
+def _curves(figure: Any, runs: Sequence[Found], title: str, colours: dict[str, str]) -> None:
+    """mIoU over the severity of every corruption, from the clean picture on."""
+    kinds = list(dict.fromkeys(f.entry["condition"][0] for f in runs if not f.clean))
+    figure.set_size_inches(max(2.1 * len(kinds), 4.2), 2.9)
+    panels = figure.subplots(1, len(kinds), sharey=True, squeeze=False)[0]
+    by = {(f.name, *f.entry["condition"]): 100 * f.entry["miou"] for f in runs}
+    names = {f.name: f for f in runs if f.clean}
+    for axes, kind in zip(panels, kinds, strict=True):
+        for name, found in names.items():
+            points = [(0, by[name, "clean", 0])]
+            points += [(s, by[name, kind, s]) for s in (1, 2, 3) if (name, kind, s) in by]
+            label, colour = _label(found, list(names.values())), colours[_method(found)]
+            x, y = zip(*points, strict=True)
+            axes.plot(x, y, marker="o", markersize=3.5, color=colour, label=label)
+        axes.set_xticks([0, 1, 2, 3], ["clean", "1", "2", "3"])
+        axes.set_xlabel(kind)
+        axes.grid(color="#e3e6e8", linewidth=0.6)
+        axes.set_ylim(bottom=0)
+    panels[0].set_ylabel("mIoU, %")
+    figure.suptitle(title, x=0.01, ha="left", fontsize=10, fontweight="bold")
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(
+        handles, labels, loc="outside lower center", ncols=min(len(labels), 4), fontsize=8
+    )
