@@ -14,8 +14,11 @@ import wordmask
 from wordmask import selftest, toybox
 from wordmask.cli import run
 from wordmask.errors import WordmaskError
+from wordmask.evaluation.boundary import Boundary
+from wordmask.evaluation.confusion import Confusion
 from wordmask.methods import METHODS
 from wordmask.methods.clip import Clip
+from wordmask.refiners import REFINERS
 
 WEIGHTS = Path(wordmask.__file__).parent / "networks" / "tiny-clip" / "model.safetensors"
 needs_weights = pytest.mark.skipif(
@@ -55,21 +58,15 @@ def test_counting_and_judging_by_hand():
     # the first 8 classes are grounds, 9 and 10 are things
     truth = np.array([[1, 1, 1, 1], [9, 9, 10, 10]], np.uint8)
     answer = np.array([[1, 1, 1, 9], [9, 0, 10, 2]], np.uint8)
-    counts = selftest.count(truth, answer, 10)
-    assert counts.sum() == truth.size
-    assert (counts[1, 1], counts[1, 9], counts[9, 9]) == (3, 1, 1)
-    assert (counts[9, 0], counts[10, 10], counts[10, 2]) == (1, 1, 1)
-    quality = selftest.judge(counts)
+    counted = [kind(10, background=False) for kind in (Confusion, Boundary)]
+    for one in counted:
+        one.update(truth, answer)
+    quality = selftest.judge(*counted)
     # class 1: 3 of 4; class 2: 0 of 1; class 9: 1 of 3; class 10: 1 of 2
     assert quality.mean_iou == pytest.approx((3 / 4 + 0 + 1 / 3 + 1 / 2) / 4)
+    assert quality.boundary_iou == quality.mean_iou  # masks this thin are all outline
     assert quality.pixels == pytest.approx(5 / 8)
     assert quality.things == pytest.approx(2 / 4)
-
-
-def test_many_pixels_are_counted_exactly():
-    truth = np.full((300, 300), 57, np.uint8)
-    counts = selftest.count(truth, truth, 57)
-    assert counts[57, 57] == counts.sum() == 90_000
 
 
 def fake(scenes, answer):
@@ -83,11 +80,11 @@ def fake(scenes, answer):
 def test_the_truth_is_perfect_and_one_word_for_all_is_not():
     scenes = selftest.make_scenes(6)
     seconds: list[float] = []
-    perfect = selftest.judge(selftest.confusion(fake(scenes, toybox.label_map), scenes, seconds))
-    assert dataclasses.astuple(perfect) == (1, 1, 1)
+    perfect = selftest.judge(*selftest.count(fake(scenes, toybox.label_map), scenes, seconds))
+    assert dataclasses.astuple(perfect) == (1, 1, 1, 1)
     assert len(seconds) == 6
     grass = fake(scenes, lambda scene, words: np.full((96, 96), words.index("grass") + 1))
-    quality = selftest.judge(selftest.confusion(grass, scenes, []))
+    quality = selftest.judge(*selftest.count(grass, scenes, []))
     share = np.mean([toybox.label_map(scene, ["grass"]) == 1 for scene in scenes])
     assert quality.pixels == pytest.approx(share)
     assert quality.things == 0
@@ -100,19 +97,39 @@ def test_every_scene_has_sixteen_words_or_more():
         assert set(words) <= set(selftest.NAMES)
 
 
-def test_registered_methods_join(monkeypatch):
-    assert [method for method, _ in selftest.candidates()] == sorted(METHODS)
-    every = selftest.candidates(variants=True)
-    assert every == [(name, v) for name in sorted(METHODS) for v in METHODS[name].variants]
-    assert selftest.candidates(["clip", "clip"]) == [("clip", "paper")]
+def test_what_is_registered_joins(monkeypatch):
+    plain = [one for one in selftest.candidates() if not one.refine]
+    assert [one.method for one in plain] == sorted(METHODS)
+    refined = {one.refine: one for one in selftest.candidates() if one.refine}
+    assert set(refined) == {
+        n for n in REFINERS if REFINERS[n].network in ("none", *selftest.NETWORKS)
+    }
+    assert {one.method for one in refined.values()} == {selftest.REFINED}
+    every = selftest.candidates(variants=True, refiners=[])
+    assert every == [(name, v, "") for name in sorted(METHODS) for v in METHODS[name].variants]
+    assert selftest.candidates(["clip", "clip"]) == [("clip", "paper", "")]
+    assert [one.label for one in selftest.candidates(["clip"], refiners=["pamr"])] == [
+        "clip",
+        "cliper + pamr",
+    ]
 
     class Another(Clip):
         name = "another"
 
     monkeypatch.setitem(METHODS, "another", Another)
-    assert ("another", "paper") in selftest.candidates()
+    assert ("another", "paper", "") in selftest.candidates()
     with pytest.raises(WordmaskError, match="did you mean cliper"):
         selftest.candidates(["clipper"])
+    with pytest.raises(WordmaskError, match="did you mean pamr"):
+        selftest.candidates(refiners=["parm"])
+
+
+def test_what_is_not_installed_is_left_out(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    left = {one.label for one in selftest.candidates()}
+    assert "cliptrase" not in left
+    assert "cliper + diffusion" not in left
+    assert {"cliper", "cliper + pamr"} <= left
 
 
 # -- quality of the built-in network ------------------------------------------------------------
@@ -125,7 +142,7 @@ def measured(tmp_path_factory) -> dict[str, selftest.Measurement]:
         patch.setenv("WORDMASK_CACHE", str(tmp_path_factory.mktemp("cache")))
         rows = selftest.measure(selftest.candidates(), scenes=24, seed=1)
     assert rows == sorted(rows, key=lambda row: -row.trained.mean_iou)
-    return {row.method: row for row in rows}
+    return {row.label: row for row in rows}
 
 
 @needs_weights
@@ -145,7 +162,7 @@ def test_things_never_seen_together_are_named(measured):
 
 @needs_weights
 def test_quality_follows_from_the_seed():
-    chosen = [("clearclip", "paper")]
+    chosen = selftest.candidates(["clearclip"])
     one, same, other = (selftest.measure(chosen, scenes=3, seed=s)[0] for s in (5, 5, 6))
     assert (one.trained, one.held_out) == (same.trained, same.held_out)
     assert one.trained != other.trained
@@ -171,7 +188,7 @@ def test_the_command_prints_a_table_or_json(monkeypatch, capsys):
     found = json.loads(capsys.readouterr().out)
     assert found["scenes"] == 2
     assert found["options"] == selftest.TOYBOX_OPTIONS
-    by_name = {(row["method"], row["variant"]): row for row in found["methods"]}
+    by_name = {(row["method"], row["variant"]): row for row in found["rows"]}
     best = by_name["clearclip", "paper"]["trained"]
     (shown,) = [row[2] for row in rows if row[:2] == ["clearclip", "paper"]]
     assert shown == f"{100 * best['mean_iou']:.1f}"

@@ -8,10 +8,19 @@ import numpy as np
 from PIL import Image
 
 from wordmask import drawing, toybox
-from wordmask.methods import METHODS
+from wordmask.evaluation.boundary import Boundary
+from wordmask.evaluation.confusion import Confusion
 from wordmask.segmentation import Segmentation
 from wordmask.segmenter import Segmenter
-from wordmask.selftest import MODEL, TOYBOX_OPTIONS, WORDS, Quality, count, judge
+from wordmask.selftest import (
+    MODEL,
+    NETWORKS,
+    TOYBOX_OPTIONS,
+    WORDS,
+    Quality,
+    candidates,
+    judge,
+)
 from wordmask.vocabulary import Background
 
 METHOD = "cliper"
@@ -27,7 +36,7 @@ class Demo:
         image: (H, W, 3) uint8, the scene.
         truth: (H, W) uint8, the true labels; i = words[i - 1].
         words: what could be chosen: all grounds, the looks of the scene and others.
-        results: the segmentation by every method.
+        results: the segmentation by every method, and by METHOD with every refiner.
         quality: how right each is, on this scene alone.
     """
 
@@ -73,7 +82,7 @@ class Demo:
 
 
 def run_demo(model: str = MODEL) -> Demo:
-    """Render the scene and segment it by every registered method.
+    """Render the scene and segment it by every registered method, and with every refiner.
 
     Args:
         model: a CLIP that knows the words of the toybox.
@@ -82,11 +91,15 @@ def run_demo(model: str = MODEL) -> Demo:
     words = toybox.choices(scene, WORDS)
     truth = toybox.label_map(scene, words)
     segmenter = Segmenter.from_pretrained(
-        model, METHOD, None, TOYBOX_OPTIONS, device="cpu", local_files_only=True
+        model, device="cpu", local_files_only=True, networks=NETWORKS
     )
     results, quality = {}, {}
-    for method in sorted(METHODS):
-        one = segmenter.with_method(method, None, TOYBOX_OPTIONS)
-        results[method] = one(scene.image, words, Background.none())
-        quality[method] = judge(count(truth, results[method].labels, len(words)))
+    for one in candidates():
+        segmenter = segmenter.with_method(one.method, one.variant, TOYBOX_OPTIONS, one.refine)
+        result = segmenter(scene.image, words, Background.none())
+        pixels = Confusion(len(words), background=False)
+        outlines = Boundary(len(words), background=False)
+        pixels.update(truth, result.labels)
+        outlines.update(truth, result.labels)
+        results[one.label], quality[one.label] = result, judge(pixels, outlines)
     return Demo(scene.image, truth, tuple(words), results, quality)

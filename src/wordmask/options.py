@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import importlib.util
 import types
 import typing
 from collections.abc import Mapping
@@ -11,6 +12,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeVar
 
 from wordmask.errors import WordmaskError, unknown
+
+EXTRAS = {"cluster": "sklearn", "diffusion": "diffusers"}  # what each brings
 
 
 @dataclass(frozen=True)
@@ -21,12 +24,14 @@ class Options:
         name: what it is called in code and on the command line.
         title: what people call it.
         network: what it needs beside CLIP: "none", "vfm", "diffusion", "sam" or "classifier".
+        extra: the optional part of wordmask that it needs, as in `pip install "wordmask[cluster]"`.
         variants: options of each variant by its name; the first is the default.
     """
 
     name: ClassVar[str]
     title: ClassVar[str]
     network: ClassVar[str] = "none"
+    extra: ClassVar[str] = ""
     variants: ClassVar[dict[str, dict[str, Any]]]
 
     def __post_init__(self) -> None:
@@ -44,6 +49,11 @@ class Options:
     def options(self) -> dict[str, Any]:
         """All options by name, as plain values."""
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+
+
+def is_installed(one: type[Options]) -> bool:
+    """Whether the optional part that a method or refiner needs is installed."""
+    return not one.extra or importlib.util.find_spec(EXTRAS[one.extra]) is not None
 
 
 Kind = TypeVar("Kind", bound=Options)

@@ -10,17 +10,26 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from wordmask import toybox
 from wordmask.errors import WordmaskError, unknown
+from wordmask.evaluation.boundary import Boundary
+from wordmask.evaluation.confusion import Confusion
 from wordmask.methods import METHODS
+from wordmask.options import Options, is_installed
+from wordmask.refiners import REFINERS
 from wordmask.segmenter import Segmenter
 from wordmask.vocabulary import Background
 
 MODEL = "wordmask/tiny-clip"
+NETWORKS = {
+    "vfm": "wordmask/tiny-vfm",
+    "classifier": "wordmask/tiny-clip",
+}
+REFINED = "cliper"  # the method whose maps refiners are measured on
 SIZE = 96  # side of a scene in pixels: what the network was trained on, 12 x 12 patches
 WORDS = 20  # to choose from in each scene: all 8 grounds and 12 looks, the scene's among them
 MOST_SCENES = 100_000
@@ -41,11 +50,13 @@ class Quality:
 
     Attributes:
         mean_iou: mean over the classes with union > 0, of intersection over union.
+        boundary_iou: the same of the outlines of masks, see `evaluation.boundary`.
         pixels: share of all pixels that are labelled right.
         things: share of the pixels of things that are named right, grounds left aside.
     """
 
     mean_iou: float
+    boundary_iou: float
     pixels: float
     things: float
 
@@ -56,6 +67,7 @@ class Measurement:
 
     Attributes:
         method, variant: what was measured.
+        refine: the refiner that sharpened its maps, or none.
         trained: quality on new scenes of pairs of colour and surface that the network was
             trained on.
         held_out: quality on scenes whose things are all of pairs that it never saw together.
@@ -64,27 +76,72 @@ class Measurement:
 
     method: str
     variant: str
+    refine: str
     trained: Quality
     held_out: Quality
     milliseconds: float
 
+    @property
+    def label(self) -> str:
+        """`cliper`, or `cliper + vfm`."""
+        return Candidate(self.method, self.variant, self.refine).label
+
+
+class Candidate(NamedTuple):
+    """What is measured: a method, its variant, and a refiner of its maps or none."""
+
+    method: str
+    variant: str
+    refine: str = ""
+
+    @property
+    def label(self) -> str:
+        """`cliper` or `cliper + vfm`."""
+        return f"{self.method} + {self.refine}" if self.refine else self.method
+
 
 def candidates(
-    methods: Sequence[str] | None = None, variants: bool = False
-) -> list[tuple[str, str]]:
-    """List (method, variant) to measure: every registered method, or those named.
+    methods: Sequence[str] | None = None,
+    variants: bool = False,
+    refiners: Sequence[str] | None = None,
+) -> list[Candidate]:
+    """List what to measure.
+
+    Args:
+        methods: None for every registered method.
+        variants: all variants and not only each method's first.
+        refiners: each is measured on the maps of `REFINED`; None for every registered refiner where
+            `methods` is None too, else for none.
+
+    Returns:
+        Those whose network ships with wordmask and whose optional part is installed.
 
     Raises:
-        WordmaskError: an unknown method.
+        WordmaskError: an unknown method or refiner.
     """
-    for name in methods or ():
-        if name not in METHODS:
-            raise unknown("method", name, METHODS)
-    chosen = []
-    for name in dict.fromkeys(methods or sorted(METHODS)):
-        known = list(METHODS[name].variants)
-        chosen += [(name, variant) for variant in (known if variants else known[:1])]
-    return chosen
+    if refiners is None:
+        refiners = sorted(REFINERS) if methods is None else ()
+    for kind, names, registry in (("method", methods, METHODS), ("refiner", refiners, REFINERS)):
+        for name in names or ():
+            if name not in registry:
+                raise unknown(kind, name, registry)
+
+    def pick(one: type[Options]) -> list[str]:
+        if not is_installed(one) or one.network not in ("none", *NETWORKS):
+            return []
+        return list(one.variants)[: None if variants else 1]
+
+    chosen = [
+        Candidate(name, variant)
+        for name in dict.fromkeys(methods or sorted(METHODS))
+        for variant in pick(METHODS[name])
+    ]
+    base = next(iter(METHODS[REFINED].variants))
+    return chosen + [
+        Candidate(REFINED, base, name if number == 0 else f"{name}:{variant}")
+        for name in dict.fromkeys(refiners)
+        for number, variant in enumerate(pick(REFINERS[name]))
+    ]
 
 
 def make_scenes(
@@ -104,7 +161,7 @@ def make_scenes(
 
 
 def measure(
-    chosen: Iterable[tuple[str, str]],
+    chosen: Iterable[Candidate],
     scenes: int = 100,
     seed: int = 0,
     model: str = MODEL,
@@ -113,7 +170,7 @@ def measure(
     """Measure methods on the same scenes, the best mean IoU first.
 
     Args:
-        chosen: (method, variant), as `candidates` gives them.
+        chosen: see `candidates`.
         scenes: how many of each kind, 1 to 100,000.
         seed: which scenes, from 0 on; the same seed gives the same quality.
         model: a CLIP that knows the toybox's words.
@@ -122,25 +179,25 @@ def measure(
     trained, held_out = make_scenes(scenes, seed), make_scenes(scenes, seed, "only")
     segmenter: Segmenter | None = None
     rows = []
-    for method, variant in chosen:
+    for method, variant, refine in chosen:
         if segmenter is None:
             segmenter = Segmenter.from_pretrained(
-                model, method, variant, TOYBOX_OPTIONS, device="cpu", local_files_only=True
+                model, device="cpu", local_files_only=True, networks=NETWORKS
             )
-        segmenter = segmenter.with_method(method, variant, TOYBOX_OPTIONS)
+        segmenter = segmenter.with_method(method, variant, TOYBOX_OPTIONS, refine)
         segmenter(trained[0].image, NAMES, Background.none())  # texts are encoded once, untimed
         seconds: list[float] = []
-        qualities = [judge(confusion(segmenter, s, seconds)) for s in (trained, held_out)]
+        seen, unseen = (judge(*count(segmenter, s, seconds)) for s in (trained, held_out))
         milliseconds = 1000 * float(np.median(seconds))
-        rows.append(Measurement(method, variant, qualities[0], qualities[1], milliseconds))
+        rows.append(Measurement(method, variant, refine, seen, unseen, milliseconds))
         report(rows[-1])
     return sorted(rows, key=lambda row: -row.trained.mean_iou)
 
 
-def confusion(
+def count(
     segmenter: Segmenter, scenes: Sequence[toybox.Scene], seconds: list[float]
-) -> np.ndarray:
-    """Count pixels by truth and answer over all scenes.
+) -> tuple[Confusion, Boundary]:
+    """Count pixels by truth and answer over all scenes, and those of outlines.
 
     Args:
         segmenter: what is measured.
@@ -148,38 +205,32 @@ def confusion(
         seconds: takes the time of each scene.
 
     Returns:
-        (57, 57) int64; rows are the truth and columns the answer: 0 = none of the words,
-        i = NAMES[i - 1].
+        Counts without background: 0 = none of the words, i = NAMES[i - 1].
     """
-    counts = np.zeros((len(NAMES) + 1, len(NAMES) + 1), np.int64)
+    pixels = Confusion(len(NAMES), background=False)
+    outlines = Boundary(len(NAMES), background=False)
     for index, scene in enumerate(scenes):
         words = toybox.choices(scene, WORDS, seed=index)
         start = time.perf_counter()
         labels = segmenter(scene.image, words, Background.none()).labels
         seconds.append(time.perf_counter() - start)
-        ids = np.array([0, *(NAMES.index(word) + 1 for word in words)])
-        counts += count(ids[toybox.label_map(scene, words)], ids[labels], len(NAMES))
-    return counts
+        ids = np.array([0, *(NAMES.index(word) + 1 for word in words)], np.uint16)
+        truth, answer = ids[toybox.label_map(scene, words)], ids[labels]
+        pixels.update(truth, answer)
+        outlines.update(truth, answer)
+    return pixels, outlines
 
 
-def count(truth: np.ndarray, answer: np.ndarray, classes: int) -> np.ndarray:
-    """Count pixels by truth (rows) and answer (columns), labels 0 to classes: a square matrix."""
-    size = classes + 1
-    pairs = truth.astype(np.int64) * size + answer
-    return np.bincount(pairs.ravel(), minlength=size * size).reshape(size, size)
-
-
-def judge(counts: np.ndarray) -> Quality:
-    """Sum up a confusion matrix whose first classes are the grounds, after 0 for none of the words.
+def judge(pixels: Confusion, outlines: Boundary) -> Quality:
+    """Sum up counts without background whose first classes are the grounds.
 
     A pixel that got none of the words is wrong.
     """
-    hit, true, said = counts.diagonal()[1:], counts.sum(1)[1:], counts.sum(0)[1:]
-    union = true + said - hit
-    iou = hit[union > 0] / union[union > 0]
     things = slice(len(toybox.GROUNDS), None)
+    hit, true = pixels.intersect[things], pixels.truth_area[things]
     return Quality(
-        mean_iou=float(iou.mean()),
-        pixels=float(hit.sum() / true.sum()),
-        things=float(hit[things].sum() / max(true[things].sum(), 1)),
+        mean_iou=pixels.mean_iou("union"),
+        boundary_iou=outlines.mean_iou("union"),
+        pixels=pixels.pixel_accuracy(),
+        things=float(hit.sum() / max(true.sum(), 1)),
     )

@@ -68,6 +68,7 @@ class Cliptrase(Method):
     """
 
     name = "cliptrase"
+    extra = "cluster"
     title = "CLIPtrase"
     year = 2024
     variants = {

@@ -62,6 +62,7 @@ class Diffusion(Refiner):
     name = "diffusion"
     title = "Stable Diffusion attention (CLIPer)"
     network = "diffusion"
+    extra = "diffusion"
     variants: ClassVar[dict[str, dict[str, Any]]] = {
         "official-v2": {},
         "official-v1": {},
