@@ -186,6 +186,8 @@ def tiny_sam(version: int = 1, seed: int = 0) -> SamModel | Sam2Model:
                 torch.nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
             elif name.endswith("bias"):
                 torch.nn.init.normal_(parameter, std=0.1)
+            if "output_hypernetworks" in name and "proj_out" in name:
+                parameter.data.mul_(20)  # logits of a few, as trained ones have
     return model.eval()
 
 

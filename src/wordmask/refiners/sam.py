@@ -139,10 +139,9 @@ def vote(masks: Tensor, quality: Tensor, scores: Tensor) -> Tensor:
     own = F.interpolate(scores[None], size=masks.shape[1:], mode="bilinear")[0]
     inside = masks.flatten(1).to(own)  # (K, L)
     votes = own.flatten(1) @ inside.T / inside.sum(1).clamp_min(1)  # (R, K)
-    total = (votes * quality) @ inside
-    weight = quality.to(own) @ inside
-    voted = (total / weight.clamp_min(1e-12)).view_as(own)
-    return torch.where(masks.any(0), voted, own)
+    weight = quality.to(own).clamp_min(1e-3)  # an estimate may be below 0
+    voted = (votes * weight) @ inside / (weight @ inside).clamp_min(1e-12)
+    return torch.where(masks.any(0), voted.view_as(own), own)
 
 
 def different(logits: Tensor, most: float) -> Tensor:

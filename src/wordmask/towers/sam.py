@@ -213,26 +213,28 @@ class SamImage:
 
     def _to_picture(self, logits: Tensor) -> Tensor:
         """Masks on the network's square (P, m, s, s), on the picture's `grid`."""
-        share = [c / self.tower.side for c in self.covered]
-        return _resample(logits, self.grid, share, "border")
+        return _resample(logits, self.grid, [c / self.tower.side for c in self.covered])
 
     def _mask_prompts(self, masks: Tensor) -> Tensor:
         """Masks on the picture (P, h, w), on the network's square (P, 1, s, s)."""
+        s, side = self.tower.grid, self.tower.side
         masks = masks.to(self.tower.device, torch.float32)[:, None]
-        share = [self.tower.side / c for c in self.covered]
-        side = (self.tower.grid, self.tower.grid)
-        return (_resample(masks - OUTSIDE, side, share, "zeros") + OUTSIDE).to(self.tower.dtype)
+        prompts = _resample(masks, (s, s), [side / c for c in self.covered])
+        middle = (torch.arange(s, device=masks.device) + 0.5) * (side / s)
+        inside = (middle[:, None] < self.covered[0]) & (middle < self.covered[1])
+        return prompts.masked_fill(~inside, OUTSIDE).to(self.tower.dtype)
 
 
-def _resample(x: Tensor, size: tuple[int, int], share: Sequence[float], beyond: str) -> Tensor:
+def _resample(x: Tensor, size: tuple[int, int], share: Sequence[float]) -> Tensor:
     """Bilinear values of x (P, m, h, w) at a grid of `size` over `share` (down, across) of it."""
-    axes = [
-        (torch.arange(n, device=x.device) + 0.5) / n * s * 2 - 1
-        for n, s in zip(size, share, strict=True)
-    ]
-    y, x_ = torch.meshgrid(*axes, indexing="ij")
-    places = torch.stack([x_, y], -1).expand(len(x), -1, -1, -1)
-    return F.grid_sample(x, places, mode="bilinear", padding_mode=beyond, align_corners=False)
+    down, across = (
+        (torch.arange(n, device=x.device) + 0.5) / n * part * 2 - 1
+        for n, part in zip(size, share, strict=True)
+    )
+    grid = torch.stack(torch.meshgrid(across, down, indexing="xy"), -1)  # (h', w', 2), x first
+    return F.grid_sample(
+        x, grid.expand(len(x), -1, -1, -1), padding_mode="border", align_corners=False
+    )
 
 
 def centres(index: Tensor, grid: Sequence[int], size: tuple[int, int]) -> Tensor:
