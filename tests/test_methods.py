@@ -196,6 +196,7 @@ def test_a_name_given_twice_changes_nothing(clip):
 def test_names_of_methods():
     assert list_methods() == sorted(
         [
+            "car",
             "clip",
             "clip_surgery",
             "cliper",

@@ -58,6 +58,8 @@ class Decision:
             scores = _RegionMeans(self, scores, regions, size)
         labels = np.empty(size, dtype)
         rule = _Presence if self.method.decision == "presence" else _Softmax
+        if hasattr(self.method, "mask_threshold"):
+            rule = _Paint
         decide = rule(self, scores, size)
         for start, stop in self.blocks(scores, size):
             block = decide(scores.rows(start, stop, size))
@@ -212,6 +214,33 @@ class _Presence:
         if power is not None:
             return label.masked_fill((1 - best).clamp_min(0) ** power >= best, 0)
         return label.masked_fill(best <= 0, 0)
+
+
+class _Paint(_Presence):
+    """CaR's decision: masks are painted one over the other, that of the surest class last.
+
+    A class covers the pixels where its map is above `mask_threshold` of its maximum. What no mask
+    covers is background; where there is no background, the class whose weighted map is highest.
+    """
+
+    def __init__(self, decision: Decision, scores: ScoreMap, size: tuple[int, int]):
+        super().__init__(decision, scores, size)
+        self.score = decision.presence(scores)[:, None, None]
+        self.threshold = decision.method.mask_threshold * self.score  # type: ignore[attr-defined]
+
+    def __call__(self, block: Tensor) -> Tensor:
+        value = block.mul_(self.factor)  # score * map / maximum
+        best, index = torch.where(value > self.threshold, 1 + self.score, value).max(0)
+        label = index + 1
+        if self.background.kind == "none":
+            return label.masked_fill(best <= 0, 0)
+        own = value.gather(0, index[None])[0]
+        if self.background.probability is not None:
+            label = label.masked_fill(own < self.background.probability, 0)
+        if self.background.power is not None:
+            unsure = (1 - own).clamp_min(0) ** self.background.power >= own
+            label = label.masked_fill(unsure, 0)
+        return label.masked_fill(best <= 1, 0)
 
 
 def _extremes(decision: Decision, scores: ScoreMap, size: tuple[int, int]) -> tuple[Tensor, Tensor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, overload
 
@@ -371,6 +372,8 @@ class Segmenter:
         queries = Queries.of(classes, rows, vocabulary.names)
         if self.method.wants_empty_text:
             queries = queries.with_empty(self._embed([""]))
+        if hasattr(self.method, "classifier_templates"):
+            queries = replace(queries, classifier=self._classifier_texts(vocabulary))
         return queries, strategy
 
     def _embed(self, names: Sequence[str]) -> Tensor:
@@ -380,6 +383,17 @@ class Segmenter:
                 "tensor"
             )
         return self.text.encode(names, templates(self.method.templates)).to(self.tower.device)
+
+    def _classifier_texts(self, vocabulary: Vocabulary) -> Tensor:
+        """The classes for a method that classifies pictures of its own (CaR), (C, E')."""
+        text = self.text
+        if getattr(self.method, "classifier", "same") == "second":
+            text = self.networks.classifier.text
+        if text is None:
+            raise WordmaskError("got names, and the classifier has no text half; give another one")
+        prompts = templates(self.method.classifier_templates)  # type: ignore[attr-defined]
+        rows = text.encode(vocabulary.queries, prompts).split([len(names) for names in vocabulary])
+        return F.normalize(torch.stack([x.mean(0) for x in rows]), dim=-1)
 
     def _check_text(self, rows: Tensor) -> Tensor:
         width = self.tower.width
@@ -710,4 +724,5 @@ def _join(parts: list[Encoding]) -> Encoding:
         for name in parts[0].extras
     }
     regions = tuple(r for p in parts for r in p.regions)
-    return Encoding(torch.cat([p.features for p in parts]), sets, extras, regions=regions)
+    features = torch.cat([p.features for p in parts])
+    return Encoding(features, sets, extras, regions=regions, towers=parts[0].towers)

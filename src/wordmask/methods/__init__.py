@@ -1,6 +1,7 @@
 """The methods, one paper a file. Importing this package registers them all."""
 
 from wordmask.methods import (
+    car,
     clearclip,
     clip,
     clip_surgery,
@@ -17,6 +18,7 @@ from wordmask.methods.base import METHODS, Method, create_method, parse_option, 
 __all__ = [
     "METHODS",
     "Method",
+    "car",
     "clearclip",
     "clip",
     "clip_surgery",

@@ -21,7 +21,7 @@ from wordmask.errors import WordmaskError, unknown
 from wordmask.towers.blip import BlipText, BlipTower
 from wordmask.towers.clip import CLIP_MEAN, CLIP_STD, ClipTower
 from wordmask.towers.siglip import SiglipText, SiglipTower
-from wordmask.towers.text import TextTower
+from wordmask.towers.text import TextTower, default_cache_dir
 
 BUILT_IN = "wordmask"  # names wordmask/... are networks inside the package
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
@@ -169,6 +169,34 @@ def text_of(
         return None
     last = getattr(model, projection) if projection else nn.Identity()
     return family.text(getattr(model, encoder), last, tokenizer, cache_dir=cache_dir)
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """Both halves of an image-text model that is used beside another one."""
+
+    tower: ClipTower
+    text: TextTower | None
+
+    @property
+    def model(self) -> nn.Module:
+        """The model that both read."""
+        return self.tower.model
+
+
+def load_classifier(source: str | os.PathLike[str] | nn.Module, **where: Any) -> Classifier:
+    """A second image-text model, by a hub id, a folder or a model in memory (without tokenizer).
+
+    where: `device`, `dtype`, `cache_dir` and `local_files_only` as for `load_clip`.
+    """
+    if isinstance(source, nn.Module):
+        loaded = LoadedClip(source, None, None, None, type(source).__name__)
+    else:
+        loaded = load_clip(source, **where)
+    tower = tower_of(loaded.model, mean=loaded.mean, std=loaded.std)
+    folder = where.get("cache_dir")
+    cache = Path(folder) / "wordmask" if folder else default_cache_dir()
+    return Classifier(tower, text_of(loaded.model, loaded.tokenizer, cache))
 
 
 def _family(model: nn.Module) -> Family:

@@ -14,8 +14,8 @@ from torch import nn
 from wordmask.errors import unknown
 
 if TYPE_CHECKING:
-    from wordmask.towers.clip import ClipTower
     from wordmask.towers.diffusion import DiffusionTower
+    from wordmask.towers.loading import Classifier
     from wordmask.towers.sam import SamTower
     from wordmask.towers.vfm import VfmTower
 
@@ -85,18 +85,11 @@ class Networks:
         return self._get("sam", load_sam)
 
     @property
-    def classifier(self) -> ClipTower:
-        """A second CLIP."""
-        from wordmask.towers.clip import ClipTower
-        from wordmask.towers.loading import load_clip
+    def classifier(self) -> Classifier:
+        """A second CLIP with its text half."""
+        from wordmask.towers.loading import load_classifier
 
-        def load(source: Any, **where: Any) -> ClipTower:
-            if isinstance(source, nn.Module):
-                return ClipTower(source)
-            loaded = load_clip(source, **where)
-            return ClipTower(loaded.model, mean=loaded.mean, std=loaded.std)
-
-        return self._get("classifier", load)
+        return self._get("classifier", load_classifier)
 
     def _get(self, kind: str, load: Any) -> Any:
         if kind not in self._loaded:
@@ -121,7 +114,8 @@ class Networks:
         for kind, tower in self._loaded.items():
             if kind not in self._described:
                 source = self.sources[kind]
-                name = type(source).__name__ if isinstance(source, nn.Module) else str(source)
+                path = isinstance(source, (str, os.PathLike))
+                name = str(source) if path else type(source).__name__
                 models = tower.modules() if hasattr(tower, "modules") else [tower.model]
                 self._described[kind] = {"source": name, "weights": fingerprint(*models)}
         return dict(self._described)

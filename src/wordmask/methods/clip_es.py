@@ -1,0 +1,102 @@
+"""CLIP-ES (Lin et al., CLIP is Also an Efficient Segmenter, CVPR 2023): its mask proposals.
+
+CaR looks at them. Q texts, T tokens, L = h*w patches, D token width, E joint width.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from wordmask.towers.clip import ClipTower
+
+
+def cosine_maps(
+    tower: ClipTower, state: Tensor, texts: Tensor, patches: int
+) -> tuple[Tensor, Tensor]:
+    """The cosine of a picture with every text, and how every patch takes part in it.
+
+    Args:
+        state: (T, D), F^{N-1} of one picture, its patches last.
+        texts: (Q, E) unit rows.
+        patches: L.
+
+    Returns:
+        (Q,) cosines of the mean patch feature; (Q, L) the inner product of each patch of z, the
+        first layer norm of the last block, with the gradient averaged over the patches (GradCAM
+        before its relu). Source: CLIP-ES, section 3.1.
+    """
+    with torch.inference_mode(False), torch.enable_grad():
+        state, texts = state.clone()[None], texts.clone()
+        block = tower.block(tower.depth)
+        z = block.norm1(state).detach()
+        shift = z.new_zeros(1, 1, z.shape[2], requires_grad=True)  # one vector for all patches
+        first = z.shape[1] - patches
+        moved = torch.cat([z[:, :first], z[:, first:] + shift], dim=1)
+        attended = tower.attend(block.queries(moved), block.keys(moved), block.values(moved))
+        x = state + block.output(attended)
+        x = x + block.feed_forward(x)
+        feature = tower.project(x)[0, first:].mean(0)
+        cosines = texts @ F.normalize(feature, dim=0)
+        gradients = [
+            torch.autograd.grad(cosine, shift, retain_graph=True)[0][0, 0] for cosine in cosines
+        ]
+    gradient = torch.stack(gradients).float() / patches  # (Q, D)
+    return cosines.detach(), gradient @ z[0, first:].float().T
+
+
+def gradcam(logits: Tensor, signed: Tensor) -> Tensor:
+    """GradCAM of each probability of softmax(logits), over its maximum.
+
+    logits (Q,); signed (Q, L), each logit's own map before the relu, up to one factor for all.
+    The map of c is relu(M_c - sum of P_j M_j over the others), P the softmax of the others alone;
+    of a single text, relu(M_c). Returns (Q, L) in [0, 1]; a map without positive part is 0.
+    """
+    others = logits.expand(len(logits), -1).clone().fill_diagonal_(-torch.inf)
+    weights = torch.softmax(others, dim=1).nan_to_num(0)  # (Q, Q), rows of a single text are 0
+    return over_maximum((signed - weights @ signed).relu())
+
+
+def affinity(attention: Tensor, rounds: int = 3) -> Tensor:
+    """What spreads maps: attention (L, L) made doubly stochastic, symmetric, and squared.
+
+    Columns are divided by their sums, then rows, `rounds` times (CLIP-ES, section 3.3).
+    """
+    for _ in range(rounds):
+        attention = attention / attention.sum(0, keepdim=True)
+        attention = attention / attention.sum(1, keepdim=True)
+    attention = (attention + attention.T) / 2
+    return attention @ attention
+
+
+def over_maximum(maps: Tensor) -> Tensor:
+    """Each map (n, L) over its maximum; a map of 0 stays."""
+    peak = maps.amax(1, keepdim=True)
+    return torch.where(peak > 0, maps / peak, 0)
+
+
+def component_boxes(masks: Tensor) -> Tensor:
+    """The bounding boxes of all 8-connected components of each mask (n, h, w), filled; bool."""
+    count = masks.numel()
+    number = torch.arange(1, count + 1, dtype=torch.float64, device=masks.device)
+    number = number.view(masks.shape) * masks
+    while True:  # the highest number of a component reaches all of it
+        wider = F.max_pool2d(number[:, None], 3, 1, 1)[:, 0] * masks
+        if torch.equal(wider, number):
+            break
+        number = wider
+    n, y, x = masks.nonzero(as_tuple=True)
+    _, which = number[n, y, x].unique(return_inverse=True)
+    edges = []
+    for values in (n, y, x):
+        for reduce in ("amin", "amax"):
+            size = int(which.max()) + 1 if len(which) else 0
+            edge = values.new_zeros(size).scatter_reduce(
+                0, which, values, reduce, include_self=False
+            )
+            edges.append(edge.tolist())
+    boxes = torch.zeros_like(masks)
+    for owner, _, top, bottom, left, right in zip(*edges, strict=True):
+        boxes[owner, top : bottom + 1, left : right + 1] = True
+    return boxes
