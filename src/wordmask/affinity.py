@@ -333,12 +333,15 @@ class MaskedSoftmax(ByRows):
                 f"got features of shapes {tuple(queries.shape)} and {tuple(keys.shape)}; an "
                 "affinity needs (L, D), the same for both"
             )
-        if not (torch.isfinite(queries).all() and torch.isfinite(keys).all()):
-            raise WordmaskError("got features that are NaN or infinite; run the network in float32")
         self.size = len(queries)
-        self.keys = _unit(keys)
-        unit = self.keys if keys is queries else _unit(queries)
-        mean = unit.mean(0, dtype=torch.float64) @ self.keys.mean(0, dtype=torch.float64)
+        unit = self.keys = _unit(queries)
+        mean_query = mean_key = unit.mean(0, dtype=torch.float64)
+        if keys is not queries:
+            self.keys = _unit(keys)
+            mean_key = self.keys.mean(0, dtype=torch.float64)
+        mean = mean_query @ mean_key
+        if not torch.isfinite(mean):
+            raise WordmaskError("got features that are NaN or infinite; run the network in float32")
         self.queries = unit * gamma
         least = beta * mean if threshold is None else mean.new_tensor(threshold)
         least = (gamma * least).to(unit)
@@ -369,18 +372,21 @@ class MaskedSoftmax(ByRows):
         Returns:
             (C, h, w), in the type and on the device of the maps.
         """
-        h, w = grid
-        if 2 * maps[0].numel() > self.size:
-            resized = F.interpolate(maps[None], size=grid, mode="bilinear")[0]
-            return (self @ resized.flatten(1).T).T.unflatten(1, grid)
         x = maps.to(self.keys)
+        coarse = 2 * x[0].numel() <= self.size
+        if coarse:
+            along_y = _resizing(x.shape[1], grid[0]).to(x)  # (h, h')
+            along_x = _resizing(x.shape[2], grid[1]).to(x)  # (w, w')
+        else:
+            x = F.interpolate(x[None], size=grid, mode="bilinear")[0]
         values = x.flatten(1).T.contiguous()  # (h' w', C)
-        along_y = _resizing(x.shape[1], h).to(x)  # (h, h')
-        along_x = _resizing(x.shape[2], w).to(x)  # (w, w')
-        out = x.new_empty(self.size, len(x))
+        out = values.new_empty(self.size, len(x))
         for block in self.blocks():
-            narrow = self.rows(block).unflatten(1, grid) @ along_x  # (n, h, w')
-            out[block] = (along_y.T @ narrow).flatten(1) @ values
+            weights = self.rows(block)
+            if coarse:
+                narrow = weights.unflatten(1, grid) @ along_x  # (n, h, w')
+                weights = (along_y.T @ narrow).flatten(1)
+            out[block] = weights @ values
         return out.T.unflatten(1, grid).to(maps)
 
 

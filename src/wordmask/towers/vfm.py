@@ -236,11 +236,11 @@ class DiffusionVfm:
         """Features (B, D, h, w), float32; `facet` must be "output"."""
         if facet != "output":
             raise WordmaskError(f'got facet={facet!r} with a diffusion model; it has "output" only')
-        return torch.stack([self.tower.features(x, t=0, block=9) for x in unit_pixels]).float()
+        return self.tower.features(unit_pixels, t=0, block=9)
 
 
 def load_vfm(
-    source: str | os.PathLike[str] | nn.Module,
+    source: Any,
     *,
     device: torch.device | None = None,
     dtype: torch.dtype | None = None,
@@ -251,8 +251,8 @@ def load_vfm(
 
     Args:
         source: a hub id, a local folder, a name `wordmask/...`, or a module in memory, which is
-            used as it is, with ImageNet's normalisation. A Stable Diffusion pipeline's id or folder
-            gives a `DiffusionVfm`.
+            used as it is, with ImageNet's normalisation. A Stable Diffusion pipeline, its id or its
+            folder gives a `DiffusionVfm`.
         device, dtype: where it goes; None: the CPU, float32.
         cache_dir, local_files_only: as for `load_clip`.
 
@@ -260,13 +260,19 @@ def load_vfm(
         WordmaskError: no such folder or files, the hub out of reach, another kind of model, or one
             that does not fit into memory, found before its weights are read.
     """
+    from wordmask.towers.diffusion import INDEX, MIRRORS, WITHDRAWN, load_diffusion
+
     device, dtype = device or torch.device("cpu"), dtype or torch.float32
     if isinstance(source, nn.Module):
         return VfmTower(source, source=type(source).__name__)
+    if hasattr(source, "unet"):
+        return DiffusionVfm(load_diffusion(source))
+    if not isinstance(source, (str, os.PathLike)):
+        raise _wrong_kind(type(source).__name__, "memory")
     name = os.fspath(source)
     where: dict[str, Any] = {"cache_dir": cache_dir, "local_files_only": local_files_only}
     try:
-        if (Path(name).expanduser() / "model_index.json").is_file():
+        if name in (WITHDRAWN, *MIRRORS) or (Path(name).expanduser() / INDEX).is_file():
             raise _PipelineError("a diffusion pipeline")
         return load_from(
             name,
@@ -276,8 +282,6 @@ def load_vfm(
             **where,
         )
     except _PipelineError:
-        from wordmask.towers.diffusion import load_diffusion
-
         return DiffusionVfm(load_diffusion(source, device=device, dtype=dtype, **where), name)
 
 
@@ -322,14 +326,19 @@ def _load(
 
 
 def family_of(kind: str, source: str) -> Family:
-    """The family of a `model_type`; a WordmaskError where it is none of `FAMILIES`."""
+    """The family of a `model_type`."""
     if kind not in FAMILIES:
-        titles = ", ".join(dict.fromkeys(family.title for family in FAMILIES.values()))
-        raise WordmaskError(
-            f"got a {kind!r} model from {source} as the VFM; give one of {titles}, or a Stable "
-            "Diffusion pipeline"
-        )
+        raise _wrong_kind(kind, source)
     return FAMILIES[kind]
+
+
+def _wrong_kind(kind: str, source: str) -> WordmaskError:
+    """The error for a model that is none of `FAMILIES`."""
+    titles = ", ".join(dict.fromkeys(family.title for family in FAMILIES.values()))
+    return WordmaskError(
+        f"got a {kind!r} model from {source} as the VFM; give one of {titles}, or a Stable "
+        "Diffusion pipeline"
+    )
 
 
 def _advice(source: str, parameters: int, device: torch.device, dtype: torch.dtype) -> str:
