@@ -164,10 +164,10 @@ def _table(rows: list[list[str]]) -> Table:
     from rich import box
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for i, name in enumerate(rows[0]):
         side: Any = "left" if i < 2 else "right"
-        table.add_column(name.replace(" (", "\n("), justify=side, no_wrap=True)
+        table.add_column(name.replace(" (", "\n("), justify=side, no_wrap=i != 1, overflow="fold")
     for row in rows[1:]:
         table.add_row(*row)
     return table

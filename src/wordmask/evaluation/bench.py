@@ -345,7 +345,7 @@ def table(costs: Sequence[Cost]) -> list[list[str]]:
             "params (M)",
             "speed (IPS)",
             "time (ms)",
-            "encoding (ms)",
+            "encode (ms)",
             "memory (MiB)",
             "FLOPs (G)",
         ]
