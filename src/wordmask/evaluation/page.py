@@ -36,6 +36,9 @@ code { font-size: 12.5px; }
 """
 
 
+TEXTS = ("backbone", "command", "data set")  # columns of words
+
+
 @dataclass(frozen=True)
 class Grid:
     """A table: a title, heads, rows of texts, and a note; heads `ours` mark our columns."""
@@ -48,15 +51,14 @@ class Grid:
     def markdown(self) -> str:
         """As Markdown."""
         lines = [f"## {self.title}", "", f"| {' | '.join(self.heads)} |"]
-        lines.append("|---|" + "--:|" * (len(self.heads) - 1))
+        lines.append("|---|" + "".join(_align(head) for head in self.heads[1:]))
         lines += [f"| {' | '.join(_cell(text) for text in row)} |" for row in self.rows]
         return "\n".join([*lines, *(["", self.note] if self.note else [])])
 
     def html(self) -> str:
         """As HTML."""
         kinds = [
-            "ours" if head == "ours" else "text" if head in ("backbone", "command") else ""
-            for head in self.heads
+            "ours" if head == "ours" else "text" if head in TEXTS else "" for head in self.heads
         ]
         head = "".join(
             f'<th class="{kind}">{escape(text)}</th>'
@@ -76,6 +78,10 @@ class Grid:
             f'<h2>{escape(self.title)}</h2>\n<div class="wide"><table>\n<tr>{head}</tr>\n{rows}\n'
             f"</table></div>\n{note}"
         )
+
+
+def _align(head: str) -> str:
+    return "---|" if head in TEXTS else "--:|"
 
 
 def _cell(text: str) -> str:

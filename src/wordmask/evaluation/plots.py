@@ -140,26 +140,12 @@ def _times(figure: Any, runs: Sequence[Found], title: str, colours: dict[str, st
     figure.set_size_inches(6.4, 3.6)
     axes = figure.subplots()
     points = sorted((_milliseconds(found), 100 * found.entry["miou"], found) for found in runs)
-    for x, y, found in points:
-        axes.scatter(x, y, s=36, color=colours[_method(found)], zorder=3)
-    span = max(y for _, y, _ in points) - min(y for _, y, _ in points) or 1
-    placed: list[tuple[float, float]] = []
-    for x, y, found in sorted(points, key=lambda p: p[1]):
-        at = y
-        while any(abs(at - b) < 0.06 * span and abs(x / a - 1) < 0.9 for a, b in placed):
-            at += 0.03 * span
-        placed.append((x, at))
-        axes.annotate(
-            _label(found, runs),
-            (x, y),
-            (x * 1.04, at),
-            fontsize=8,
-            va="center",
-            arrowprops={"arrowstyle": "-", "color": GREY, "linewidth": 0.5} if at != y else None,
-        )
+    for x, y, found in sorted(points, key=lambda point: -point[1]):
+        axes.scatter(x, y, s=36, color=colours[_method(found)], zorder=3, label=_label(found, runs))
+    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     axes.set_xscale("log")
     low, high = min(x for x, _, _ in points), max(x for x, _, _ in points)
-    axes.set_xlim(low / 1.25, high * 1.9)
+    axes.set_xlim(low / 1.25, high * 1.25)
     ticks = _ticks(low, high)
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()
@@ -171,7 +157,7 @@ def _times(figure: Any, runs: Sequence[Found], title: str, colours: dict[str, st
 
 def _ticks(low: float, high: float) -> list[float]:
     steps = [m * 10**e for e in range(-1, 7) for m in (1, 2, 5)]
-    inside = [step for step in steps if low / 1.25 <= step <= high * 1.9]
+    inside = [step for step in steps if low / 1.25 <= step <= high * 1.25]
     return inside or [round(low, 1)]
 
 
@@ -223,14 +209,14 @@ def _number(text: str) -> float | None:
 def _curves(figure: Any, runs: Sequence[Found], title: str, colours: dict[str, str]) -> None:
     """mIoU over the severity of every corruption, from the clean picture on."""
     kinds = list(dict.fromkeys(f.entry["condition"][0] for f in runs if not f.clean))
-    figure.set_size_inches(max(2.1 * len(kinds), 4.2), 2.9)
+    figure.set_size_inches(1.8 + 2.0 * len(kinds), 2.7)
     panels = figure.subplots(1, len(kinds), sharey=True, squeeze=False)[0]
     by = {(f.name, *f.entry["condition"]): 100 * f.entry["miou"] for f in runs}
-    names = {f.name: f for f in runs if f.clean}
+    names = {f.name: f for f in runs if not f.clean}
     for axes, kind in zip(panels, kinds, strict=True):
         for name, found in names.items():
-            points = [(0, by[name, "clean", 0])]
-            points += [(s, by[name, kind, s]) for s in (1, 2, 3) if (name, kind, s) in by]
+            keys = [(name, "clean", 0), *((name, kind, severity) for severity in (1, 2, 3))]
+            points = [(key[2], by[key]) for key in keys if key in by]
             label, colour = _label(found, list(names.values())), colours[_method(found)]
             x, y = zip(*points, strict=True)
             axes.plot(x, y, marker="o", markersize=3.5, color=colour, label=label)
@@ -241,6 +227,4 @@ def _curves(figure: Any, runs: Sequence[Found], title: str, colours: dict[str, s
     panels[0].set_ylabel("mIoU, %")
     figure.suptitle(title, x=0.01, ha="left", fontsize=10, fontweight="bold")
     handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(
-        handles, labels, loc="outside lower center", ncols=min(len(labels), 4), fontsize=8
-    )
+    figure.legend(handles, labels, loc="outside right center", fontsize=8)

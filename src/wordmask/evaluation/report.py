@@ -68,7 +68,7 @@ def read_runs(folder: Path) -> list[Found]:
             protocol = entry["protocol"]
             settings = json.dumps(protocol["settings"], sort_keys=True)
             key = (made["model"]["weights"], entry["dataset"], *entry["condition"])
-            key += (entry["images"], protocol["method"], settings)
+            key += (entry["images"], entry["label"], protocol["protocol"], settings)
             latest.pop(key, None)
             latest[key] = Found(entry, made["model"], networks, path.parent)
     return list(latest.values())
@@ -156,7 +156,7 @@ def paper_tables(runs: Sequence[Found], partial: bool = False) -> list[page.Grid
         elif any(row.runs for row in table.rows):
             missing.append(table)
     if missing:
-        rows = [[f"{t.source}: {t.title}", " ; ".join(command(t)[:1])] for t in missing]
+        rows = [[f"{t.source}: {t.title}", command(t)[0]] for t in missing]
         note = "The first of the commands that make our column; docs/reproducing.md has all."
         heads = ["table", "command"]
         grids.append(page.Grid("Tables without a run of ours", heads, rows, note))
