@@ -197,7 +197,7 @@ def make_protocol(
     origins = dict.fromkeys(settings, word)
     variant = entry.variant or settings.pop("variant", None)
     origins.pop("variant", None)
-    refine, refiner_options = settings.pop("refine", ""), dict(source.refiners)
+    refine = settings.pop("refine", "")
     if entry.refiners is not None:
         refine = ",".join(entry.refiners)
         origins["refine"] = "asked for"
@@ -227,7 +227,7 @@ def make_protocol(
         options=method.options(),
         names=_names_source(bench, fields.get("names", "plain"), "names" in given),
         background=fields.get("background", fallback),
-        refine=_refiners(refine, refiner_options, bench.name, by_refiner),
+        refine=_refiners(refine, source.refiners, bench.name, backbone, by_refiner),
         view=_view(fields.get("view", "original")),
         void=_choice("void", fields.get("void", "ignore"), ("ignore", "background")),
         definition=_choice("definition", fields.get("definition", "union"), ("union", "present")),
@@ -315,6 +315,7 @@ def _refiners(
     given: str,
     released: Mapping[str, Mapping[str, Mapping[str, Any]]],
     dataset: str,
+    backbone: str,
     by_hand: Mapping[str, Mapping[str, str]],
 ) -> tuple[tuple[str, Mapping[str, Any]], ...]:
     names = [part.strip() for part in given.split(",") if part.strip() not in ("", "none")]
@@ -324,11 +325,14 @@ def _refiners(
         if name not in REFINERS:
             raise unknown("refiner", name, REFINERS)
         table = released.get(name, {})
-        options = {**table.get("base", {}), **table.get(dataset, {})}
+        options: dict[str, Any] = {}
+        for key in ("base", dataset, f"{backbone}:{dataset}"):
+            options |= table.get(key, {})
+        known = options.pop("variant", None)
         for option, value in by_hand.get(name, {}).items():
             key, parsed = parse_assignment("refiner", REFINERS, name, f"{option}={value}")
             options[key] = parsed
-        refiner, _ = create_refiner(name, variant if colon else None, options)
+        refiner, _ = create_refiner(name, variant if colon else known, options)
         refiners.append((text, refiner.options()))
     for name in by_hand:
         if name not in {text.partition(":")[0] for text, _ in refiners}:

@@ -151,16 +151,16 @@ CLIPSurgery | clip_surgery | ViT-B/16 | - 29.3 - - - 21.9 -
 MaskCLIP | maskclip | ViT-B/16 | 38.8 23.6 20.6 74.9 26.4 16.4 9.8
 SCLIP | sclip | ViT-B/16 | 59.1 30.4 30.5 80.4 34.2 22.4 16.1
 ClearCLIP | clearclip | ViT-B/16 | 51.8 32.6 33.0 80.9 35.9 23.9 16.7
-ProxyCLIP | proxyclip | ViT-B/16 | 61.3 35.3 37.5 80.3 39.1 26.5 20.2
+ProxyCLIP | proxyclip:official or proxyclip | ViT-B/16 | 61.3 35.3 37.5 80.3 39.1 26.5 20.2
 CLIPer* | cliper:official-v1 or cliper:paper | ViT-B/16 | 60.1 34.8 36.0 84.0 38.5 25.3 19.8
 CLIPer | cliper:official-v1+diffusion or cliper:paper+diffusion | ViT-B/16 | 65.9 37.6 39.0 85.2 41.7 27.5 21.4
 CLIP | clip | ViT-L/14 | 8.2 4.1 2.7 15.6 4.4 2.4 1.7
 MaskCLIP | maskclip | ViT-L/14 | 23.3 11.7 7.2 29.4 12.4 8.8 7.2
 SCLIP | sclip | ViT-L/14 | 43.5 22.3 25.0 69.1 25.2 17.6 10.9
 ClearCLIP | clearclip | ViT-L/14 | 46.1 26.7 30.1 80.0 29.6 19.9 15.0
-CaR | car | ViT-L/14 | 67.6 30.5 36.6 91.4 39.5 - 17.7
-ProxyCLIP | proxyclip | ViT-L/14 | 60.6 34.5 39.2 83.2 37.7 25.6 22.6
-ProxyCLIP | proxyclip | OpenCLIP ViT-H/14 | 65.0 35.4 38.6 83.3 39.6 26.8 24.2
+CaR (ViT-L/14 looks at the masks) | car or car:context or car:object or car:ade | ViT-B/16 | 67.6 30.5 36.6 91.4 39.5 - 17.7
+ProxyCLIP | proxyclip:official or proxyclip | ViT-L/14 | 60.6 34.5 39.2 83.2 37.7 25.6 22.6
+ProxyCLIP | proxyclip:official or proxyclip | OpenCLIP ViT-H/14 | 65.0 35.4 38.6 83.3 39.6 26.8 24.2
 CLIPer* | cliper:official-v1 or cliper:paper | ViT-L/14 | 61.2 34.3 39.6 88.2 39.8 25.8 21.8
 CLIPer | cliper:official-v1+diffusion or cliper:paper+diffusion | ViT-L/14 | 69.8 38.0 43.3 90.0 43.6 28.7 24.4
 """,
@@ -178,7 +178,7 @@ CLIP | clip | ViT-L/14 | 90.2 75.3 79.7 71.3 59.8 54.2 55.1 53.2 66.3 53.7 57.9 
 MaskCLIP | maskclip | ViT-L/14 | 87.3 63.2 56.3 72.1 58.6 48.9 48.5 49.3 67.4 48.2 47.6 52.4
 SCLIP | sclip | ViT-L/14 | 92.7 74.5 81.0 69.1 63.2 57.7 57.6 57.7 71.4 55.4 64.5 48.6
 ClearCLIP | clearclip | ViT-L/14 | 92.1 74.0 80.5 68.4 63.0 57.4 52.3 63.6 70.4 54.3 61.7 48.5
-ProxyCLIP | proxyclip | ViT-L/14 | 94.0 75.5 86.6 67.0 64.6 57.3 52.6 62.8 73.4 57.4 65.0 51.3
+ProxyCLIP | proxyclip:official or proxyclip | ViT-L/14 | 94.0 75.5 86.6 67.0 64.6 57.3 52.6 62.8 73.4 57.4 65.0 51.3
 CLIPer | cliper:official-v1+diffusion or cliper:paper+diffusion | ViT-L/14 | 94.6 86.0 86.7 85.3 68.9 63.3 63.4 64.3 77.9 62.3 69.7 56.3
 """,
         "The paper does not say at which score a class counts as present.",
@@ -209,11 +209,11 @@ CLIPer | - | - | 76.9 47.3
         "milliseconds voc21",
         """
 ClearCLIP | clearclip | ViT-B/16 | 22 51.8
-ProxyCLIP | proxyclip | ViT-B/16 | 82 61.3
+ProxyCLIP | proxyclip:official or proxyclip | ViT-B/16 | 82 61.3
 CLIPer* | cliper:official-v1 or cliper:paper | ViT-B/16 | 14 60.1
 CLIPer | cliper:official-v1+diffusion or cliper:paper+diffusion | ViT-B/16 | 158 65.9
 ClearCLIP | clearclip | ViT-L/14 | 68 46.1
-ProxyCLIP | proxyclip | ViT-L/14 | 105 60.6
+ProxyCLIP | proxyclip:official or proxyclip | ViT-L/14 | 105 60.6
 CLIPer* | cliper:official-v1 or cliper:paper | ViT-L/14 | 47 61.2
 CLIPer | cliper:official-v1+diffusion or cliper:paper+diffusion | ViT-L/14 | 192 69.8
 """,
@@ -369,9 +369,9 @@ clusters of features | cliptrase {_SMALL} clusters=features | ViT-B/16 | 20.44 7
 clusters of correlation | cliptrase {_SMALL} | ViT-B/16 | 22.84 80.95 33.83 16.35
 size 224 | cliptrase {_SMALL} | ViT-B/16 | 22.84 80.95 33.83 16.35
 size 336 | cliptrase | ViT-B/16 | 24.06 81.20 34.92 17.04
-block 9 | cliptrase {_SMALL} block=9 | ViT-B/16 | 0.47 13.65 1.75 0.41
-block 10 | cliptrase {_SMALL} block=10 | ViT-B/16 | 1.50 11.83 4.94 1.74
-block 11 | cliptrase {_SMALL} block=11 | ViT-B/16 | 7.75 40.83 15.78 4.08
+block 9 | cliptrase {_SMALL} block=-4 | ViT-B/16 | 0.47 13.65 1.75 0.41
+block 10 | cliptrase {_SMALL} block=-3 | ViT-B/16 | 1.50 11.83 4.94 1.74
+block 11 | cliptrase {_SMALL} block=-2 | ViT-B/16 | 7.75 40.83 15.78 4.08
 block 12 | cliptrase {_SMALL} | ViT-B/16 | 22.84 80.95 33.83 16.35
 """,
         "The CLIP row repeats the numbers of Table 1, which were made at 336.",
@@ -471,8 +471,8 @@ ProxyCLIP, DINO-B/8 | - | ViT-B/16 | 224.5 26.9 3926 253.3
         "coco_stuff",
         "\n".join(
             f"{name}, {alpha if alpha == 'adaptive' else 'alpha ' + alpha} | "
-            f"proxyclip vfm={model}"
-            f"{'' if alpha == 'adaptive' else ' mask=threshold alpha=' + alpha} | ViT-B/16 | {value}"
+            f"{'proxyclip:official' if alpha == 'adaptive' else 'proxyclip:hard-masking'} vfm={model}"
+            f"{'' if alpha == 'adaptive' else ' threshold=' + alpha} | ViT-B/16 | {value}"
             for name, model, values in (
                 ("MAE", "facebook/vit-mae-base", (15.2, 16.9, 19.8, 23.0, 23.3, 23.1)),
                 ("SAM", "facebook/sam-vit-base", (12.6, 12.6, 14.0, 21.4, 25.2, 25.0)),
@@ -494,10 +494,10 @@ ProxyCLIP, DINO-B/8 | - | ViT-B/16 | 224.5 26.9 3926 253.3
         "CLIP's own embeddings in place of the other network's, mIoU",
         f"{_EIGHT} cityscapes ade150",
         """
-q-k | proxyclip attention=qk | ViT-B/16 | 34.0 18.2 20.6 75.3 20.8 13.6 15.7 10.3
-q-q | proxyclip attention=qq | ViT-B/16 | 55.2 31.3 33.7 77.7 35.1 23.5 31.6 17.8
-k-k | proxyclip attention=kk | ViT-B/16 | 55.7 30.6 33.9 77.8 34.6 23.3 31.6 17.9
-proxy | proxyclip | ViT-B/16 | 61.3 35.3 37.5 80.3 39.1 26.5 38.1 20.2
+q-k | proxyclip:official attention=qk | ViT-B/16 | 34.0 18.2 20.6 75.3 20.8 13.6 15.7 10.3
+q-q | proxyclip:official attention=qq | ViT-B/16 | 55.2 31.3 33.7 77.7 35.1 23.5 31.6 17.8
+k-k | proxyclip:official attention=kk | ViT-B/16 | 55.7 30.6 33.9 77.8 34.6 23.3 31.6 17.9
+proxy | proxyclip:official or proxyclip | ViT-B/16 | 61.3 35.3 37.5 80.3 39.1 26.5 38.1 20.2
 """,
     ),
     _table(
@@ -521,7 +521,7 @@ CLIP-DINOiser | - | - | 7.1 8.4
 CLIP | clip | ViT-B/16 | 0.8 1.3
 MaskCLIP (ECCV 2022) | maskclip | ViT-B/16 | 3.6 4.6
 SCLIP | sclip | ViT-B/16 | 4.9 6.3
-ProxyCLIP | proxyclip | ViT-B/16 | 11.1 9.9
+ProxyCLIP | proxyclip:official or proxyclip | ViT-B/16 | 11.1 9.9
 """,
     ),
     _table(

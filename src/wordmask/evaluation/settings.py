@@ -25,8 +25,9 @@ class Source:
         where: what they were read from.
         base: what all data sets share.
         datasets: changes by data set.
-        backbones: changes by backbone, then by data set ("base": for all of them).
-        refiners: options of refiners by data set ("base": for all of them), for those asked for.
+        backbones: changes by backbone, then by data set.
+        refiners: options of refiners by data set ("base": for all of them), for those asked for;
+            "backbone:data set" comes before the data set. "variant" names a refiner's variant.
         notes: what a reader must know beside the settings.
     """
 
@@ -218,12 +219,18 @@ RELEASED: dict[str, Source] = {
             "coco_object": {"background": "threshold:0.1:*"},
             "cityscapes": {"short_side": 560},
         },
-        refiners={"pamr": {"base": {"iterations": 10, "dilations": (8, 16)}}},
+        refiners={"pamr": {"base": {"steps": 10, "dilations": (8, 16)}}},
         notes=("PAMR is part of the published main numbers.",),
     ),
     "proxyclip": Source(
         "ProxyCLIP's released configurations (e7b767f)",
-        {**_HARNESS, "names": "proxyclip", "window": 336, "remainder": "pad"},
+        {
+            **_HARNESS,
+            "variant": "official",
+            "names": "proxyclip",
+            "window": 336,
+            "remainder": "pad",
+        },
         {
             "voc21": {"background": "threshold:0.2:*"},
             "context60": {"background": "threshold:0.15:*"},
@@ -250,8 +257,11 @@ RELEASED: dict[str, Source] = {
             "definition": "present",
         },
         {
-            name: {"background": "names:*", "void": "background"}
-            for name in ("voc21", "context60", "coco_object")
+            **{
+                name: {"background": "names:*", "void": "background"}
+                for name in ("voc21", "context60", "coco_object")
+            },
+            "voc20": {"class_prior": True},
         },
         notes=(
             "Scored on the centre crop alone, and void pixels as background where there is one: "
@@ -291,11 +301,44 @@ RELEASED: dict[str, Source] = {
         },
         notes=("The released code has no evaluation; 512 is its demonstration's size.",),
     ),
+    "car": Source(
+        "CaR's released configurations",
+        {
+            "classifier": "second",
+            "names": "plain",
+            "background": "complement:2:*",
+            "view": "original",
+            "void": "ignore",
+            "definition": "present",
+        },
+        {
+            "context60": {"variant": "context"},
+            "context59": {"variant": "context"},
+            "coco_object": {"variant": "object"},
+            "ade150": {"variant": "ade"},
+        },
+        notes=(
+            "The released code adds a dense CRF, a second run for stuff, its own lists of names, "
+            "and scores at 512 x 512; none of these is done here.",
+        ),
+    ),
     "cliper": Source(
         "CLIPer's released code, second generation (c05fa41)",
         _CLIPER,
         _CLIPER_B16,
         {"ViT-L/14": _CLIPER_L14},
+        # the second generation shares its attention threshold between CLIP and the refiners
+        {
+            "diffusion": {
+                name: {"threshold": changes["attention_threshold"]}
+                for name, changes in _CLIPER_B16.items()
+            }
+            | {
+                f"ViT-L/14:{name}": {"threshold": changes["attention_threshold"]}
+                for name, changes in _CLIPER_L14.items()
+            },
+            "vfm": {"base": {"variant": "cliper"}},
+        },
         notes=_CLIPER_NOTES,
     ),
     "cliper:official-v1": Source(
@@ -303,6 +346,10 @@ RELEASED: dict[str, Source] = {
         _CLIPER,
         _CLIPER_V1_B16,
         {"ViT-L/14": _CLIPER_V1_L14},
+        {
+            "diffusion": {"base": {"variant": "official-v1", "threshold": 0.1}},
+            "vfm": {"base": {"variant": "cliper"}},
+        },
         notes=_CLIPER_NOTES,
     ),
 }
@@ -320,6 +367,10 @@ STATED: dict[str, Source] = {
             "view": "original",
             "void": "ignore",
             "definition": "union",
+        },
+        refiners={
+            "diffusion": {"base": {"variant": "paper"}},
+            "vfm": {"base": {"variant": "cliper"}},
         },
         notes=(
             "The paper gives no threshold, no logit scale and no list of names; it says that "
