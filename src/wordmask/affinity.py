@@ -55,7 +55,7 @@ class ByRows(Affinity):
     def __matmul__(self, x: Tensor) -> Tensor:
         out = torch.empty_like(x)
         for block in self.blocks():
-            out[block] = self.rows(block).to(x) @ x
+            out[block] = _times(self.rows(block).to(x), x)
         return out
 
     def dense(self) -> Tensor:
@@ -75,7 +75,7 @@ class Dense(ByRows):
         return self.matrix[index]
 
     def __matmul__(self, x: Tensor) -> Tensor:
-        return self.matrix.to(x) @ x
+        return _times(self.matrix.to(x), x)
 
 
 class HeadAttention(ByRows):
@@ -191,7 +191,7 @@ class Sharpened(ByRows):
             weight /= self.maximum[:, None] + self.epsilon
         weighted = torch.cat([x * weight, weight], dim=1)  # the last column adds up the rows
         for block in self.blocks():
-            y = self._large(block).to(x) @ weighted
+            y = _times(self._large(block).to(x), weighted)
             out[block] = y[:, :-1] / (y[:, -1:] + self.epsilon)
         return out
 
@@ -388,6 +388,11 @@ class MaskedSoftmax(ByRows):
                 weights = (along_y.T @ narrow).flatten(1)
             out[block] = weights @ values
         return out.T.unflatten(1, grid).to(maps)
+
+
+def _times(rows: Tensor, x: Tensor) -> Tensor:
+    """rows @ x; in this order a third faster on a CPU where x has few columns."""
+    return (x.T @ rows.T).T
 
 
 def _unit(x: Tensor) -> Tensor:

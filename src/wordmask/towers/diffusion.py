@@ -31,7 +31,17 @@ DEFAULT = MIRRORS[0]
 STEPS = 50  # time steps are counted among these
 LAYERS = ("up_blocks.-1.attentions.1", "up_blocks.-1.attentions.0")  # CLIPer's, in its order
 INDEX = "model_index.json"
-FILES = (INDEX, "unet/config.json", "vae/config.json", "text_encoder/config.json")
+FILES = (  # of a complete folder, with the names that a part's weights may have
+    INDEX,
+    "unet/config.json",
+    "unet/diffusion_pytorch_model*",
+    "vae/config.json",
+    "vae/diffusion_pytorch_model*",
+    "text_encoder/config.json",
+    "text_encoder/*model*",
+    "tokenizer/*",
+    "scheduler/scheduler_config.json",
+)
 
 _empty_prompts: dict[tuple[str, ...], Tensor] = {}  # of every network used in this process
 
@@ -338,7 +348,7 @@ def load_diffusion(
                 load,
                 kind="the diffusion model",
                 index=INDEX,
-                files=FILES,
+                files=[name for name in FILES if "*" not in name],
                 weights=(),
                 cache_dir=cache_dir,
                 local_files_only=offline,
@@ -383,6 +393,12 @@ def _load(
                 f"got a {index.get('_class_name')} from {place}; wordmask reads Stable Diffusion "
                 "1.4, 1.5 and 2.1"
             )
+    folder = Path(place)
+    missing = [name for name in FILES if folder.is_dir() and not any(folder.glob(name))]
+    if missing:
+        raise WordmaskError(
+            f"the folder {place} lacks {', '.join(missing)}; it is not completely downloaded"
+        )
     _check_memory(place, device, dtype, where)
     empty = _empty_prompts.get(key := _prompt_key(place, dtype))
     if empty is None:
@@ -391,6 +407,8 @@ def _load(
         )
         _check_complete(report, f"the text encoder of {place}")
         tokenizer = CLIPTokenizer.from_pretrained(place, subfolder="tokenizer", **where)
+        if tokenizer.model_max_length > 10_000:  # what stands there where no file was found
+            raise FileNotFoundError("no tokenizer")
         empty = _empty_prompts[key] = _embed_nothing(text, tokenizer)
         del text
 
@@ -479,7 +497,7 @@ def _check_memory(
         numbers * dtype.itemsize,
         device,
         "Stable Diffusion 1.4, 1.5 and 2.1-base take about 4.4 GiB in float32 and 2.2 GiB in "
-        "float16 or bfloat16; a VFM such as facebook/dino-vitb8 refines with 0.5 GiB",
+        "float16 or bfloat16; a VFM such as facebook/dino-vitb8 refines with a tenth of that",
     )
 
 
