@@ -389,7 +389,7 @@ def to_markdown(costs: Sequence[Cost], settings: Mapping[str, Any]) -> str:
     for cost, row in zip(costs, rows[1:], strict=True):
         name = cost.method + (f" + {cost.refine}" if cost.refine else "")
         short.append([name, model, size, row[4]])
-    return "\n".join([*lines, *_markdown([heading, *short]), ""])
+    return "\n".join([*lines, *_markdown([heading, *short])])
 
 
 def _markdown(rows: Sequence[Sequence[str]]) -> list[str]:
