@@ -553,6 +553,8 @@ def test_the_copies_of_a_withdrawn_repository_are_named_in_order(name, tmp_path,
     with pytest.raises(WordmaskError, match="the network was not asked"):
         load_diffusion(name, cache_dir=tmp_path, local_files_only=True)
     assert len(asked) == 2
+    with pytest.raises(WordmaskError, match="order: Manojb"):  # the one that is named comes first
+        load_diffusion(diffusion.MIRRORS[1], cache_dir=tmp_path, local_files_only=True)
 
 
 def test_the_text_encoder_runs_once(folder, monkeypatch):

