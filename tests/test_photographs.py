@@ -38,18 +38,18 @@ def network():
     return model, load_file(folder / "text_features.safetensors")["voc20"]
 
 
-@pytest.mark.parametrize(
-    ("method", "reference"),
-    [("clip", (32.5, 52.4)), ("maskclip", (32.6, 52.3)), ("sclip", (33.8, 54.2))],
-)
-def test_voc_photographs(shared, network, method, reference):
+@pytest.fixture
+def voc(shared):
     root = shared / "data" / "VOCdevkit" / "VOC2012"
     if not root.is_dir():
         pytest.skip("the VOC photographs are not here")
-    model, texts = network
-    segmenter = Segmenter.from_pretrained(model, method, options=SETTINGS)
+    return root
+
+
+def measure(segmenter, root, texts, names) -> tuple[float, float]:
+    """mIoU over the classes that are there, and pixel accuracy, both in percent."""
     confusion = np.zeros((20, 20), np.int64)  # truth, prediction
-    for name in (root / "ImageSets" / "Segmentation" / "val.txt").read_text().split():
+    for name in names:
         labels = segmenter(root / "JPEGImages" / f"{name}.jpg", texts).labels.astype(int)
         truth = np.asarray(Image.open(root / "SegmentationClass" / f"{name}.png")).astype(int)
         scored = (truth > 0) & (truth < 255)
@@ -58,8 +58,41 @@ def test_voc_photographs(shared, network, method, reference):
     right = np.diag(confusion)
     present = confusion.sum(1) > 0
     union = confusion.sum(0) + confusion.sum(1) - right
-    miou = 100 * (right[present] / union[present]).mean()
-    accuracy = 100 * right.sum() / confusion.sum()
+    return 100 * (right[present] / union[present]).mean(), 100 * right.sum() / confusion.sum()
+
+
+def pictures(root) -> list[str]:
+    return (root / "ImageSets" / "Segmentation" / "val.txt").read_text().split()
+
+
+@pytest.mark.parametrize(
+    ("method", "reference"),
+    [("clip", (32.5, 52.4)), ("maskclip", (32.6, 52.3)), ("sclip", (33.8, 54.2))],
+)
+def test_voc_photographs(voc, network, method, reference):
+    model, texts = network
+    segmenter = Segmenter.from_pretrained(model, method, options=SETTINGS)
+    miou, accuracy = measure(segmenter, voc, texts, pictures(voc))
     print(f"{method}: {miou:.1f} mIoU, {accuracy:.1f} pixel accuracy; 108 photographs: {reference}")
     assert abs(miou - reference[0]) < 5
     assert abs(accuracy - reference[1]) < 6
+
+
+def test_dinov2_sharpens_the_map(voc, shared, network):
+    """The refiner `vfm`: 30.0 to 36.1 mIoU on all 60 photographs; here on every sixth.
+
+    The independent script: 32.5 to 37.0 on 108.
+    """
+    folder = shared / "models" / "dinov2-small"
+    if not folder.is_dir():
+        pytest.skip("the real network dinov2-small is not here")
+    model, texts = network
+    plain = Segmenter.from_pretrained(model, "clip", options=SETTINGS, networks={"vfm": folder})
+    refined = plain.with_method("clip", options=SETTINGS, refine="vfm")
+    few = pictures(voc)[::6]
+    before, after = (measure(segmenter, voc, texts, few) for segmenter in (plain, refined))
+    print(
+        f"vfm: {before[0]:.1f} to {after[0]:.1f} mIoU, {before[1]:.1f} to {after[1]:.1f} accuracy"
+    )
+    assert after[0] > before[0] + 2
+    assert after[1] > before[1] + 2

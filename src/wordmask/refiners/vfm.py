@@ -56,7 +56,8 @@ class Vfm(Refiner):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.gamma <= 0 or not -1 <= (self.threshold or 0) <= 1 or (self.short_side or 1) < 1:
+        side = 1 if self.short_side is None else self.short_side
+        if self.gamma <= 0 or not -1 <= (self.threshold or 0) <= 1 or side < 1:
             raise WordmaskError(
                 f"got gamma={self.gamma}, threshold={self.threshold}, short_side={self.short_side};"
                 " gamma is above 0, threshold a cosine between -1 and 1, short_side pixels above 0"
