@@ -70,7 +70,7 @@ def test_peak_memory_is_what_a_call_holds():
 
 
 def test_a_network_that_was_loaded_counts(golden_clip):
-    vfm = ViTModel(ViTConfig(32, 2, 2, 64, image_size=32, patch_size=8)).eval()
+    vfm = ViTModel(ViTConfig(**bench._transformer(32, 2, 2), image_size=32, patch_size=8)).eval()
     alone = sum(x.numel() for x in golden_clip.parameters())
     (cost,) = bench.measure(
         golden_clip, [("proxyclip", None, "")], size=(32, 32), rounds=1, networks={"vfm": vfm}
