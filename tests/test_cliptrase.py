@@ -14,10 +14,11 @@ from safetensors.torch import load_file
 from conftest import GOLDEN
 from tiny import tiny_clip, tiny_sam, tiny_vfm
 from wordmask import Background, Segmenter, WordmaskError
+from wordmask.clusters import dbscan, prototypes
 from wordmask.decide import Decision
 from wordmask.encoding import Queries
 from wordmask.methods import create_method
-from wordmask.methods.cliptrase import correlate, dbscan, prototypes, region_bias
+from wordmask.methods.cliptrase import correlate, region_bias
 from wordmask.windows import ScoreMap, Tile, Window
 
 FEATURES, COSINES = 5e-5, 1e-5
@@ -222,6 +223,18 @@ def test_attention_within_given_regions(clip):
     )
 
 
+def test_a_higher_inverse_temperature_is_sharper(clip):
+    tower = Segmenter.from_pretrained(clip, "cliptrase").tower
+
+    def peak(**options) -> float:
+        method, _ = create_method("cliptrase", "paper", options)
+        trace = tower.trace(pictures(1, 32, 48), method.need(tower.depth))
+        return method.mixing_map(tower, trace).amax(-1).mean().item()
+
+    assert peak(inverse_temperature=1.0) < peak() < peak(inverse_temperature=50.0)
+    assert peak() == peak(inverse_temperature=32**0.5)
+
+
 def test_region_bias_by_hand():
     bias = region_bias(torch.tensor([[[0, 1]]]))[0, 0]
     inf = -torch.inf
@@ -270,6 +283,27 @@ def test_prototypes_by_hand():
     assert maps.argmax(0).tolist() == [[1, 1, 2, 2]]  # noise takes the nearest prototype
     enlarged = prototypes(w, torch.tensor([0, 0, 1, -1]), (1, 4), 3)
     assert enlarged.shape == (3, 4, 16)
+
+
+def test_the_radius_grows_with_the_picture():
+    """Both settings of the released code come out of one rule."""
+    method, _ = create_method("cliptrase", "any-size")
+    assert method._radius(441) == (1.1, 7)
+    eps, min_samples = method._radius(196)
+    assert abs(eps - 0.7) < 0.05
+    assert min_samples == 3
+    assert method._radius(1)[1] == 2
+    assert create_method("cliptrase", "official")[0]._radius(196) == (1.1, 7)
+
+
+def test_recovery_alone(clip):
+    image = pictures(1, 48, 80)
+    alone = Segmenter.from_pretrained(clip, "cliptrase", None, {"clusters": "none"})
+    encoding = alone.encode(image)
+    assert encoding.regions == ()
+    assert torch.equal(encoding.features, alone.with_method("cliptrase").encode(image).features)
+    nothing = alone.with_method("cliptrase", None, {"eps": 1e-9})
+    assert (alone(image, texts())[0].labels == nothing(image, texts())[0].labels).all()
 
 
 def test_rows_are_normalised_where_asked():
@@ -446,7 +480,7 @@ def test_windows_keep_the_clusters_of_the_whole_picture(clip):
 
 
 @pytest.mark.parametrize("size", [(5, 3), (8, 8), (8, 200), (300, 9)])
-@pytest.mark.parametrize("variant", ["official", "official-mean", "paper"])
+@pytest.mark.parametrize("variant", ["any-size", "official", "official-mean", "paper"])
 def test_pictures_of_any_size(clip, size, variant):
     picture = PIL.Image.fromarray(np.full((*size, 3), 90, np.uint8))
     options = {"short_side": 16, "long_side": 64, "templates": "single"}
@@ -472,6 +506,7 @@ def test_without_scikit_learn(clip, monkeypatch):
     ("options", "words"),
     [
         ({"eps": 0.0}, "eps=0.0"),
+        ({"eps": "much"}, "float or none"),
         ({"min_samples": 0}, "min_samples=0"),
         ({"median": -1}, "median=-1"),
         ({"block": 0}, "count from the end"),

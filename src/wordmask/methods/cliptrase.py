@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from wordmask.clusters import dbscan, prototypes
 from wordmask.encoding import Encoding, Queries
 from wordmask.errors import WordmaskError
 from wordmask.methods.base import Method, cosine, register, to_grid
@@ -17,6 +18,8 @@ from wordmask.towers.clip import ClipTower, Need, Trace
 from wordmask.towers.networks import Networks
 from wordmask.towers.sam import centres
 from wordmask.windows import place_windows
+
+CODE_PATCHES = 441  # of the released code at 336 pixels
 
 
 @register
@@ -29,20 +32,22 @@ class Cliptrase(Method):
     of a cluster is its prototype (Eq. 5); the highest prototype cuts the picture into regions
     (Eq. 6), and in a region all pixels vote for one class. Nothing clustered: nothing is voted on.
 
-    Variants. Paper and released code differ so much that the code, which made the numbers, comes
-    first:
+    Variants. Paper and released code differ much, and the code made the numbers:
 
-    - `official`: block N attends with softmax(qq^T) + softmax(kk^T) + softmax(vv^T), residual and
-      FFN kept; w is read in block N-1; the class token's row is subtracted from every row of w and
-      what is negative becomes 0; rows are not normalised; prototypes are enlarged 4 times and
-      median filtered; the majority of the pixels' labels decides. `eps` and `min_samples` are those
-      of short side 336; at 224 they are 0.7 and 3.
-    - `official-mean`: its detectron2 port: the mean logit of a region decides, and patch features
+    - `official` (released code): block N attends with softmax(qq^T) + softmax(kk^T) + softmax(vv^T)
+      and keeps residual and FFN; w is read in block N-1; the class token's row is subtracted from
+      every row of w and what is negative becomes 0; rows are not normalised; prototypes are
+      enlarged 4 times and median filtered; the majority of the pixels' labels decides.
+    - `any-size`, the default: the same, DBSCAN's radius growing with sqrt(L), as distances between
+      rows of length L do, and its core with L. This meets both settings of the code: 1.1 and 7 for
+      its 441 patches at 336 pixels (always, in `official`), 0.7 and 3 for 196 at 224.
+    - `official-mean` (its detectron2 port): the mean logit of a region decides, and patch features
       are not normalised.
     - `paper`: w of block N itself attends, and is clustered after L2 normalisation of its rows.
       How w becomes weights is not told; here softmax(sqrt(d) w), which is what vectors of RMS 1
       give. Patches whose mean correlation is above that with themselves are dropped (Eq. 7): with
-      cosines no patch is, since nothing is above a self-cosine of 1.
+      cosines no patch is, since nothing is above a self-cosine of 1. Its radius of 0.7 tends to put
+      normalised rows into one cluster; it fits the code's rows, which are not.
 
     Deviations of the released code that are not offered: the centre crop to a square.
     Cost: one forward of CLIP, two attentions more, and DBSCAN on L rows of length L.
@@ -52,13 +57,15 @@ class Cliptrase(Method):
             Table 4 of the supplement "qk" (CLIP's own) and "self" (each token itself alone).
         correlation: "cosine", or "inner" for the product over sqrt(d) (Table 2).
         heads: "mean" over the heads' correlations, or "concatenated" (supplement, Eq. 14).
+        inverse_temperature: what cosines are multiplied by before their softmax; None: sqrt(d).
         block: the block whose attention is replaced, counted from the end (Table 2, "Layers").
         cluster_block: the block whose w is clustered.
         clusters: what DBSCAN clusters: rows of the "correlation", patch "features" (Table 2), or
-            correlations of a vision foundation model's features, "vfm" (supplement, Table 5).
+            the correlations of a vision foundation model's features, "vfm" (supplement, Table 5);
+            "none": the recovery alone.
         denoising: "class" (released code), "self" (Eq. 7) or "none".
         normalize_rows: divide rows by their L2 norm before they are clustered (Eq. 4).
-        eps, min_samples: DBSCAN's radius, and how many rows in it make a core.
+        eps, min_samples: DBSCAN's radius, and how many rows in it make a core; None: by L.
         median: size of the median filter on prototypes enlarged 4 times; 0: prototypes as they are.
         masks: what cuts the picture: "prototypes", or "sam" (Table 3): the patches of a cluster are
             its points, those of the others its negatives. SAM sees the picture as CLIP saw it.
@@ -72,6 +79,7 @@ class Cliptrase(Method):
     title = "CLIPtrase"
     year = 2024
     variants = {
+        "any-size": {"eps": None, "min_samples": None},
         "official": {},
         "official-mean": {"vote": "mean", "unit_features": False},
         "paper": {
@@ -93,13 +101,14 @@ class Cliptrase(Method):
     attention: Literal["streams", "correlation", "qk", "self"] = "streams"
     correlation: Literal["cosine", "inner"] = "cosine"
     heads: Literal["mean", "concatenated"] = "mean"
+    inverse_temperature: float | None = None
     block: int = -1
     cluster_block: int = -2
-    clusters: Literal["correlation", "features", "vfm"] = "correlation"
+    clusters: Literal["correlation", "features", "vfm", "none"] = "correlation"
     denoising: Literal["class", "self", "none"] = "class"
     normalize_rows: bool = False
-    eps: float = 1.1
-    min_samples: int = 7
+    eps: float | None = 1.1
+    min_samples: int | None = 7
     median: int = 7
     masks: Literal["prototypes", "sam"] = "prototypes"
     vote: Literal["majority", "mean"] = "majority"
@@ -113,7 +122,8 @@ class Cliptrase(Method):
                 f"got block={self.block}, cluster_block={self.cluster_block}; count from the end: "
                 "-1, -2"
             )
-        if self.eps <= 0 or self.min_samples < 1 or self.median < 0:
+        eps, min_samples = self._radius(CODE_PATCHES)
+        if eps <= 0 or min_samples < 1 or self.median < 0:
             raise WordmaskError(
                 f"got eps={self.eps}, min_samples={self.min_samples}, median={self.median}; eps is "
                 "above 0, min_samples at least 1, median 0 or a size in quarters of a patch"
@@ -166,7 +176,7 @@ class Cliptrase(Method):
             return torch.eye(q.shape[2], device=q.device).expand(len(q), 1, -1, -1)
         w = correlate([q, k, v], self.correlation, self.heads)[:, None]
         if self.correlation == "cosine":
-            w = w * q.shape[-1] ** 0.5
+            w = w * (self.inverse_temperature or q.shape[-1] ** 0.5)
         return torch.softmax(w if bias is None else w + bias, dim=-1)
 
     # -- clusters, regions ----------------------------------------------------------------------
@@ -179,14 +189,23 @@ class Cliptrase(Method):
         tower.require_class_token(self.title)
         trace = self.trace(tower, pixels, self.need(tower.depth), networks)
         encoding = self.features(tower, trace)
-        scale, shift = self.std or tower.std, self.mean or tower.mean
-        pictures = pixels * pixels.new_tensor(scale)[:, None, None]
-        pictures = pictures + pixels.new_tensor(shift)[:, None, None]  # (B, 3, H, W) in [0, 1]
+        if self.clusters != "none":
+            encoding.regions = self._regions(tower, trace, encoding.features, pixels, networks)
+        if self.window:
+            encoding.features = self._over_windows(tower, pixels, encoding.features)
+        return encoding
+
+    def _regions(
+        self, tower: ClipTower, trace: Trace, features: Tensor, pixels: Tensor, networks: Networks
+    ) -> tuple[Tensor, ...]:
+        """One (1 + K, h', w') a picture, see `Encoding`; map 0 is the highest in no region."""
+        std, mean = pixels.new_tensor([self.std or tower.std, self.mean or tower.mean])
+        pictures = pixels * std[:, None, None] + mean[:, None, None]  # (B, 3, H, W) in [0, 1]
         w, common, grid = self._correlations(tower, trace, pictures, networks)
-        features = encoding.features.flatten(2).transpose(1, 2)  # (B, L, E)
+        rows = features.flatten(2).transpose(1, 2)  # (B, L, E)
         regions = []
         for i in range(len(pixels)):
-            clean, labels = self._cluster(w[i], common[i], features[i])
+            clean, labels = self._cluster(w[i], common[i], rows[i])
             if self.masks == "sam":
                 seen = networks.sam.look(pictures[i])
                 members = [(labels == k).nonzero()[:, 0] for k in range(int(labels.max()) + 1)]
@@ -194,10 +213,7 @@ class Cliptrase(Method):
                 regions.append(F.pad(masks, (0, 0, 0, 0, 1, 0)))  # in no mask: no region
             else:
                 regions.append(prototypes(clean, labels, grid, self.median))
-        encoding.regions = tuple(regions)
-        if self.window:
-            encoding.features = self._over_windows(tower, pixels, encoding.features)
-        return encoding
+        return tuple(regions)
 
     def _correlations(
         self, tower: ClipTower, trace: Trace, pictures: Tensor, networks: Networks
@@ -223,8 +239,14 @@ class Cliptrase(Method):
         if self.normalize_rows or self.clusters == "features":
             rows = F.normalize(rows, dim=-1)
         labels = torch.full((len(w),), -1, device=w.device)
-        labels[kept] = dbscan(rows[kept], self.eps, self.min_samples)
+        labels[kept] = dbscan(rows[kept], *self._radius(len(w)))
         return w, labels
+
+    def _radius(self, patches: int) -> tuple[float, int]:
+        """DBSCAN's eps and min_samples for a picture of so many patches."""
+        share = patches / CODE_PATCHES
+        eps = 1.1 * share**0.5 if self.eps is None else self.eps
+        return eps, max(round(7 * share), 2) if self.min_samples is None else self.min_samples
 
     def _over_windows(self, tower: ClipTower, pixels: Tensor, whole: Tensor) -> Tensor:
         """The mean of the windows' features on the picture's grid, (B, E, h, w)."""
@@ -288,40 +310,3 @@ def region_bias(regions: Tensor) -> Tensor:
     apart = F.pad(flat[:, :, None] != flat[:, None, :], (1, 0, 0, 0), value=True)
     apart = F.pad(apart, (0, 0, 1, 0), value=False)
     return torch.zeros(apart.shape, device=apart.device).masked_fill(apart, -torch.inf)[:, None]
-
-
-def dbscan(rows: Tensor, eps: float, min_samples: int) -> Tensor:
-    """Cluster rows (L, D) by Euclidean distance: labels (L,) from 0, -1 for noise.
-
-    Raises:
-        WordmaskError: scikit-learn is not installed.
-    """
-    try:
-        from sklearn.cluster import DBSCAN
-    except ImportError:
-        raise WordmaskError(
-            'CLIPtrase clusters with scikit-learn; install it with pip install "wordmask[cluster]"'
-        ) from None
-    if not len(rows):
-        return torch.empty(0, dtype=torch.long, device=rows.device)
-    found = DBSCAN(eps=eps, min_samples=min_samples).fit(rows.double().cpu().numpy())
-    return torch.from_numpy(found.labels_).to(rows.device)
-
-
-def prototypes(w: Tensor, labels: Tensor, grid: tuple[int, int], median: int) -> Tensor:
-    """The mean row of w (L, L) in each cluster (Eq. 5), (1 + K, h', w').
-
-    Map 0 stands for no region and lies below all others; without a cluster it is the only one.
-    With `median`, maps are enlarged 4 times and filtered with that size.
-    """
-    count = int(labels.max()) + 1
-    if not count:
-        return w.new_zeros(1, *grid)
-    maps = torch.stack([w[labels == k].mean(0) for k in range(count)]).unflatten(1, grid)
-    if median:
-        from scipy.ndimage import median_filter  # scikit-learn brings it
-
-        maps = F.interpolate(maps[None], scale_factor=4, mode="bilinear")[0]
-        filtered = median_filter(maps.cpu().numpy(), size=(1, median, median))
-        maps = torch.from_numpy(filtered).to(w)
-    return torch.cat([torch.full_like(maps[:1], float(maps.min()) - 1), maps])

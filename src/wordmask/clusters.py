@@ -1,0 +1,46 @@
+"""Clusters of patches, and the regions of a picture that they stand for."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from wordmask.errors import WordmaskError
+
+
+def dbscan(rows: Tensor, eps: float, min_samples: int) -> Tensor:
+    """Cluster rows (L, D) by Euclidean distance: labels (L,) from 0, -1 for noise.
+
+    Raises:
+        WordmaskError: scikit-learn is not installed.
+    """
+    try:
+        from sklearn.cluster import DBSCAN
+    except ImportError:
+        raise WordmaskError(
+            'clusters are made by scikit-learn; install it with pip install "wordmask[cluster]"'
+        ) from None
+    if not len(rows):
+        return torch.empty(0, dtype=torch.long, device=rows.device)
+    found = DBSCAN(eps=eps, min_samples=min_samples).fit(rows.double().cpu().numpy())
+    return torch.from_numpy(found.labels_).to(rows.device)
+
+
+def prototypes(w: Tensor, labels: Tensor, grid: tuple[int, int], median: int) -> Tensor:
+    """The mean row of w (L, L) in each cluster (Eq. 5), (1 + K, h', w').
+
+    Map 0 stands for no region and lies below all others; without a cluster it is the only one.
+    With `median`, maps are enlarged 4 times and filtered with that size.
+    """
+    count = int(labels.max()) + 1
+    if not count:
+        return w.new_zeros(1, *grid)
+    maps = torch.stack([w[labels == k].mean(0) for k in range(count)]).unflatten(1, grid)
+    if median:
+        from scipy.ndimage import median_filter  # scikit-learn brings it
+
+        maps = F.interpolate(maps[None], scale_factor=4, mode="bilinear")[0]
+        filtered = median_filter(maps.cpu().numpy(), size=(1, median, median))
+        maps = torch.from_numpy(filtered).to(w)
+    return torch.cat([torch.full_like(maps[:1], float(maps.min()) - 1), maps])
