@@ -170,22 +170,23 @@ def _measure(
     for kind in used:
         beside = getattr(segmenter.networks, kind)
         models += beside.modules() if hasattr(beside, "modules") else [beside.model]
-    weights = [x for model in models for x in (*model.parameters(), *model.buffers())]
+    parameters = {id(x): x for model in models for x in model.parameters()}  # a network may be
+    buffers = {id(x): x for model in models for x in model.buffers()}  # there twice
     whole()
     peak = peak_memory(whole, tower.device)
     seconds, encoding = (_median(call, rounds, tower.device) for call in (whole, encode))
-    held = sum(x.numel() * x.element_size() for x in weights) / 2**20
+    weights = sum(x.numel() * x.element_size() for x in (parameters | buffers).values()) / 2**20
     return Cost(
         method=segmenter.method.name,
         variant=segmenter.variant,
         refine=refine,
         networks=used,
-        parameters=sum(x.numel() for model in models for x in model.parameters()),
+        parameters=sum(x.numel() for x in parameters.values()),
         flops=flops // batch,
         milliseconds=1000 * seconds / batch,
         encoding=1000 * encoding / batch,
         images_per_second=batch / seconds,
-        memory=None if peak is None else peak + held,
+        memory=None if peak is None else peak + weights,
     )
 
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from wordmask.evaluation.confusion import VOID, MeanOver, check_same, mean_iou, ratio
+from wordmask.datasets import VOID
+from wordmask.evaluation.confusion import MeanOver, check_same, mean_iou, ratio
 
 BOUNDARY_RATIO = 0.02  # of the diagonal: how far the band of a boundary reaches into a mask
 
@@ -57,7 +58,7 @@ class Boundary:
         both = of_truth & of_answer & (truth == answer)
         chosen = truth[both], truth[of_truth], answer[of_answer]
         areas = np.stack([np.bincount(x, minlength=self.classes + 1) for x in chosen])
-        labels = areas.any(0).nonzero()[0]
+        labels = np.flatnonzero(areas.any(0))
         return np.concatenate([labels[None], areas[:, labels]])
 
     def add(self, counted: np.ndarray) -> None:

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from wordmask.datasets import VOID
 from wordmask.errors import WordmaskError
-from wordmask.evaluation.confusion import VOID, check_same, ratio
+from wordmask.evaluation.confusion import check_same, ratio
 
 CONFIDENCE_LEVELS = 65535  # confidences are rounded to this many steps, so that sums are exact
 

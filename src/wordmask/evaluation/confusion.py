@@ -13,9 +13,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from wordmask.datasets import VOID
 from wordmask.errors import WordmaskError, unknown
-
-VOID = 65535  # the label of pixels that have no truth
 
 Void = Literal["ignore", "background"]
 MeanOver = Literal["union", "present"]

@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from wordmask.datasets import VOID
 from wordmask.errors import WordmaskError
 from wordmask.evaluation.boundary import Boundary
 from wordmask.evaluation.calibration import Calibration
-from wordmask.evaluation.confusion import VOID, Confusion, Pairs, Void, check_same
+from wordmask.evaluation.confusion import Confusion, Pairs, Void, check_same
 from wordmask.evaluation.pictures import Pictures
 from wordmask.evaluation.presence import Presence
 
