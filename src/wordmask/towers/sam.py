@@ -36,7 +36,8 @@ class Masks(NamedTuple):
     @property
     def best(self) -> Tensor:
         """The mask of highest estimated IoU of each prompt, (P, h, w)."""
-        return self.logits[torch.arange(len(self.iou)), self.iou.argmax(1)]
+        prompts = torch.arange(len(self.iou), device=self.iou.device)
+        return self.logits[prompts, self.iou.argmax(1)]
 
 
 class SamTower:
@@ -209,7 +210,7 @@ class SamImage:
         """Places (..., 2) in the picture to pixel indices of the network's square."""
         scale = [self.covered[1] / self.size[1], self.covered[0] / self.size[0]]
         places = places.to(self.tower.device, torch.float32)
-        return (places * places.new_tensor(scale) - 0.5).to(self.tower.dtype)  # it adds 0.5 itself
+        return places * places.new_tensor(scale) - 0.5  # it adds 0.5 itself
 
     def _to_picture(self, logits: Tensor) -> Tensor:
         """Masks on the network's square (P, m, s, s), on the picture's `grid`."""
