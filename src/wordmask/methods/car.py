@@ -54,13 +54,14 @@ class Car(Method):
 
     Deviations. The paper and its code let ViT-L/14 look at the prompted pictures: that is
     `classifier="second"` with `networks={"classifier": ...}`; by default the same CLIP looks. No
-    dense CRF: no maintained package of it exists (pydensecrf's last release is of 2018); a refiner
-    can do its part. The released code's 23 background words are whatever background is asked
-    for. Several names of a class are one text, their mean. Prompted pictures are squeezed to the
-    classifier's square, drawn at the size that CLIP sees; the ellipse touches the mask's box and
-    is 1/100 of the short side thick (neither is stated). SAM and the second run for stuff are not
-    offered. Cost: one forward and one backward pass of a block for each word, and one forward of
-    the classifier for each word and round.
+    dense CRF: no maintained package of it exists (pydensecrf's last release is of 2018, its fork
+    pydensecrf2 had one, without wheels); a refiner can do its part. The released code's 23
+    background words are whatever background is asked for. Several names of a class are one text,
+    their mean. Prompted pictures are squeezed to the classifier's square, drawn at the size that
+    CLIP sees; the ellipse touches the mask's box and is 1/100 of the short side thick (neither is
+    stated). SAM and the second run for stuff are not offered. Where the words in the picture are
+    known, `confidence=0` keeps them all. Cost: one forward and one backward pass of a block for
+    each word, and one forward of the classifier for each word and round.
 
     Args:
         confidence: a word stays with a probability above this.
