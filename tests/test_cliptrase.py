@@ -346,6 +346,11 @@ def segmenter_unit(segmenter, pixels):
     return pixels * std + mean
 
 
+def test_what_it_needs_beside_clip():
+    for options, needed in (({}, "none"), ({"clusters": "vfm"}, "vfm"), ({"masks": "sam"}, "sam")):
+        assert create_method("cliptrase", None, options)[0].network == needed
+
+
 @pytest.mark.parametrize("version", [1, 2])
 def test_clusters_prompt_sam(clip, version):
     """A cluster's patches are its points, the others' its negatives; beyond masks: no region."""

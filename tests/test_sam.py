@@ -355,7 +355,7 @@ def test_choosing_masks():
     logits[1, 1, :, 2:] = 0.0  # unstable: grows to the whole picture
     logits[2, 1, :, 6:] = 9.0
     iou = torch.tensor([[0.95, 0.9], [0.3, 0.9], [0.99, 0.85]])
-    masks, quality = Sam().choose(Masks(logits, iou))
+    masks, quality = Sam().choose(*Sam().good_masks(Masks(logits, iou)))
     assert torch.allclose(quality, torch.tensor([0.95, 0.85]))
     assert masks[0, :4].all()
     assert masks[1, :, 6:].all()
@@ -404,6 +404,16 @@ def test_permuting_maps_permutes_the_result(model, prompt):
     refiner, seen = looked(prompt, model, picture(40, 60), points=64)
     out, permuted = refiner.refine(seen, scores), refiner.refine(seen, scores[order])
     assert torch.allclose(permuted, out[order], atol=1e-4)
+
+
+def test_the_grid_of_points_in_parts(model, monkeypatch):
+    image = picture(40, 60)
+    _, (masks, quality) = looked("vote", model, image)
+    assert len(masks) > 1
+    monkeypatch.setattr("wordmask.refiners.sam.POINTS", 2)
+    _, (parts, same) = looked("vote", model, image)
+    assert torch.equal(masks, parts)
+    assert torch.allclose(quality, same, atol=1e-5)
 
 
 def test_a_map_that_is_nowhere_the_highest_is_only_stretched(model):

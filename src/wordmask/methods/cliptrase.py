@@ -117,6 +117,8 @@ class Cliptrase(Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        beside = "vfm" if self.clusters == "vfm" else "sam" if self.masks == "sam" else "none"
+        object.__setattr__(self, "network", beside)
         if max(self.block, self.cluster_block) >= 0:
             raise WordmaskError(
                 f"got block={self.block}, cluster_block={self.cluster_block}; count from the end: "

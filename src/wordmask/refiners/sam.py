@@ -14,6 +14,7 @@ from wordmask.refiners.base import Refiner, View, register_refiner
 from wordmask.towers.networks import Networks
 from wordmask.towers.sam import Masks, SamImage, centres
 
+POINTS = 64  # of the grid of `vote` whose masks are held at once
 STABLE = 1.0  # a mask is stable where its logits' threshold may move by this much
 SMALL = 64  # long side of the grid on which masks are compared with each other
 
@@ -33,7 +34,7 @@ class Sam(Refiner):
 
     Args:
         prompt: "vote"; "points": the highest places of each map, those of the other maps as its
-            negatives (so CLIPtrase's clusters prompt SAM); "boxes": around each map's places;
+            negatives, as CLIPtrase has its clusters prompt SAM; "boxes": around each map's places;
             "masks": by how much a map is above all others, and its points; "surgery": the highest
             and lowest places of each map by itself (CLIP Surgery's text to points).
         points: how many points of a map's own, and how many others at most, a prompt takes.
@@ -77,8 +78,9 @@ class Sam(Refiner):
             (torch.arange(self.points_per_side) + 0.5) / self.points_per_side * n for n in seen.size
         ]
         y, x = torch.meshgrid(*places, indexing="ij")
-        masks = seen.predict(torch.stack([x, y], -1).flatten(0, 1)[:, None])
-        return self.choose(masks)
+        points = torch.stack([x, y], -1).flatten(0, 1)[:, None]
+        good = [self.good_masks(seen.predict(some)) for some in points.split(POINTS)]
+        return self.choose(torch.cat([m for m, _ in good]), torch.cat([q for _, q in good]))
 
     def refine(self, seen: Any, scores: Tensor) -> Tensor:
         """Scores (R, h, w) on the grid of SAM's masks."""
@@ -98,16 +100,19 @@ class Sam(Refiner):
             out[c] = inside * mean + (1 - inside) * rest
         return out
 
-    def choose(self, masks: Masks) -> tuple[Tensor, Tensor]:
-        """The good and different masks of a grid of points: (K, h, w) bool and quality (K,)."""
+    def good_masks(self, masks: Masks) -> tuple[Tensor, Tensor]:
+        """The masks of `vote` that are good enough, (K, h, w) logits and quality (K,)."""
         logits, iou = masks.logits.flatten(0, 1), masks.iou.flatten()
         high = (logits > STABLE).flatten(1).sum(1)
         low = (logits > -STABLE).flatten(1).sum(1)
         good = (iou >= self.min_iou) & (high >= self.min_iou * low) & (high > 0)
-        order = iou[good].argsort(descending=True, stable=True)
-        logits, iou = logits[good][order], iou[good][order]
-        kept = different(logits, self.max_overlap)
-        return logits[kept] > 0, iou[kept]
+        return logits[good], iou[good]
+
+    def choose(self, logits: Tensor, quality: Tensor) -> tuple[Tensor, Tensor]:
+        """Masks that differ from all better ones: (K, h, w) bool and quality (K,), best first."""
+        order = quality.argsort(descending=True, stable=True)
+        kept = order[different(logits[order], self.max_overlap)]
+        return logits[kept] > 0, quality[kept]
 
     def prompted(self, seen: SamImage, scores: Tensor, classes: list[int]) -> list[Tensor]:
         """The mask that each of the maps `classes` prompts, (h, w) logits."""
