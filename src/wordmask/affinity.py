@@ -131,7 +131,9 @@ class Sharpened(ByRows):
             self._look(attention, column_maximum, sparse)
 
     def _look(self, attention: ByRows, column_maximum: bool, sparse: float) -> None:
-        found: list[tuple[Tensor, Tensor, Tensor]] = []
+        # Room for what may be kept is taken once: many small pieces would scatter the memory.
+        room = int(2 * sparse * self.size**2)
+        columns = values = counts = torch.empty(0)
         seen = count = 0
         keep = sparse > 0
         for block in self.blocks():
@@ -141,15 +143,20 @@ class Sharpened(ByRows):
                 self.maximum = here if self.maximum is None else self.maximum.maximum(here)
             if not keep:
                 continue
-            kept = rows >= self._least
-            columns = kept.nonzero()[:, 1].int()
-            found.append((kept.sum(1), columns, rows[kept]))
-            seen += rows.numel()
-            count += len(columns)
-            keep = count <= 2 * sparse * seen
+            if not seen:
+                values = rows.new_empty(room)
+                columns = values.new_empty(room, dtype=torch.int32)
+                counts = values.new_empty(self.size, dtype=torch.int64)
+            places = (rows >= self._least).flatten().nonzero()[:, 0]
+            rows_seen = slice(seen, seen + len(rows))
+            seen, start, count = rows_seen.stop, count, count + len(places)
+            keep = count <= 2 * sparse * seen * self.size
+            if keep:
+                columns[start:count] = places % self.size
+                values[start:count] = rows.flatten()[places]
+                counts[rows_seen] = (places // self.size).bincount(minlength=len(rows))
         if keep:
-            counts, columns, values = (torch.cat(parts) for parts in zip(*found, strict=True))
-            self._keep(counts, columns, values, sparse)
+            self._keep(counts, columns[:count], values[:count], sparse)
 
     @property
     def _least(self) -> Tensor | float:
@@ -342,14 +349,15 @@ class MaskedSoftmax(ByRows):
         mean = mean_query @ mean_key
         if not torch.isfinite(mean):
             raise WordmaskError("got features that are NaN or infinite; run the network in float32")
-        self.queries = unit * gamma
+        self.queries, self.gamma = unit, gamma
         least = beta * mean if threshold is None else mean.new_tensor(threshold)
         least = (gamma * least).to(unit)
         self.below = torch.nextafter(least, torch.full_like(least, -torch.inf)).item()
 
     def rows(self, index: slice) -> Tensor:
         """The rows that `index` picks, (n, L)."""
-        scores = self.queries[index] @ self.keys.T
+        queries = self.queries[index]
+        scores = torch.addmm(queries.new_zeros(1), queries, self.keys.T, beta=0, alpha=self.gamma)
         F.threshold(scores, self.below, -torch.inf, inplace=True)  # keeps what is above `below`
         weights = torch.softmax(scores, dim=-1)
         empty = weights[:, 0].isnan().nonzero()[:, 0]
@@ -362,8 +370,8 @@ class MaskedSoftmax(ByRows):
     def mix(self, maps: Tensor, grid: tuple[int, int]) -> Tensor:
         """A U x for maps x on another grid, U their bilinear resizing to this affinity's.
 
-        Where that grid is much coarser, (A U) x is the cheaper order: a row of A is itself a map
-        and is brought to the coarse grid, one axis after the other.
+        Where that grid is much coarser and maps are many, (A U) x is the cheaper order: a row of A
+        is itself a map and is brought to the coarse grid, one axis after the other.
 
         Args:
             maps: (C, h', w').
@@ -373,13 +381,14 @@ class MaskedSoftmax(ByRows):
             (C, h, w), in the type and on the device of the maps.
         """
         x = maps.to(self.keys)
-        coarse = 2 * x[0].numel() <= self.size
+        saved = len(x) * (1 - x[0].numel() / self.size)  # products for each entry of A
+        coarse = saved > 3 * x.shape[2]  # what bringing it to the coarse grid costs, as measured
         if coarse:
             along_y = _resizing(x.shape[1], grid[0]).to(x)  # (h, h')
             along_x = _resizing(x.shape[2], grid[1]).to(x)  # (w, w')
-        else:
+        elif x.shape[1:] != grid:
             x = F.interpolate(x[None], size=grid, mode="bilinear")[0]
-        values = x.flatten(1).T.contiguous()  # (h' w', C)
+        values = x.flatten(1).T  # (h' w', C)
         out = values.new_empty(self.size, len(x))
         for block in self.blocks():
             weights = self.rows(block)

@@ -1,8 +1,11 @@
-"""Whether a network fits into memory, asked before it is loaded."""
+"""Whether a network fits into memory, asked before it is loaded; and memory given back."""
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -63,3 +66,12 @@ def check_memory(name: str, needed: int, device: torch.device, advice: str) -> N
             f"{name} needs about {needed / 2**30:.1f} GiB on {device.type}, where "
             f"{max(free, 0) / 2**30:.1f} GiB are free; {advice}"
         )
+
+
+def give_back_memory() -> None:
+    """Return what is no longer used to the system: Python's memory, the C library's, a GPU's."""
+    gc.collect()
+    with suppress(OSError, AttributeError, TypeError):  # another C library than glibc
+        ctypes.CDLL(None).malloc_trim(0)  # which keeps freed weights otherwise
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import os
 from collections.abc import Mapping
@@ -12,6 +11,7 @@ import torch
 from torch import nn
 
 from wordmask.errors import unknown
+from wordmask.towers.memory import give_back_memory
 
 if TYPE_CHECKING:
     from wordmask.towers.diffusion import DiffusionTower
@@ -105,9 +105,7 @@ class Networks:
         self.describe()
         for kind in kinds or tuple(self._loaded):
             self._loaded.pop(kind, None)
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        give_back_memory()
 
     def describe(self) -> dict[str, dict[str, str]]:
         """Source and weights' hash of every network that was loaded so far, by kind."""
