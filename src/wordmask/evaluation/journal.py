@@ -135,9 +135,9 @@ def claim(folder: Path, settings: Mapping[str, Any]) -> None:
 
 def discard(folder: Path) -> None:
     """Remove the state of an earlier run: the files that `claim` and `Shard` wrote, no other."""
-    for path in folder.rglob("shard-*.json"):
-        path.unlink(missing_ok=True)
-    (folder / SETTINGS).unlink(missing_ok=True)
+    for pattern in ("shard-*.json", SETTINGS):
+        for path in folder.rglob(pattern):
+            path.unlink(missing_ok=True)
 
 
 def difference(earlier: Any, now: Any, name: str = "") -> str:

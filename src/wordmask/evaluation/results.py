@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
+import json
 import math
 import os
 import platform
@@ -42,7 +44,7 @@ def collect(plan: Plan, tasks: Sequence[Task]) -> dict[str, Any]:
         for condition in conditions(plan)
         for entry in _collect(plan, task, condition)
     ]
-    return {
+    found = {
         "form": FORM,
         "made": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "versions": {
@@ -58,6 +60,7 @@ def collect(plan: Plan, tasks: Sequence[Task]) -> dict[str, Any]:
         "networks": _networks(plan, tasks),
         "runs": runs,
     }
+    return json.loads(json.dumps(found, allow_nan=False))  # as it is read from the file
 
 
 def machine(device: str) -> str:
@@ -69,8 +72,6 @@ def machine(device: str) -> str:
 
 def _plain(plan: Plan) -> dict[str, Any]:
     """The plan as it was asked for."""
-    import dataclasses
-
     values = {f.name: getattr(plan, f.name) for f in dataclasses.fields(plan)}
     values["model"] = plan.model if isinstance(plan.model, str) else type(plan.model).__name__
     values["networks"] = {kind: str(source) for kind, source in plan.networks.items()}
@@ -304,8 +305,6 @@ def _legend(entries: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def write(results: Mapping[str, Any], out: Path) -> None:
     """Write results.json and results.md."""
-    import json
-
     from wordmask.files import write_atomically
 
     text = json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
@@ -320,8 +319,6 @@ def read(path: Path) -> dict[str, Any]:
     Raises:
         WordmaskError: a file that cannot be read or is something else.
     """
-    import json
-
     try:
         found = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
