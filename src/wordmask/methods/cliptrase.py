@@ -40,7 +40,7 @@ class Cliptrase(Method):
       enlarged 4 times and median filtered; the majority of the pixels' labels decides.
     - `any-size`, the default: the same, DBSCAN's radius growing with sqrt(L), as distances between
       rows of length L do, and its core with L. This meets both settings of the code: 1.1 and 7 for
-      its 441 patches at 336 pixels (always, in `official`), 0.7 and 3 for 196 at 224.
+      its 441 patches at 336 pixels (always, in `official`), about 0.7 and 3 for 196 at 224.
     - `official-mean` (its detectron2 port): the mean logit of a region decides, and patch features
       are not normalised.
     - `paper`: w of block N itself attends, and is clustered after L2 normalisation of its rows.
