@@ -345,6 +345,20 @@ def test_vote_by_hand():
     assert torch.equal(none, scores)
 
 
+def test_true_masks_clean_noisy_scores():
+    """Masks of the things in a picture: every pixel is right after the vote, and many before."""
+    generator = torch.manual_seed(0)
+    truth = torch.zeros(32, 48, dtype=torch.long)
+    truth[4:20, 6:22] = 1
+    truth[18:30, 26:44] = 2
+    scores = F.one_hot(truth, 3).permute(2, 0, 1) + 1.5 * torch.randn(
+        3, 32, 48, generator=generator
+    )
+    masks = torch.stack([truth == c for c in range(3)])
+    assert (scores.argmax(0) == truth).float().mean() < 0.8
+    assert (vote(masks, torch.full((3,), 0.9), scores).argmax(0) == truth).all()
+
+
 def test_choosing_masks():
     """Masks below the wanted quality, unstable, empty or the same as a better one are dropped."""
     logits = torch.full((3, 2, 8, 8), -9.0)
