@@ -103,7 +103,8 @@ def bench(
             clip = load_clip(model, device=place, dtype=kind, local_files_only=offline).model
         else:
             clip = costs.random_clip(random, place, kind)
-            networks.setdefault("vfm", costs.random_vfm(place, kind))
+            if vfm is None:
+                networks["vfm"] = costs.random_vfm(place, kind)
     settings = {
         "model": f"{random} (random weights)" if random else model,
         "size": f"{height} x {width}",
@@ -112,6 +113,8 @@ def bench(
         "rounds": rounds,
         **costs.conditions(place, kind),
     }
+    if random and vfm is None:
+        settings["vfm"] = f"{costs.RANDOM_VFM} (random weights)"
     with _progress() as bar:
         task = bar.add_task("measuring", total=len(chosen))
         rows = costs.measure(

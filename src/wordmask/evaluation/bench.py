@@ -342,7 +342,7 @@ def table(costs: Sequence[Cost]) -> list[list[str]]:
     rows = [
         [
             "method",
-            "refined by",
+            "with",
             "params (M)",
             "speed (IPS)",
             "time (ms)",
@@ -352,11 +352,11 @@ def table(costs: Sequence[Cost]) -> list[list[str]]:
         ]
     ]
     for cost in costs:
-        beside = "".join(f", {source}" for source in cost.networks.values())
+        beside = [*([cost.refine] if cost.refine else []), *cost.networks.values()]
         rows.append(
             [
                 f"{cost.method} ({cost.variant})",
-                f"{cost.refine or '-'}{beside}",
+                ", ".join(beside) or "-",
                 f"{cost.parameters / 1e6:.1f}",
                 _three_digits(cost.images_per_second),
                 _three_digits(cost.milliseconds),
