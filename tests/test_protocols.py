@@ -256,20 +256,18 @@ def test_command_prints_table_and_json(capsys):
 
 
 def test_every_row_of_every_table_can_be_run():
+    made = set()
     for table in TABLES:
-        for row in table.rows:
-            for asked in row.runs:
-                for column in table.columns:
-                    if column.dataset not in BENCHMARKS:
-                        continue
-                    changes = asked.on(column.dataset).items()
-                    make_protocol(
-                        asked.entry,
-                        column.dataset,
-                        "paper" if ":paper" in asked.entry else "official",
-                        assignments=[f"{k}={v}" for k, v in changes if k not in NETWORKS],
-                    )
         assert all(column.metric in METRICS for column in table.columns)
+        for asked in {run for row in table.rows for run in row.runs}:
+            for dataset in {column.dataset for column in table.columns} & set(BENCHMARKS):
+                changes = asked.on(dataset).items()
+                settings = tuple(f"{k}={v}" for k, v in changes if k not in NETWORKS)
+                made.add((asked.entry, dataset, settings))
+    for entry, dataset, settings in made:
+        name = "paper" if ":paper" in entry else "official"
+        make_protocol(entry, dataset, name, assignments=settings)
+    assert len(made) > 100
 
 
 def test_tables_agree_with_the_averages_that_the_papers_print():
@@ -344,8 +342,6 @@ def test_commands_are_ones_that_can_be_given():
             assert words[:2] == ["wordmask", "evaluate"]
             settings = [b for a, b in pairwise(words) if a == "--set"]
             for entry in words[2].split(","):
-                for dataset in words[3].split(","):
-                    if dataset in BENCHMARKS:
-                        make_protocol(entry, dataset, assignments=settings)
+                make_protocol(entry, words[3].split(",")[0], assignments=settings)
     assert any("voc21" in x and "window=336" in x for x in command(BY_ID["cliper-12"]))
     assert all("--presence" in x for x in command(BY_ID["cliper-2"]))

@@ -315,7 +315,7 @@ def test_a_model_in_memory_has_one_worker(folder, tiny, tmp_path):
 # -- sharing ------------------------------------------------------------------------------------
 
 OTHER = {
-    "templates": "cliper",
+    "templates": ("a {}.",),
     "logit_scale": 7.0,
     "area_threshold": 0.3,
     "attention_threshold": 0.5,

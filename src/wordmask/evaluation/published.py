@@ -4,7 +4,7 @@
 A table is written as text. Columns are `dataset` or `dataset:metric`, or a bare metric that no run
 of ours gives. A row is `label | run | backbone | numbers`: the run is what `wordmask evaluate` was
 asked for, an entry and the settings set by hand (`cliper+diffusion short_side=224`), several of
-them parted by ` or `; `bg.KEY` holds on sets with a background alone, `DATASET.KEY` on one set. A `-` is what the paper leaves out, or a row that no run of ours gives.
+them parted by ` or `; `bg.KEY` holds on sets with a background alone, `DATASET.KEY` on one. A `-` is what the paper leaves out, or a row that no run of ours gives.
 """
 
 from __future__ import annotations
@@ -42,29 +42,24 @@ class Run:
     """What must be evaluated for a row: an entry and settings set by hand."""
 
     entry: str
-    settings: Mapping[str, str]
+    settings: tuple[tuple[str, str], ...] = ()
 
     @classmethod
     def parse(cls, text: str) -> Run:
         """Read `cliper+diffusion short_side=224 voc21.window=336`."""
         entry, *settings = text.split()
         pairs = (setting.partition("=") for setting in settings)
-        return cls(entry, {key: value for key, _, value in pairs})
+        return cls(entry, tuple((key, value) for key, _, value in pairs))
 
     def on(self, dataset: str) -> dict[str, str]:
         """The settings on one data set."""
-        known = {column.dataset for table in TABLES for column in table.columns}
         here: dict[str, str] = {}
-        for key, value in self.settings.items():
-            where, dot, rest = key.partition(".")
-            if where == "bg":
-                if dataset in WITH_BACKGROUND:
-                    here[rest] = value
-            elif dot and where in known:
-                if where == dataset:
-                    here[rest] = value
-            else:
+        for key, value in self.settings:
+            where, _, rest = key.partition(".")
+            if where not in (*WITH_BACKGROUND, "bg", "voc20"):
                 here[key] = value
+            elif where == dataset or (where == "bg" and dataset in WITH_BACKGROUND):
+                here[rest] = value
         return here
 
 

@@ -252,6 +252,8 @@ RELEASED: dict[str, Source] = {
             "window": 0,
             "templates": "openai",
             "logit_scale": 100.0,
+            "eps": 1.1,
+            "min_samples": 7,
             "view": "crop:336",
             "void": "ignore",
             "definition": "present",
