@@ -259,7 +259,7 @@ def test_every_row_of_every_table_can_be_run():
     made = set()
     for table in TABLES:
         assert all(column.metric in METRICS for column in table.columns)
-        for asked in {run for row in table.rows for run in row.runs}:
+        for asked in {one for row in table.rows for one in row.runs}:
             for dataset in {column.dataset for column in table.columns} & set(BENCHMARKS):
                 changes = asked.on(dataset).items()
                 settings = tuple(f"{k}={v}" for k, v in changes if k not in NETWORKS)
