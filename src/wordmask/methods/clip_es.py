@@ -39,10 +39,11 @@ def cosine_maps(
         x = x + block.feed_forward(x)
         feature = tower.project(x)[0, first:].mean(0)
         cosines = texts @ F.normalize(feature, dim=0)
-        gradients = [
-            torch.autograd.grad(cosine, shift, retain_graph=True)[0][0, 0] for cosine in cosines
+        gradients = [  # of L cosines: what one patch adds to their mean would vanish in float16
+            torch.autograd.grad(patches * cosine, shift, retain_graph=True)[0][0, 0]
+            for cosine in cosines
         ]
-    gradient = torch.stack(gradients).float() / patches  # (Q, D)
+    gradient = torch.stack(gradients).float() / patches**2  # (Q, D)
     return cosines.detach(), gradient @ z[0, first:].float().T
 
 
