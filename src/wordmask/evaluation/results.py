@@ -8,7 +8,7 @@ import json
 import math
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -99,15 +99,14 @@ def _collect(plan: Plan, task: Task, condition: tuple[str, int]) -> list[dict[st
     ]
 
 
-def _records(task: Task, condition: tuple[str, int]) -> list[Record]:
-    records = []
+def _records(task: Task, condition: tuple[str, int]) -> Iterator[Record]:
+    """Every picture once, in the order of the data set; a shard at a time is in memory."""
     for _, path, pictures in task.shards(condition):
         found = Shard(path, pictures).records
         if len(found) < len(pictures):
             missing = pictures[len(found)]
             raise WordmaskError(f"the picture {missing!r} is not counted; start again to go on")
-        records += found
-    return records
+        yield from found
 
 
 def _entry(
@@ -226,6 +225,7 @@ def markdown(results: Mapping[str, Any]) -> str:
 
 def _table(entries: Sequence[Mapping[str, Any]]) -> list[str]:
     first = entries[0]
+    mixed = len({e["protocol"]["settings"]["definition"] for e in entries}) > 1
     count = f"{first['images']} pictures"
     if first["expected"] and not complete(first):
         count += f" of {first['expected']}: no number here compares with a published one"
@@ -254,7 +254,8 @@ def _table(entries: Sequence[Mapping[str, Any]]) -> list[str]:
         cells = [
             f"`{entry['label']}`",
             entry["protocol"]["protocol"],
-            percent(entry["miou"]),
+            percent(entry["miou"])
+            + (f" ({entry['protocol']['settings']['definition']})" if mixed else ""),
             f"{percent(low)} to {percent(high)}",
             told,
             difference,

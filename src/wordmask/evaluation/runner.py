@@ -158,14 +158,14 @@ def evaluate(
         )
     opened = check(plan)
     state = Path(out) / "state"
-    if overwrite and int(os.environ.get("RANK", 0)) == 0:
+    if overwrite:
         discard(state)
     with make_team(workers, help_out, (plan, state)) as team:
         if team.distributed:
             torch.distributed.barrier()
         tasks = work(plan, opened, state, team, report)
-    if team.distributed:
-        gather_files(state, "shard-*.json")
+        if team.distributed:
+            gather_files(state, "shard-*.json")
     return None if team.rank else collect(plan, tasks)
 
 

@@ -173,8 +173,8 @@ def make_team(
             raise WordmaskError(
                 f"got {workers} workers under torchrun, which starts its own; leave workers at 1"
             )
-        join_group()
-        yield Team(rank, world, distributed=True)
+        with joined_group():
+            yield Team(rank, world, distributed=True)
         return
     if workers == 1:
         yield Team()
@@ -190,12 +190,19 @@ def make_team(
         leader.stop()
 
 
-def join_group() -> None:
-    """Join the processes that torchrun started."""
+@contextlib.contextmanager
+def joined_group() -> Iterator[None]:
+    """Join the processes that torchrun started; leave them at the end, unless they were joined."""
     if not torch.distributed.is_available():
         raise WordmaskError("this torch has no torch.distributed; use --workers, not torchrun")
-    if not torch.distributed.is_initialized():
-        torch.distributed.init_process_group("gloo")
+    if torch.distributed.is_initialized():
+        yield
+        return
+    torch.distributed.init_process_group("gloo")
+    try:
+        yield
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 def gather_files(folder: Path, pattern: str) -> None:
