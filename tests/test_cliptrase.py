@@ -106,7 +106,7 @@ def test_prototypes_and_partition(case, golden_clip, golden_inputs):
     encoding = segmenter.encode(golden_inputs[f"image.{case}"])
     close(encoding.regions[0][1:], golden["prototypes"], COSINES)
     size = tuple(golden["partition"].shape)
-    region = segmenter._regions(encoding, 0).rows(0, size[0], size).argmax(0) - 1
+    region = encoding.region_map(0).rows(0, size[0], size).argmax(0) - 1
     assert (region == golden["partition"]).float().mean() >= 0.9995
 
 
@@ -130,12 +130,12 @@ def test_the_mean_logit_decides(case, name, golden_clip, golden_inputs):
     segmenter = Segmenter.from_pretrained(golden_clip, "cliptrase", "official-mean", options)
     encoding = segmenter.encode(golden_inputs[f"image.{case}"])
     queries, background = segmenter.queries(golden_inputs["text_features"][:5])
-    (scores,) = segmenter._score_maps(encoding, queries)
+    (scores,) = encoding.maps(segmenter.method.scores(encoding, queries))
     decision, size = Decision(segmenter.method, queries, background), tuple(golden.shape[1:])
-    means = decision_means(decision, scores, segmenter._regions(encoding, 0), size)
+    means = decision_means(decision, scores, encoding.region_map(0), size)
     peak = golden.abs().max()
     close(segmenter.method.logit_scale * means / peak, golden / peak, COSINES)
-    labels = decision.labels(scores, size, segmenter._regions(encoding, 0))
+    labels = decision.labels(scores, size, encoding.region_map(0))
     assert (labels - 1 == golden.argmax(0).numpy()).mean() >= 0.9995
 
 
@@ -424,8 +424,8 @@ def test_votes_do_not_depend_on_the_blocks(clip, vote):
     encoding = segmenter.encode(pictures(1, 48, 80, smooth=16))
     assert len(encoding.regions[0]) > 2
     queries, background = segmenter.queries(texts())
-    (scores,) = segmenter._score_maps(encoding, queries)
-    regions = segmenter._regions(encoding, 0)
+    (scores,) = encoding.maps(segmenter.method.scores(encoding, queries))
+    regions = encoding.region_map(0)
     whole = Decision(segmenter.method, queries, background).labels(scores, (97, 61), regions)
     rows = Decision(segmenter.method, queries, background, block_bytes=1)
     assert (rows.labels(scores, (97, 61), regions) == whole).all()
@@ -444,7 +444,7 @@ def test_nothing_clustered_is_plain_argmax(clip, vote):
     assert len(encoding.regions[0]) == 1
     result = segmenter(encoding, texts())[0].labels
     queries, background = segmenter.queries(texts())
-    (scores,) = segmenter._score_maps(encoding, queries)
+    (scores,) = encoding.maps(segmenter.method.scores(encoding, queries))
     plain = Decision(segmenter.method, queries, background).labels(scores, (48, 80))
     assert (result == plain).all()
     assert len(np.unique(plain)) > 1

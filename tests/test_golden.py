@@ -271,7 +271,7 @@ def test_sliding_harness(method, golden_name, options, golden_clip):
     image = load("harness_slide_sclip", "odd_size")["image"]
     size = golden["pred"].shape
     segmenter, encoding, queries = harness(golden_clip, method, options, golden, image)
-    (scores,) = segmenter._score_maps(encoding, queries)
+    (scores,) = encoding.maps(segmenter.method.scores(encoding, queries))
     order = [3, 4, 5, 6, 7, 0, 1, 2]  # ours: classes before background
     close(scores.rows(0, size[0], size), golden["logits"][order], COSINES)
     decision = Decision(segmenter.method, queries, Background.threshold(0.21))
@@ -287,7 +287,7 @@ def test_area_rule(golden_clip):
     golden = load("harness_slide_sclip", "odd_size_pamr_area")["pred_area_no_pamr"]
     options = {"window": 112, "stride": 56, "area_threshold": 0.1}
     segmenter, encoding, queries = harness(golden_clip, "sclip", options, inputs, inputs["image"])
-    (scores,) = segmenter._score_maps(encoding, queries)
+    (scores,) = encoding.maps(segmenter.method.scores(encoding, queries))
     decision = Decision(segmenter.method, queries, Background.threshold(0.21))
     labels = decision.labels(scores, tuple(golden.shape))
     assert (labels == golden.numpy()).mean() >= 0.9995

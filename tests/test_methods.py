@@ -182,7 +182,7 @@ def test_a_name_given_twice_changes_nothing(clip):
         encoding = segmenter.encode(pictures(1, 64, 64))
         once = Queries.of([rows[:1], rows[1:2], rows[2:]])
         twice = Queries.of([rows[:1], rows[[1, 1]], rows[2:]])
-        (a,), (b,) = (segmenter._score_maps(encoding, q) for q in (once, twice))
+        (a,), (b,) = (encoding.maps(segmenter.method.scores(encoding, q)) for q in (once, twice))
         pooled = segmenter._class_scores(encoding, b, twice)
         # a softmax over names counts a doubled name twice: the order stays, the numbers need not
         order = segmenter._class_scores(encoding, a, once).argmax(0)

@@ -1,9 +1,9 @@
 """Scores to labels, a block of rows at a time.
 
-Label 0 is background (or none of the words), label i the i-th class. Two rules exist, and a method
-names its own: `softmax` (the harness that SCLIP, ClearCLIP, NACLIP and others share) and `presence`
-(CLIPer, supplement 6). Where a method cuts pictures into regions, a region's pixels vote
-(CLIPtrase).
+Label 0 is background (or none of the words), label i the i-th class. Three rules exist, and a
+method names its own: `softmax` (the harness that SCLIP, ClearCLIP, NACLIP and others share),
+`presence` (CLIPer, supplement 6) and `paint` (CaR). Where a method cuts pictures into regions, a
+region's pixels vote (CLIPtrase).
 """
 
 from __future__ import annotations
@@ -57,10 +57,7 @@ class Decision:
         if regions is not None and vote == "mean":
             scores = _RegionMeans(self, scores, regions, size)
         labels = np.empty(size, dtype)
-        rule = _Presence if self.method.decision == "presence" else _Softmax
-        if hasattr(self.method, "mask_threshold"):
-            rule = _Paint
-        decide = rule(self, scores, size)
+        decide = RULES[self.method.decision](self, scores, size)
         for start, stop in self.blocks(scores, size):
             block = decide(scores.rows(start, stop, size))
             labels[start:stop] = block.cpu().numpy().astype(dtype)
@@ -241,6 +238,13 @@ class _Paint(_Presence):
             unsure = (1 - own).clamp_min(0) ** self.background.power >= own
             label = label.masked_fill(unsure, 0)
         return label.masked_fill(best <= 1, 0)
+
+
+RULES: dict[str, type[_Softmax] | type[_Presence]] = {
+    "softmax": _Softmax,
+    "presence": _Presence,
+    "paint": _Paint,
+}
 
 
 def _extremes(decision: Decision, scores: ScoreMap, size: tuple[int, int]) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from wordmask.errors import WordmaskError, unknown
-from wordmask.windows import Window
+from wordmask.windows import ScoreMap, Tile, Window
 
 
 @dataclass
@@ -53,6 +53,50 @@ class Encoding:
 
     def __len__(self) -> int:
         return len(self.sizes)
+
+    @classmethod
+    def join(cls, parts: Sequence[Encoding]) -> Encoding:
+        """Encodings of parts of a batch, as one; `sizes` and what follows is still to be set."""
+        if len(parts) == 1:
+            return parts[0]
+        sets = None
+        if parts[0].feature_sets is not None:
+            sets = torch.cat([p.feature_sets for p in parts if p.feature_sets is not None], dim=1)
+        extras = {
+            name: torch.cat([p.extras[name] for p in parts], dim=1 if name == "window_sets" else 0)
+            for name in parts[0].extras
+        }
+        regions = tuple(r for p in parts for r in p.regions)
+        features = torch.cat([p.features for p in parts])
+        return cls(features, sets, extras, regions=regions, towers=parts[0].towers)
+
+    def maps(self, scores: Tensor) -> list[ScoreMap]:
+        """Scores (B * windows, R, h, w) of `features`, one score map a picture."""
+        windows = self.windows or (Window(0, 0, *self.pixel_size),)
+        return [
+            ScoreMap(
+                [self._tile(s, w) for s, w in zip(part, windows, strict=True)], self.pixel_size
+            )
+            for part in scores.split(len(windows))
+        ]
+
+    def region_map(self, i: int) -> ScoreMap | None:
+        """The maps that cut picture i into regions that vote, where its method makes them."""
+        if not self.regions:
+            return None
+        return ScoreMap(
+            [self._tile(self.regions[i], Window(0, 0, *self.pixel_size))], self.pixel_size
+        )
+
+    def _tile(self, scores: Tensor, window: Window) -> Tile:
+        top, left, bottom, right = self.pad
+        canvas = (window.height + top + bottom, window.width + left + right)
+        return Tile(scores, window, canvas, (top, left))
+
+    def patches(self, patch: int) -> tuple[int, int]:
+        """The patch grid of a picture alone: without pad, whole though seen through windows."""
+        height, width = (max(side // patch, 1) for side in self.pixel_size)
+        return height, width
 
     @property
     def grid(self) -> tuple[int, int]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, overload
 
@@ -16,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wordmask import __version__
+from wordmask.asking import Asker
 from wordmask.decide import Decision
 from wordmask.encoding import Encoding, Queries
 from wordmask.errors import WordmaskError
@@ -34,13 +34,7 @@ from wordmask.towers.loading import (
 )
 from wordmask.towers.networks import Networks, fingerprint
 from wordmask.towers.text import TextTower, default_cache_dir
-from wordmask.vocabulary import (
-    Background,
-    Vocabulary,
-    pick_distractors,
-    scene_words,
-    templates,
-)
+from wordmask.vocabulary import Background
 from wordmask.windows import ScoreMap, Tile, Window, place_windows
 
 BATCH = 8  # pictures or windows that go through the network at once on a GPU
@@ -300,7 +294,7 @@ class Segmenter:
             batch, pad = pad_to_patches(batch, self.tower.patch)
         at_once = CPU_BATCH if self.tower.device.type == "cpu" else BATCH
         parts = [method.encode(self.tower, x, self.networks) for x in batch.split(at_once)]
-        encoding = parts[0] if len(parts) == 1 else _join(parts)
+        encoding = Encoding.join(parts)
         encoding.pixels = pixels
         encoding.pixel_size, encoding.pad, encoding.windows = (height, width), pad, windows
         return encoding
@@ -339,74 +333,8 @@ class Segmenter:
         (C, E), one row a class. background: a Background, "none", "auto", a list of names, a tensor
         (K, E), or None: none.
         """
-        rows = None
-        strategy = Background.none()
-        if isinstance(background, Tensor):
-            rows = self._check_text(background)
-            strategy = Background("names")
-        elif background is not None:
-            strategy = Background.of(background)
-        if isinstance(words, Tensor):
-            if strategy.kind == "auto":
-                raise WordmaskError(
-                    'got words as a tensor and background "auto", which compares names; give words '
-                    "as a list, or another background"
-                )
-            classes = list(self._check_text(words)[:, None])
-            if strategy.distractors:
-                rows = self._embed(strategy.distractors)
-            return Queries.of(classes, rows), strategy
-        vocabulary = Vocabulary.of(words)
-        strategy.check(vocabulary)
-        embeddings = self._embed(vocabulary.queries)
-        if strategy.kind == "auto":
-            stock = scene_words()
-            known = self._embed(stock)
-            chosen = pick_distractors(embeddings, known, vocabulary.queries, stock)
-            rows = known[chosen]
-        elif strategy.distractors:
-            rows = self._embed(strategy.distractors)
-        classes = list(embeddings.split([len(names) for names in vocabulary]))
-        if self.method.pooling == "mean":
-            classes = [F.normalize(x.mean(0, keepdim=True), dim=-1) for x in classes]
-        queries = Queries.of(classes, rows, vocabulary.names)
-        if self.method.wants_empty_text:
-            queries = queries.with_empty(self._embed([""]))
-        if hasattr(self.method, "classifier_templates"):
-            queries = replace(queries, classifier=self._classifier_texts(vocabulary))
-        return queries, strategy
-
-    def _embed(self, names: Sequence[str]) -> Tensor:
-        if self.text is None:
-            raise WordmaskError(
-                f"got names, and {self.source} has no text half; give text features as a (C, E) "
-                "tensor"
-            )
-        return self.text.encode(names, templates(self.method.templates)).to(self.tower.device)
-
-    def _classifier_texts(self, vocabulary: Vocabulary) -> Tensor:
-        """The classes for a method that classifies pictures of its own (CaR), (C, E')."""
-        text = self.text
-        if getattr(self.method, "classifier", "same") == "second":
-            text = self.networks.classifier.text
-        if text is None:
-            raise WordmaskError("got names, and the classifier has no text half; give another one")
-        prompts = templates(self.method.classifier_templates)  # type: ignore[attr-defined]
-        rows = text.encode(vocabulary.queries, prompts).split([len(names) for names in vocabulary])
-        return F.normalize(torch.stack([x.mean(0) for x in rows]), dim=-1)
-
-    def _check_text(self, rows: Tensor) -> Tensor:
-        width = self.tower.width
-        if rows.ndim != 2 or rows.shape[1] != width or not rows.is_floating_point():
-            raise WordmaskError(
-                f"got text features of shape {tuple(rows.shape)}, {rows.dtype}; "
-                f"this model needs float (C, {width})"
-            )
-        if not len(rows):
-            raise WordmaskError("got no text feature; give at least one class")
-        if not torch.isfinite(rows).all():
-            raise WordmaskError("got text features that are NaN or infinite")
-        return rows.to(self.tower.device, torch.float32)
+        asker = Asker(self.method, self.text, self.tower, self.networks, self.source)
+        return asker.ask(words, background)
 
     # -- scores and labels ----------------------------------------------------------------------
 
@@ -426,25 +354,20 @@ class Segmenter:
             are not applied.
         """
         queries, _ = self.queries(words, background)
-        maps = self._score_maps(encoding, queries)
+        maps = encoding.maps(self.method.scores(encoding, queries))
         return torch.stack([self._class_scores(encoding, m, queries) for m in maps])
 
     def _class_scores(self, encoding: Encoding, scores: ScoreMap, queries: Queries) -> Tensor:
         """(C, h, w) of one picture, on its patches."""
         rows = scores.tiles[0].scores
         if len(scores.tiles) > 1:
-            h, w = self._patches(encoding)
+            h, w = encoding.patches(self.tower.patch)
             rows = scores.rows(0, h, (h, w))
         elif self.refiners:
-            rows = F.adaptive_avg_pool2d(rows, self._patches(encoding))
+            rows = F.adaptive_avg_pool2d(rows, encoding.patches(self.tower.patch))
         return (
-            rows if self.method.decision == "presence" else queries.pool(rows, 0)[: queries.classes]
+            queries.pool(rows, 0)[: queries.classes] if self.method.decision == "softmax" else rows
         )
-
-    def _patches(self, encoding: Encoding) -> tuple[int, int]:
-        """The patch grid of the picture alone, without pad, whole though seen through windows."""
-        height, width = (max(x // self.tower.patch, 1) for x in encoding.pixel_size)
-        return height, width
 
     def _refine(
         self,
@@ -459,37 +382,12 @@ class Segmenter:
             return scores
         maps = scores.tiles[0].scores
         if not scores.direct:  # from windows and pad to the patches of the picture alone
-            h, w = self._patches(encoding)
+            h, w = encoding.patches(self.tower.patch)
             maps = scores.rows(0, h, (h, w))
         for refiner in refiners:
             maps = refiner.refine(self._seen(encoding, i, refiner), maps)
         size = encoding.pixel_size
         return ScoreMap([Tile(maps, Window(0, 0, *size), size, (0, 0))], size)
-
-    def _regions(self, encoding: Encoding, i: int) -> ScoreMap | None:
-        """The maps that cut picture i into regions that vote, where its method makes them."""
-        if not encoding.regions:
-            return None
-        height, width = encoding.pixel_size
-        top, left, bottom, right = encoding.pad
-        canvas = height + top + bottom, width + left + right
-        tile = Tile(encoding.regions[i], Window(0, 0, height, width), canvas, (top, left))
-        return ScoreMap([tile], encoding.pixel_size)
-
-    def _score_maps(self, encoding: Encoding, queries: Queries) -> list[ScoreMap]:
-        """One score map a picture, before refiners."""
-        scores = self.method.scores(encoding, queries)  # (B * windows, R, h, w)
-        height, width = encoding.pixel_size
-        windows = encoding.windows or (Window(0, 0, height, width),)
-        top, left, bottom, right = encoding.pad
-        maps = []
-        for part in scores.split(len(windows)):
-            tiles = [
-                Tile(s, w, (w.height + top + bottom, w.width + left + right), (top, left))
-                for s, w in zip(part, windows, strict=True)
-            ]
-            maps.append(ScoreMap(tiles, (height, width)))
-        return maps
 
     @overload
     def __call__(
@@ -570,7 +468,7 @@ class Segmenter:
         for one in image if many else [image]:
             encoding = one if isinstance(one, Encoding) else self.encode(one)
             many = many or not encoding.single
-            for i, coarse in enumerate(self._score_maps(encoding, queries)):
+            for i, coarse in enumerate(encoding.maps(self.method.scores(encoding, queries))):
                 scores = self._refine(encoding, i, coarse)
                 decision = Decision(
                     self.method,
@@ -615,7 +513,7 @@ class Segmenter:
         """
         pictures = [(e, i) for e in encodings for i in range(len(e))]
         known = self._known(present, len(pictures))
-        coarse = [m for e in encodings for m in self._score_maps(e, queries)]
+        coarse = [m for e in encodings for m in e.maps(self.method.scores(e, queries))]
         with self._parked():
             fine = coarse
             if self.low_memory:
@@ -641,7 +539,7 @@ class Segmenter:
                 size = encoding.sizes[i]
                 results.append(
                     Segmentation(
-                        labels=decision.labels(scores, size, self._regions(encoding, i)),
+                        labels=decision.labels(scores, size, encoding.region_map(i)),
                         names=queries.names,
                         scores=self._class_scores(encoding, scores, queries).float().cpu().numpy(),
                         provenance=self.provenance() | {"background": background.describe()},
@@ -712,17 +610,3 @@ def pad_to_patches(pixels: Tensor, patch: int) -> tuple[Tensor, tuple[int, int, 
     top, left = tall // 2, wide // 2
     pad = (top, left, tall - top, wide - left)
     return F.pad(pixels, (pad[1], pad[3], pad[0], pad[2])), pad
-
-
-def _join(parts: list[Encoding]) -> Encoding:
-    """Encodings of parts of a batch, as one."""
-    sets = None
-    if parts[0].feature_sets is not None:
-        sets = torch.cat([p.feature_sets for p in parts if p.feature_sets is not None], dim=1)
-    extras = {
-        name: torch.cat([p.extras[name] for p in parts], dim=1 if name == "window_sets" else 0)
-        for name in parts[0].extras
-    }
-    regions = tuple(r for p in parts for r in p.regions)
-    features = torch.cat([p.features for p in parts])
-    return Encoding(features, sets, extras, regions=regions, towers=parts[0].towers)

@@ -13,6 +13,8 @@ from wordmask.errors import WordmaskError
 from wordmask.options import Options, create, parse_assignment
 from wordmask.towers.clip import ClipTower, Need, Trace
 from wordmask.towers.networks import Networks
+from wordmask.towers.text import TextTower
+from wordmask.vocabulary import Vocabulary
 
 METHODS: dict[str, type[Method]] = {}
 
@@ -44,7 +46,7 @@ class Method(Options):
     """
 
     year: ClassVar[int]
-    decision: ClassVar[Literal["softmax", "presence"]] = "softmax"  # see decide.py
+    decision: ClassVar[Literal["softmax", "presence", "paint"]] = "softmax"  # see decide.py
     own_windows: ClassVar[bool] = False  # the method's `encode` slides windows itself
     # options that only scores and labels read: encodings that differ in these alone are the same
     scoring: ClassVar[frozenset[str]] = frozenset(
@@ -85,6 +87,12 @@ class Method(Options):
     def wants_empty_text(self) -> bool:
         """Whether scores compare with the embedding of the empty name."""
         return False
+
+    def classifier_texts(
+        self, vocabulary: Vocabulary, text: TextTower | None, networks: Networks
+    ) -> Tensor | None:
+        """Texts of the classes (C, E') for a method that classifies pictures of its own (CaR)."""
+        return None
 
     # -- what a method defines ------------------------------------------------------------------
 

@@ -24,7 +24,9 @@ from wordmask.methods.clip_es import (
 )
 from wordmask.towers.clip import ClipTower, Need, Trace
 from wordmask.towers.networks import Networks
+from wordmask.towers.text import TextTower
 from wordmask.visual_prompts import PROMPTS, Prompter
+from wordmask.vocabulary import Vocabulary, templates
 
 AT_ONCE = 8  # prompted pictures that the classifier sees at once
 
@@ -97,7 +99,7 @@ class Car(Method):
             "prompts": ("gray", "blur"),
         },
     }
-    decision = "presence"
+    decision = "paint"
     scoring = Method.scoring | {
         "confidence",
         "mask_threshold",
@@ -134,6 +136,17 @@ class Car(Method):
                 raise unknown("visual prompt", prompt, PROMPTS)
         if self.attention_blocks < 1:
             raise WordmaskError(f"got attention_blocks={self.attention_blocks}; at least one")
+
+    def classifier_texts(
+        self, vocabulary: Vocabulary, text: TextTower | None, networks: Networks
+    ) -> Tensor:
+        """The names of a class in all templates, as one text a class (C, E')."""
+        text = networks.classifier.text if self.classifier == "second" else text
+        if text is None:
+            raise WordmaskError("got names, and the classifier has no text half; give another one")
+        rows = text.encode(vocabulary.queries, templates(self.classifier_templates))
+        groups = rows.split([len(names) for names in vocabulary])
+        return F.normalize(torch.stack([x.mean(0) for x in groups]), dim=-1)
 
     # -- what does not depend on the words ------------------------------------------------------
 
