@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from itertools import pairwise
 from statistics import mean
 
@@ -338,7 +339,7 @@ def test_published_numbers_are_those_of_the_same_weights():
 def test_commands_are_ones_that_can_be_given():
     for table in TABLES:
         for line in command(table):
-            words = line.split()
+            words = shlex.split(line)
             assert words[:2] == ["wordmask", "evaluate"]
             settings = [b for a, b in pairwise(words) if a == "--set"]
             for entry in words[2].split(","):

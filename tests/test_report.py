@@ -8,6 +8,7 @@ import json
 import re
 import sys
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from wordmask.evaluation.examples import choose
 from wordmask.evaluation.page import Grid
 from wordmask.evaluation.protocols import make_protocol
 from wordmask.evaluation.published import EIGHT, TABLES, lookup
+from wordmask.evaluation.published import command as command_lines
 from wordmask.evaluation.report import Found, beside, our_number, paper_tables, read_runs, report
 
 MODEL = {
@@ -265,6 +267,17 @@ def test_best_median_and_worst_are_chosen_apart():
         ids = [one for group in few.values() for one in group]
         assert len(ids) == len(set(ids)) <= count
         assert few["best"] == [f"{count - 1:02d}"]
+
+
+def test_the_documentation_has_every_command():
+    path = Path(__file__).parents[1] / "docs" / "reproducing.md"
+    if not path.is_file():
+        pytest.skip("docs/ is not here")
+    text = path.read_text()
+    for table in TABLES:
+        assert f"### {table.source}\n" in text
+        for line in command_lines(table):
+            assert f"\n{line}\n" in text
 
 
 # -- what cannot be used ------------------------------------------------------------------------

@@ -40,6 +40,7 @@ from wordmask.methods import METHODS, create_method
 TINY = "wordmask/tiny-clip"
 GROUNDS = tuple(toybox.GROUNDS)
 NATIVE = "short_side=none"
+ALONE = sorted(name for name, kind in METHODS.items() if kind.network == "none")
 FORK = multiprocessing.get_context("fork")
 
 
@@ -340,7 +341,7 @@ def another(method, option):
     return next(choice for choice in typing.get_args(hint) if choice != now)
 
 
-@pytest.mark.parametrize("name", [m for m, kind in METHODS.items() if kind.network == "none"])
+@pytest.mark.parametrize("name", ALONE)
 def test_what_scores_read_changes_no_encoding(name, tiny):
     method = create_method(name, None, {"short_side": None})[0]
     base = Segmenter.from_pretrained(tiny[0], name, options={"short_side": None})
@@ -403,8 +404,7 @@ def test_a_sweep_of_thresholds_encodes_once(folder, tiny, tmp_path, monkeypatch)
 
 
 def test_sharing_changes_nothing_but_rounding(folder, tiny, tmp_path):
-    names = ("clip", "maskclip", "sclip", "clearclip", "naclip", "gem", "clip_surgery", "cliper")
-    plan = make_plan(folder, tiny[0], methods=names, limit=6)
+    plan = make_plan(folder, tiny[0], methods=tuple(ALONE), limit=6)
     shared = evaluate(plan, tmp_path / "shared")
     apart = evaluate(dataclasses.replace(plan, share=False), tmp_path / "apart")
     for one, two in zip(shared["runs"], apart["runs"], strict=True):
@@ -575,6 +575,18 @@ def test_bad_plans_are_told_before_anything_is_loaded(folder, tmp_path, changes,
     with pytest.raises(WordmaskError, match=message):
         evaluate(plan, tmp_path)
     assert not (tmp_path / "state").exists()
+
+
+def test_a_broken_picture_is_named_and_the_rest_is_kept(folder, tiny, tmp_path):
+    copied = tmp_path / "data"
+    shutil.copytree(folder, copied)
+    (copied / "images" / "005.png").write_bytes(b"not a picture")
+    plan = make_plan(copied, tiny[0])
+    with pytest.raises(WordmaskError, match=r"005\.png"):
+        evaluate(plan, tmp_path / "out")
+    assert _counted(tmp_path / "out") == 5
+    shutil.copy(folder / "images" / "005.png", copied / "images" / "005.png")
+    assert evaluate(plan, tmp_path / "out")["runs"][0]["images"] == 64
 
 
 def test_no_workers(folder, tiny, tmp_path):

@@ -9,6 +9,7 @@ them parted by ` or `; `bg.KEY` holds on sets with a background alone, `DATASET.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -694,7 +695,8 @@ def command(table: Table) -> list[str]:
         words.append(f"--model {MODELS[backbone]}")
         for change in changes:
             key, _, value = change.partition("=")
-            words.append(f"--{key} {value}" if key in NETWORKS else f"--set {change}")
+            set_by_hand = f"--set {shlex.quote(change)}"
+            words.append(f"--{key} {value}" if key in NETWORKS else set_by_hand)
         words += ["--presence"] if "image_map" in metrics else []
         lines.append(" ".join([*words, f"--out runs/{table.id}-{len(lines) + 1}"]))
     return lines
