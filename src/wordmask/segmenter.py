@@ -303,7 +303,7 @@ class Segmenter:
     def _look(self, encoding: Encoding) -> None:
         """Let every refiner look at every picture, once."""
         if self.low_memory:  # refiners look when it is their turn, see `decide_all`
-            self.networks.release(self.method.network)
+            self.networks.release()
             return
         for i in range(len(encoding)):
             for refiner in self.refiners:
@@ -517,6 +517,7 @@ class Segmenter:
         with self._parked():
             fine = coarse
             if self.low_memory:
+                self.networks.release()  # what the method's scores used
                 for refiner in self.refiners:
                     fine = [
                         self._refine(*picture, scores, [refiner])
