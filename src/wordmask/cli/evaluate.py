@@ -124,17 +124,10 @@ def evaluate(
             rich_help_panel="Model",
         ),
     ] = None,
-    vfm: Annotated[
-        str | None,
-        typer.Option(metavar="ID_OR_FOLDER", help="The vision model.", rich_help_panel="Model"),
-    ] = None,
-    diffusion: Annotated[
-        str | None,
-        typer.Option(metavar="ID_OR_FOLDER", help="The diffusion model.", rich_help_panel="Model"),
-    ] = None,
-    sam: Annotated[
-        str | None, typer.Option(metavar="ID_OR_FOLDER", help="The SAM.", rich_help_panel="Model")
-    ] = None,
+    vfm: common.Vfm = None,
+    diffusion: common.Diffusion = None,
+    sam: common.Sam = None,
+    classifier: common.Classifier = None,
     device: common.Device = None,
     dtype: common.Dtype = None,
     offline: common.Offline = False,
@@ -174,7 +167,6 @@ def evaluate(
     kinds = list(CORRUPTIONS) if corrupt == "all" else _split(corrupt or "")
     if pictures < 0:
         raise WordmaskError(f"got --pictures {pictures}; give 0 or more")
-    beside = {"vfm": vfm, "diffusion": diffusion, "sam": sam}
     plan = Plan(
         methods=_split(methods),
         datasets=_split(datasets),
@@ -186,7 +178,7 @@ def evaluate(
         corruptions=tuple(kinds),
         seed=seed,
         limit=limit,
-        networks={kind: source for kind, source in beside.items() if source is not None},
+        networks=common.read_networks(vfm=vfm, diffusion=diffusion, sam=sam, classifier=classifier),
         text_features=text_features,
         presence=presence,
         boundary=boundary,
