@@ -391,8 +391,10 @@ def test_a_sweep_of_thresholds_encodes_once(folder, tiny, tmp_path, monkeypatch)
         sweep=("background=none,threshold:0.2,threshold:0.6", "logit_scale=40,100"),
         limit=3,
     )
-    results = evaluate(plan, tmp_path)
+    results = evaluate(plan, tmp_path / "shared")
     assert len(calls) == 2 * 3  # two methods, three pictures
+    evaluate(dataclasses.replace(plan, share=False), tmp_path / "apart")
+    assert len(calls) == 2 * 3 + 2 * 3 * 2 * 3  # every run for itself
     labels = [entry["label"] for entry in results["runs"]]
     assert len(labels) == 2 * 3 * 2
     assert "cliper background=threshold:0.2 logit_scale=40" in labels

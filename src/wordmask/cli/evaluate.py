@@ -110,8 +110,8 @@ def evaluate(
         bool,
         typer.Option(
             "--apart",
-            help="A pass of the network for each method, also where they could share one: for "
-            "times, and for results that do not depend, by rounding, on what ran beside.",
+            help="An encoding for each run, also where several could share one: for times, and "
+            "for results that do not depend, by rounding, on what ran beside.",
             rich_help_panel=RUN,
         ),
     ] = False,

@@ -126,7 +126,8 @@ def render(
         parts.append("<h2>Best, median and worst pictures</h2>")
         parts.append(
             '<p class="note">By the mIoU of the picture alone, over the classes that its truth '
-            "shows. Shares behind a class: in the truth, in the answer.</p>"
+            "shows. Shares behind a class: in the truth, in the answer. What has no colour in the "
+            "truth is background, or not scored at all.</p>"
         )
         parts += _galleries(strips)
     body = "\n".join(parts)

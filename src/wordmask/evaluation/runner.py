@@ -67,7 +67,7 @@ class Plan:
             the data set, (C, E), stands for its classes, `DATASET.background` (K, E) for its
             background words.
         presence, boundary: whether image-level scores and boundary IoU are counted too.
-        share: whether methods that see the same pixels share one pass.
+        share: whether runs share encodings and passes of the network where they can.
     """
 
     methods: tuple[str, ...]
@@ -321,7 +321,7 @@ class Eye:
         methods = [run.segmenter.method for run in task.runs]
         by_key: dict[tuple[Any, ...], Run] = {}
         for index, (run, method) in enumerate(zip(task.runs, methods, strict=True)):
-            key = (run.protocol.view, *encoding_key(method))
+            key = (run.protocol.view, *encoding_key(method), *(() if plan.share else (index,)))
             self.users[index] = key
             by_key.setdefault(key, run)
         groups = share_passes([run.segmenter.method for run in by_key.values()], self._depth)
