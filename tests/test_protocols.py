@@ -25,6 +25,7 @@ from wordmask.methods import METHODS
 
 SETS = [name for name in BENCHMARKS if name != "folder"]
 OPENAI = {"backbone": "ViT-B/16", "family": "OpenAI"}
+KINDS = ("none", "names", "threshold", "complement", "auto")
 BY_ID = {table.id: table for table in TABLES}
 
 
@@ -137,7 +138,8 @@ def test_every_known_combination_is_a_protocol(name):
             assert json.loads(json.dumps(protocol.describe()))["dataset"] == dataset
             assert protocol.names in benchmark(dataset).names
             words = benchmark(dataset).background_words.get(protocol.names, ())
-            assert protocol.strategy(words).kind in ("none", "names", "threshold", "complement")
+            assert words or "*" not in protocol.background or not benchmark(dataset).has_background
+            assert protocol.strategy(words).kind in KINDS
     assert made >= 4 * len(SETS)
 
 

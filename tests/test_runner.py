@@ -591,6 +591,19 @@ def test_a_broken_picture_is_named_and_the_rest_is_kept(folder, tiny, tmp_path):
     assert evaluate(plan, tmp_path / "out")["runs"][0]["images"] == 64
 
 
+def test_a_set_without_background_words(folder, tmp_path):
+    copied = tmp_path / "data"
+    shutil.copytree(folder, copied)
+    (copied / "names.txt").write_text("\n".join(["background", *GROUNDS[1:]]) + "\n")
+    plan = make_plan(copied, TINY, protocol="official", text_features=None, limit=2)
+    results = evaluate(plan, tmp_path / "a")  # CLIPer's own rule needs no words to be there
+    assert [entry["background"]["kind"] for entry in results["runs"]] == ["auto", "auto"]
+    assert results["runs"][0]["classes"][0]["name"] == "background"
+    wants = dataclasses.replace(plan, settings=("background=threshold:0.3:*",))
+    with pytest.raises(WordmaskError, match="folder has no background words under names=plain"):
+        evaluate(wants, tmp_path / "b")
+
+
 def test_no_workers(folder, tiny, tmp_path):
     with pytest.raises(WordmaskError, match="give 1 or more"):
         evaluate(make_plan(folder, tiny[0]), tmp_path, workers=0)

@@ -215,9 +215,11 @@ def make_protocol(
     settings = {k: v for k, v in settings.items() if k in own}  # variants may lack an option
     method, variant = create_method(entry.method, variant, settings)
     origins = {k: v for k, v in origins.items() if k in own or k not in settings}
-    fallback = "names:*" if bench.has_background else "none"
-    if name == "untuned" and bench.has_background:
-        fallback = "auto"
+    names = _names_source(bench, fields.get("names", "plain"), "names" in given)
+    fallback = "none"
+    if bench.has_background:
+        listed = name != "untuned" and bench.background_words.get(names)
+        fallback = "names:*" if listed else "auto"
     protocol = Protocol(
         name=name,
         method=entry.method,
@@ -225,7 +227,7 @@ def make_protocol(
         dataset=bench.name,
         backbone=backbone,
         options=method.options(),
-        names=_names_source(bench, fields.get("names", "plain"), "names" in given),
+        names=names,
         background=fields.get("background", fallback),
         refine=_refiners(refine, source.refiners, bench.name, backbone, by_refiner),
         view=_view(fields.get("view", "original")),

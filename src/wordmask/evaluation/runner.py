@@ -200,9 +200,11 @@ def check(plan: Plan) -> dict[str, Samples]:
         if not len(samples):
             raise WordmaskError(f"{bench.name} has no picture below {plan.root}")
         for method, changes in itertools.product(plan.methods, sweeps):
-            make_protocol(
+            protocol = make_protocol(
                 method, samples.benchmark, plan.protocol, assignments=(*plan.settings, *changes)
             )
+            if plan.text_features is None:
+                _background_words(protocol, samples.benchmark)
         opened[bench.name] = samples[: plan.limit]
     return opened
 
@@ -529,13 +531,8 @@ def prepare(plan: Plan, base: Segmenter, samples: Samples, state: Path) -> Task:
 
 def _words(plan: Plan, protocol: Protocol, bench: Benchmark) -> tuple[Any, Any]:
     """Words and background as `Segmenter.queries` takes them."""
-    known = bench.background_words.get(protocol.names, ())
     if plan.text_features is None:
-        if "*" in protocol.background and bench.has_background and not known:
-            raise WordmaskError(
-                f"{bench.name} has no background words under names={protocol.names}, and "
-                f"background={protocol.background} wants them; set names or background"
-            )
+        known = _background_words(protocol, bench)
         names = [list(names) for names in bench.names[protocol.names]]
         return Vocabulary(names), protocol.strategy(known)
     rows = _read_rows(plan.text_features, bench.name, bench.classes)
@@ -543,6 +540,17 @@ def _words(plan: Plan, protocol: Protocol, bench: Benchmark) -> tuple[Any, Any]:
         return rows, protocol.strategy(())
     background = _read_rows(plan.text_features, f"{bench.name}.background", None)
     return rows, background
+
+
+def _background_words(protocol: Protocol, bench: Benchmark) -> tuple[str, ...]:
+    """The data set's own background words under the names of a protocol."""
+    known = bench.background_words.get(protocol.names, ())
+    if "*" in protocol.background and bench.has_background and not known:
+        raise WordmaskError(
+            f"{bench.name} has no background words under names={protocol.names}, and "
+            f"background={protocol.background} wants them; set names or background"
+        )
+    return known
 
 
 def _read_rows(path: str | os.PathLike[str], name: str, count: int | None) -> Tensor:

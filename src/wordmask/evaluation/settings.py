@@ -281,10 +281,7 @@ RELEASED: dict[str, Source] = {
             "void": "ignore",
             "definition": "union",
         },
-        {
-            name: {"background": "threshold:0.85:*"}
-            for name in ("voc21", "context60", "coco_object")
-        },
+        {name: {"background": "threshold:0.85"} for name in ("voc21", "context60", "coco_object")},
         notes=(
             "The released code has no evaluation; its pictures are squashed to 448 x 448, here "
             "they keep their aspect.",
@@ -307,7 +304,7 @@ RELEASED: dict[str, Source] = {
         "CaR's released configurations",
         {
             "classifier": "second",
-            "names": "plain",
+            "names": "cliper",
             "background": "complement:2:*",
             "view": "original",
             "void": "ignore",
