@@ -1,120 +1,105 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
-import sys
+import importlib
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-SCRIPT = Path(__file__).parents[1] / "training" / "vfm.py"
-if not SCRIPT.exists():
+TRAINING = Path(__file__).parents[1] / "training"
+if not TRAINING.exists():
     pytest.skip("the training scripts are not here", allow_module_level=True)
-_spec = importlib.util.spec_from_file_location("training_vfm", SCRIPT)
-assert _spec is not None
-assert _spec.loader is not None
-vfm = importlib.util.module_from_spec(_spec)
-sys.modules["training_vfm"] = vfm
-_spec.loader.exec_module(vfm)
 
 
 @pytest.fixture(scope="module")
-def model():
+def scripts():
+    """The modules collage and vfm, imported as the scripts import each other."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(TRAINING))
+        yield importlib.import_module("collage"), importlib.import_module("vfm")
+
+
+@pytest.fixture(scope="module")
+def collages(scripts):
+    return scripts[0].Collages(50_000_000, count=12)
+
+
+@pytest.fixture(scope="module")
+def model(scripts):
     torch.manual_seed(0)
-    return vfm.build_model(argparse.Namespace(width=32, blocks=2)).eval()
+    return scripts[1].build_model(argparse.Namespace(width=32, blocks=2)).eval()
 
 
-def whole_window(side: int) -> torch.Tensor:
-    return vfm.Views(torch.zeros(2, 2), torch.eye(2).expand(2, 2, 2)).points(side)
+def test_a_collage_has_seams_where_it_was_cut(collages) -> None:
+    images, regions = collages.draw(16, 48)
+    assert images.shape == (16, 3, 48, 48)
+    assert regions.shape == (16, 48, 48)
+    assert images.min() >= 0
+    assert images.max() <= 1
+    differ = (regions[:, :, 1:] != regions[:, :, :-1])[:, None].expand(-1, 3, -1, -1)
+    step = (images[..., 1:] - images[..., :-1]).abs()
+    assert step[differ].mean() > 2 * step[~differ].mean()
 
 
-def test_a_whole_window_gives_the_forward_of_transformers(model) -> None:
-    pixels = torch.randn(2, 3, vfm.SIZE, vfm.SIZE)
+def test_a_scene_is_shown_as_it_is_rendered(collages) -> None:
+    crop = (collages.scenes(1, 96)[0].permute(1, 2, 0) * 255).round().byte().numpy()
+    scenes = [(255 * image).round().astype(np.uint8) for image in collages.ring]
+    assert any(np.array_equal(crop, s) or np.array_equal(crop, s[:, ::-1]) for s in scenes)
+
+
+def test_the_uneven_has_two_looks(scripts) -> None:
+    rng = np.random.default_rng(0)
+    grain = rng.normal(0.5, 0.05, (16, 16, 3)).astype(np.float32)
+    mixed = grain.copy()
+    mixed[:, 9:] += 0.3
+    assert scripts[0].unevenness(mixed) > 3 * scripts[0].unevenness(grain)
+    tokens = np.zeros((4, 4, 2), np.float32)
+    tokens[..., 0] = 1
+    assert scripts[0].disagreement(tokens) == pytest.approx(0)
+    tokens[0, 0] = (0, 1)  # the mean is (15, 1) / 16, and the cosine with it 1 / sqrt(226)
+    assert scripts[0].disagreement(tokens) == pytest.approx(1 - 226**-0.5)
+
+
+def test_a_trusted_network_picks_pieces_of_one_look(scripts) -> None:
+    # Tokens that say left or right: no piece may then cross the middle.
+    collages = scripts[0].Collages(50_000_000, count=4)
+    for index in range(4):
+        collages.ring[index] = np.zeros((96, 96, 3), np.float32)
+        collages.ring[index][:, 48:] = 1
+    tokens = np.zeros((32, 32, 2), np.float32)
+    tokens[:, :16, 0] = tokens[:, 16:, 1] = 1
+    collages.trust(lambda image: tokens)
+    assert {float(np.ptp(collages.piece(rare=n % 2 > 0).square)) for n in range(40)} == {0.0}
+
+
+def test_a_whole_scene_gives_the_forward_of_transformers(scripts, model) -> None:
+    pixels = torch.randn(2, 3, 96, 96)
     with torch.no_grad():
         theirs = model(pixel_values=pixels).last_hidden_state[:, 1:]
-        ours = vfm.encode(model, pixels, whole_window(vfm.GRID), None)
-    torch.testing.assert_close(ours.flatten(1, 2), theirs, atol=1e-4, rtol=0)
+        ours = scripts[1].encode(model, pixels, (0, 0))
+    torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
 
 
-def test_a_masked_patch_says_nothing_of_its_pixels(model) -> None:
-    pixels = torch.randn(1, 3, 16, 16)
-    other = pixels.clone()
-    other[:, :, :4, :4] += 1
-    masked = torch.zeros(1, 16, dtype=torch.bool)
-    masked[0, 0] = True
-    window = whole_window(4)[:1]
-    with torch.no_grad():
-        same = [vfm.encode(model, p, window, masked) for p in (pixels, other)]
-        told = [vfm.encode(model, p, window, None) for p in (pixels, other)]
-    assert torch.equal(*same)
-    assert not torch.equal(*told)
+def test_a_patch_belongs_to_the_region_that_has_most_of_it(scripts) -> None:
+    regions = torch.zeros(1, 6, 6, dtype=torch.long)
+    regions[0, :, 2:] = 1  # two thirds of the left patches are region 0
+    assert scripts[1].owners(regions).tolist() == [[0, 1, 0, 1]]
 
 
-def test_views_lie_inside_the_scene_and_find_their_own_places() -> None:
-    torch.manual_seed(1)
-    first = vfm.Views.draw(64, None, 0.3, 0.8)
-    second = vfm.Views.draw(64, first, 0.3, 0.8)
-    for views in (first, second):
-        points = views.points(12)
-        assert points.abs().max() <= 1
-        expected = whole_window(12)[:1].expand(64, -1, -1, -1)
-        torch.testing.assert_close(views.locate(points), expected, atol=1e-5, rtol=0)
+def test_the_loss_wants_cosines_of_one_and_of_none(scripts) -> None:
+    owner = torch.tensor([[0, 0, 1]])
+    right = torch.tensor([[[1.0, 0], [1, 0], [0, 1]]])
+    wrong = torch.tensor([[[1.0, 0], [0, 1], [0, 1]]])
+    # The odds are 8 inside and -2 across, which counts twice.
+    expected = np.log1p(np.exp(-8)) + 2 * np.log1p(np.exp(-2))
+    assert float(scripts[1].seam_loss(right, owner)) == pytest.approx(expected, rel=1e-4)
+    assert scripts[1].seam_loss(wrong, owner) > scripts[1].seam_loss(right, owner) + 3
 
 
-def test_a_view_shows_the_pixels_that_lie_there() -> None:
-    # A flipped quarter of the scene, at its own scale: light and noise aside, its pixels.
-    torch.manual_seed(2)
-    image = torch.rand(1, 3, 96, 96)
-    views = vfm.Views(torch.tensor([[-0.5, -0.5]]), torch.tensor([[[-0.5, 0.0], [0.0, 0.5]]]))
-    shown = vfm.show(image, views, 12)[0].flatten(1)
-    expected = image[0, :, :48, :48].flip(2).flatten(1)
-    assert torch.corrcoef(torch.cat([shown, expected]))[:3, 3:].diag().min() > 0.95
-
-
-def test_assignments_are_rows_that_use_all_prototypes_alike() -> None:
-    torch.manual_seed(3)
-    share = vfm.assign(torch.randn(4000, 16) + 1, torch.randn(8, 16), 0.1, rounds=20)
-    torch.testing.assert_close(share.sum(1), torch.ones(4000))
-    torch.testing.assert_close(share.mean(0), torch.full((8,), 1 / 8), atol=0.005, rtol=0)
-
-
-def test_only_pairs_that_look_unlike_are_kept_apart() -> None:
-    # Patches 0 and 1 look alike to the teacher, 2 like neither; 3 is masked.
-    taught = torch.tensor([[1.0, 0], [1, 0], [0, 1], [0, 1]]).reshape(1, 2, 2, 2)
-    masked = torch.tensor([[False, False, False, True]])
-    ours = torch.tensor([[1.0, 0], [1, 0], [0.6, 0.8], [1, 0]]).reshape(1, 2, 2, 2)
-    assert vfm.part(ours, taught, masked, 0.6).item() == pytest.approx(0.36)
-
-
-def test_settling_joins_what_is_alike_and_near() -> None:
-    tokens = torch.tensor([[1.0, 0], [0.9, 0.1], [0, 1], [0.1, 0.9]]).reshape(1, 2, 2, 2)
-    settled = torch.nn.functional.normalize(vfm.settle(tokens, 0.1, 2.8).flatten(1, 2), dim=-1)[0]
-    before = torch.nn.functional.normalize(tokens.flatten(1, 2), dim=-1)[0]
-    assert settled[0] @ settled[1] > before[0] @ before[1]
-    assert settled[0] @ settled[2] < 0.11
-
-
-def test_auc_by_hand() -> None:
-    # Patches a a / a b: three pairs are of one part (cosines 1, 0.6, 0.6), three are not
-    # (0, 0, 0.8): 7 of the 9 comparisons are won.
-    tokens = torch.tensor([[1.0, 0], [1, 0], [0.6, 0.8], [0, 1]]).reshape(2, 2, 2)
-    parts = torch.tensor([[0, 0], [0, 1]]).repeat_interleave(4, 0).repeat_interleave(4, 1)
-    assert vfm.same_thing_auc(tokens, parts) == pytest.approx(7 / 9)
-
-
-def test_affinity_by_hand() -> None:
-    # Cosines 1 1 0 / 1 1 0 / 0 0 1, mean 5/9: (1 - 1.2 * 5/9) * 3 = 1, and below 0 where unlike.
-    tokens = torch.tensor([[1.0, 0], [1, 0], [0, 1]])
-    expected = torch.tensor([[0.5, 0.5, 0], [0.5, 0.5, 0], [0, 0, 1]])
-    torch.testing.assert_close(vfm.affinity(tokens), expected)
-
-
-def test_affinity_of_patches_all_alike_is_finite() -> None:
-    assert torch.equal(vfm.affinity(torch.ones(3, 2)), torch.eye(3))
-
-
-def test_mean_iou_by_hand() -> None:
-    parts = torch.tensor([[0, 0], [0, 1]])
-    score = torch.tensor([[[1.0, 1], [0, 0]], [[0, 0], [1, 1]]])
-    assert vfm.mean_iou(score, parts) == pytest.approx((2 / 3 + 1 / 2) / 2)
+def test_true_parts_raise_a_coarse_map(scripts) -> None:
+    scenes = [scripts[1].toybox.render(10**9 + i, 96) for i in range(3)]
+    quality = scripts[1].quality(scripts[1].part_tokens(scenes), scenes)
+    assert quality["auc"] > 98
+    assert quality["miou_after"] > quality["miou_before"] + 3

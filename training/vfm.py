@@ -1,17 +1,12 @@
-"""Train the built-in tiny VFM on toybox scenes: a small ViT, self-supervised, no labels at all.
+"""Train the built-in tiny VFM on toybox scenes: a small ViT, self-supervised.
 
-Self-distillation on patches, as DINO and iBOT do it, with SwAV's balanced assignment. Two crops of
-a scene that overlap, each with its own place, zoom, flip, turn, light and noise, go through a
-teacher (the running average of the student). Each teacher patch is softly assigned to prototypes,
-so that over the step all prototypes are used alike (Sinkhorn-Knopp). The student sees both crops
-with some blocks of patches masked and predicts, at every place, the assignment that the teacher
-gave to the same place in the other crop. Before it assigns, the teacher's tokens settle among their
-like nearby (`settle`). What survives crop, zoom and place is what the thing looks like, so patches
-of one thing draw together; patches that the teacher finds unlike are kept apart (`part`), so that
-cosines come to say yes or no. Prototypes are compared with the output tokens themselves, with no
-head between: the cosine between tokens, which is what refiners use, is what is trained.
+The network looks at collages of pieces of scenes (`collage.py`) and learns to tell which patches
+were cut from one piece: cosines of tokens shall be 1 within a region and 0 or less between two. It
+never sees a mask, a label or a word of a scene; the only regions it knows are those that the script
+cut itself. So what it learns is what DINO is wanted for in ProxyCLIP: what looks alike, up to the
+rim.
 
-    python training/vfm.py --out runs/vfm --steps 2000               # resumes where it stopped
+    python training/vfm.py --out runs/vfm                            # resumes where it stopped
     python training/vfm.py --out runs/vfm --export src/wordmask/networks/tiny-vfm
 """
 
@@ -20,24 +15,27 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
+from collage import SIZE, Collages
 from torch import Tensor
 from torch.nn import functional
 from transformers import Dinov2Config, Dinov2Model
 
 from wordmask import toybox
 
-SIZE, PATCH = 96, 4
+PATCH = 3
 GRID = SIZE // PATCH  # patches per side of a scene
 MEAN, STD = 0.5, 0.25
 FIRST_TEST_SEED = 10**9  # training seeds stay below, test scenes lie above
-COARSE = 6  # cells per side of the coarse map that the refinement measure starts from
+COARSE = 12  # cells per side of the coarse map that the refinement measure starts from: tiny-clip's
+# Patches per side of a collage, and how many a step shows: most of the run, then with whole scenes.
+SIDES = ((12, 14), (16, 8))
+SIDES_LAST = ((12, 14), (16, 8), (32, 2))
 
 
 # ---- network -------------------------------------------------------------------------------------
@@ -52,7 +50,7 @@ def build_model(options: argparse.Namespace) -> Dinov2Model:
         image_size=SIZE,
         patch_size=PATCH,
         layerscale_value=1.0,
-        use_mask_token=True,
+        use_mask_token=False,
         attn_implementation="sdpa",
     )
     model = Dinov2Model(config)
@@ -71,160 +69,72 @@ def build_model(options: argparse.Namespace) -> Dinov2Model:
     return model
 
 
-def encode(model: Dinov2Model, pixels: Tensor, window: Tensor, masked: Tensor | None) -> Tensor:
-    """Give the tokens (B, g, g, C) of square crops, placed anywhere on the map of positions.
+def encode(model: Dinov2Model, pixels: Tensor, corner: tuple[int, int]) -> Tensor:
+    """Give the tokens (B, g * g, C) of square crops at a place on the map of positions.
 
-    window (B, g, g, 2) are coordinates -1 ... 1 on that map. In a forward of transformers it is
-    the whole map; moving it keeps a crop's place from being read off the positions.
+    In a forward of transformers a picture covers the whole map. Crops lie anywhere on it, so that
+    every position is learned.
     """
     embeddings = model.embeddings
     tokens = embeddings.patch_embeddings(pixels)
-    if masked is not None:
-        tokens = torch.where(masked[..., None], embeddings.mask_token.to(tokens.dtype), tokens)
+    side, (top, left) = round(tokens.shape[1] ** 0.5), corner
     positions = embeddings.position_embeddings
-    plane = positions[0, 1:].T.reshape(1, -1, GRID, GRID).expand(len(pixels), -1, -1, -1)
-    placed = functional.grid_sample(plane, window, align_corners=False, padding_mode="border")
-    tokens = tokens + placed.flatten(2).transpose(1, 2)
+    plane = positions[0, 1:].reshape(GRID, GRID, -1)[top : top + side, left : left + side]
+    tokens = tokens + plane.flatten(0, 1)
     token = (embeddings.cls_token + positions[:, :1]).expand(len(pixels), -1, -1)
     hidden = model.encoder(torch.cat([token, tokens], 1)).last_hidden_state
-    side = window.shape[1]
-    return model.layernorm(hidden)[:, 1:].reshape(len(pixels), side, side, -1)
-
-
-# ---- views ---------------------------------------------------------------------------------------
-
-
-class Views:
-    """Crops of scenes: centre (B, 2), turn (B, 2, 2) scaled by half the side, in -1 ... 1."""
-
-    def __init__(self, centre: Tensor, turn: Tensor) -> None:
-        self.centre, self.turn = centre, turn
-
-    @classmethod
-    def draw(cls, count: int, near: Views | None, least: float, most: float) -> Views:
-        """Draw crops whose sides are the shares least ... most of a scene's, near others or not."""
-        half = torch.exp(torch.empty(count).uniform_(np.log(least), np.log(most)))
-        centre = torch.empty(count, 2).uniform_(-1, 1)
-        if near is not None:
-            centre = near.centre + 0.6 * centre * torch.maximum(half, near.half)[:, None]
-        room = (1 - half)[:, None]
-        centre = torch.maximum(torch.minimum(centre, room), -room)
-        signs = torch.randint(0, 2, (count, 2)).float() * 2 - 1
-        turn = torch.diag_embed(signs)
-        swapped = torch.rand(count) < 0.5
-        turn[swapped] = turn[swapped].flip(2)
-        return cls(centre, turn * half[:, None, None])
-
-    @property
-    def half(self) -> Tensor:
-        return self.turn.abs().sum(2)[:, 0]
-
-    def points(self, side: int) -> Tensor:
-        """Give the centres of side x side cells of each view, (B, side, side, 2) in the scene."""
-        axis = (2 * torch.arange(side) + 1) / side - 1
-        plane = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), -1)
-        return torch.einsum("bij,yxj->byxi", self.turn, plane) + self.centre[:, None, None]
-
-    def locate(self, points: Tensor) -> Tensor:
-        """Give points of the scene in coordinates -1 ... 1 of each view."""
-        return torch.einsum(
-            "bij,byxj->byxi", torch.linalg.inv(self.turn), points - self.centre[:, None, None]
-        )
-
-
-def show(images: Tensor, views: Views, side: int) -> Tensor:
-    """Cut views (B, 3, side * PATCH, ...) out of scenes (B, 3, S, S), with a light of their own."""
-    cut = functional.grid_sample(
-        images, views.points(side * PATCH).to(images), align_corners=False, padding_mode="border"
-    )
-    count = len(images)
-    device = images.device
-    gain = torch.empty(count, 3, 1, 1, device=device).uniform_(0.95, 1.05)
-    gain = gain * torch.empty(count, 1, 1, 1, device=device).uniform_(0.85, 1.15)
-    lift = torch.empty(count, 1, 1, 1, device=device).uniform_(-0.03, 0.03)
-    noise = torch.randn_like(cut) * torch.empty(count, 1, 1, 1, device=device).uniform_(0, 0.02)
-    return ((cut * gain + lift + noise).clamp(0, 1) - MEAN) / STD
-
-
-def draw_windows(count: int, side: int) -> Tensor:
-    """Draw a place and a spacing on the map of positions, (B, side, side, 2)."""
-    spacing = torch.empty(count, 1, 1, 1).uniform_(0.5, 1.0) * min(1.0, GRID / side)
-    extent = spacing * side / GRID
-    shift = torch.empty(count, 1, 1, 2).uniform_(-1, 1) * (1 - extent)
-    axis = (2 * torch.arange(side) + 1) / side - 1
-    plane = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), -1)
-    return plane[None] * extent + shift
-
-
-def draw_masks(count: int, side: int, share: float) -> Tensor:
-    """Draw (B, side * side) bool: one block per view, none in half of the views."""
-    masked = torch.zeros(count, side, side, dtype=torch.bool)
-    most = max(1, round(side * (2 * share) ** 0.5))
-    for view in masked[::2]:
-        rows, columns = (int(n) for n in torch.randint(1, most + 1, (2,)))
-        top = int(torch.randint(0, side - rows + 1, ()))
-        left = int(torch.randint(0, side - columns + 1, ()))
-        view[top : top + rows, left : left + columns] = True
-    return masked.flatten(1)
+    return model.layernorm(hidden)[:, 1:]
 
 
 # ---- loss ----------------------------------------------------------------------------------------
 
 
-def assign(tokens: Tensor, prototypes: Tensor, temperature: float, rounds: int = 3) -> Tensor:
-    """Assign tokens (N, C) to prototypes (K, C), (N, K) rows that sum to 1, columns used alike."""
-    logits = functional.normalize(tokens, dim=-1) @ functional.normalize(prototypes, dim=-1).T
-    share = torch.exp((logits - logits.max()) / temperature)
-    for _ in range(rounds):
-        share = share / share.sum(0, keepdim=True).clamp(min=1e-12)
-        share = share / share.sum(1, keepdim=True).clamp(min=1e-12)
-    return share
+def owners(regions: Tensor) -> Tensor:
+    """Say to which region most of each patch belongs: (B, H, W) to (B, g * g)."""
+    cells = functional.one_hot(regions).permute(0, 3, 1, 2).float()
+    return functional.avg_pool2d(cells, PATCH).argmax(1).flatten(1)
 
 
-def settle(tokens: Tensor, temperature: float, reach: float) -> Tensor:
-    """Average tokens (B, g, g, C) over those nearby that look alike: (B, g, g, C), once.
+def seam_loss(tokens: Tensor, owner: Tensor, bar: float = 0.2, sharpness: float = 10.0) -> Tensor:
+    """Give the cross-entropy of "one region?" for all pairs of patches of a collage.
 
-    A step of mean shift. Patches of one thing come together and those on its rim take a side, so
-    the teacher's assignments are a little better than its tokens, and the student follows.
+    tokens (B, N, C), owner (B, N). The odds of a pair are sharpness * (cosine - bar). The bar lies
+    below the cosines from which ProxyCLIP's attention counts a pair (1.2 times their mean, 0.3 to
+    0.8 in a scene), so that it leaves out pairs of which the network is not sure. A patch's
+    partners in its own region count half as much as those in the others, however many they are:
+    what leaks into another part harms a map, and what stays away from its own does not.
     """
-    side = tokens.shape[1]
-    unit = functional.normalize(tokens.flatten(1, 2), dim=-1)
-    cell = torch.arange(side**2, device=tokens.device)
-    place = torch.stack([cell // side, cell % side], -1).float()
-    far = torch.cdist(place, place).square() / reach**2
-    weight = (unit @ unit.transpose(1, 2) / temperature - far).softmax(-1)
-    return (weight @ unit).reshape(tokens.shape)
+    unit = functional.normalize(tokens.float(), dim=-1)
+    logits = sharpness * (unit @ unit.transpose(1, 2) - bar)
+    same = owner[:, :, None] == owner[:, None]
+    wrong = functional.softplus(torch.where(same, -logits, logits))
+    inside = (wrong * same).sum(2) / same.sum(2)
+    across = (wrong * ~same).sum(2) / (~same).sum(2).clamp(min=1)
+    return (inside + 2 * across).mean()
 
 
-def agree(
-    tokens: Tensor, prototypes: Tensor, target: Tensor, where: Tensor, temperature: float
-) -> Tensor:
-    """Give the cross-entropy of student tokens (B, g, g, C) at the places of the other crop.
+def leak_loss(tokens: Tensor, owner: Tensor, offset: float, width: float = 0.02) -> Tensor:
+    """Give minus the logarithm of the share that ProxyCLIP's attention keeps inside a region.
 
-    target (B, g, g, K) are the teacher's assignments in the other crop, where (B, g, g, 2) the
-    places of the student's patches in it; those outside of it are not counted.
+    tokens (B, N, C), owner (B, N); offset as in `add_offset`. The hard threshold at 1.2 times the
+    mean cosine becomes a soft one, `width` wide in cosines.
     """
-    inside = (where.abs() <= 1).all(-1)
-    wanted = functional.grid_sample(
-        target.permute(0, 3, 1, 2), where, align_corners=False, padding_mode="border"
-    ).permute(0, 2, 3, 1)[inside]
-    unit = functional.normalize(tokens[inside], dim=-1)
-    logits = unit @ functional.normalize(prototypes, dim=-1).T / temperature
-    return -(wanted * logits.log_softmax(-1)).sum(-1).mean()
+    unit = functional.normalize(tokens.float(), dim=-1)
+    cosine = (unit @ unit.transpose(1, 2) + offset) / (1 + offset)
+    score = cosine - 1.2 * cosine.detach().mean((1, 2), keepdim=True)
+    weight = 3 * score + functional.logsigmoid(score / (width / (1 + offset)))
+    same = owner[:, :, None] == owner[:, None]
+    inside = weight.masked_fill(~same, -torch.inf).logsumexp(2)
+    return (weight.logsumexp(2) - inside).mean()
 
 
-def part(tokens: Tensor, taught: Tensor, masked: Tensor, bar: float) -> Tensor:
-    """Give the mean squared cosine, where positive, of pairs of patches that do not look alike.
-
-    tokens and taught (B, g, g, C) are the student's and the teacher's of the same views; pairs
-    whose cosine the teacher puts below the bar should come to stand at right angles. Masked
-    patches, (B, g * g) bool, are left out.
-    """
-    ours = functional.normalize(tokens.flatten(1, 2), dim=-1)
-    theirs = functional.normalize(taught.flatten(1, 2), dim=-1)
-    apart = (theirs @ theirs.transpose(1, 2) < bar) & ~masked[:, :, None] & ~masked[:, None]
-    cosine = (ours @ ours.transpose(1, 2)).relu()
-    return (cosine.square() * apart).sum() / apart.sum().clamp(min=1)
+def light(images: Tensor) -> Tensor:
+    """Give crops (B, 3, H, W) a light and noise of their own, and normalise them."""
+    count = len(images)
+    gain = torch.empty(count, 3, 1, 1).uniform_(0.95, 1.05)
+    gain = gain * torch.empty(count, 1, 1, 1).uniform_(0.85, 1.15)
+    noise = torch.randn_like(images) * torch.empty(count, 1, 1, 1).uniform_(0, 0.02)
+    return ((images * gain + noise).clamp(0, 1) - MEAN) / STD
 
 
 # ---- quality -------------------------------------------------------------------------------------
@@ -237,12 +147,6 @@ def affinity(tokens: Tensor, beta: float = 1.2, gamma: float = 3.0) -> Tensor:
     score = (cosine - beta * cosine.mean()) * gamma
     score.diagonal().clamp_(min=0)  # a patch may always attend to itself
     return score.masked_fill(score < 0, -torch.inf).softmax(-1)
-
-
-def peaked(tokens: Tensor, temperature: float = 0.05) -> Tensor:
-    """Give the plain softmax of the cosines (L, L) of one picture's tokens (L, C)."""
-    unit = functional.normalize(tokens.float(), dim=-1)
-    return (unit @ unit.T / temperature).softmax(-1)
 
 
 def same_thing_auc(tokens: Tensor, parts: Tensor) -> float:
@@ -307,23 +211,18 @@ def tokens_of(model: Dinov2Model, scenes: list[toybox.Scene]) -> Tensor:
 
 
 def quality(tokens: Tensor, scenes: list[toybox.Scene]) -> dict[str, float]:
-    """Measure affinity AUC and the mIoU of a poor map before and after refinement, in percent.
-
-    After: by ProxyCLIP's attention, and ("peaked") by the plain softmax of the cosines.
-    """
-    aucs, before, after, plain = [], [], [], []
+    """Measure affinity AUC and the mIoU of a poor map before and after refinement, in percent."""
+    aucs, before, after = [], [], []
     for index, scene in enumerate(scenes):
         parts = torch.from_numpy(scene.parts)
         poor = coarse_map(parts, index)
         aucs.append(same_thing_auc(tokens[index], parts))
         before.append(mean_iou(poor, parts))
         after.append(mean_iou(refine(tokens[index], poor, affinity), parts))
-        plain.append(mean_iou(refine(tokens[index], poor, peaked), parts))
     return {
         "auc": round(100 * float(np.nanmean(aucs)), 2),
         "miou_before": round(100 * float(np.mean(before)), 2),
         "miou_after": round(100 * float(np.mean(after)), 2),
-        "miou_peaked": round(100 * float(np.mean(plain)), 2),
     }
 
 
@@ -351,23 +250,34 @@ def learning_rate(step: int, options: argparse.Namespace) -> float:
     return options.rate * rise * max(0.02, min(1.0, left))
 
 
+def make_look(model: Dinov2Model) -> Callable[[np.ndarray], np.ndarray]:
+    """Make a function that gives a scene's (96, 96, 3) unit tokens (g, g, C)."""
+
+    @torch.no_grad()
+    def look(image: np.ndarray) -> np.ndarray:
+        pixels = torch.from_numpy(image).permute(2, 0, 1)[None]
+        device = model.embeddings.cls_token.device
+        with torch.autocast(device.type, dtype=torch.bfloat16):
+            hidden = model(pixel_values=((pixels - MEAN) / STD).to(device)).last_hidden_state
+        unit = functional.normalize(hidden[0, 1:].float(), dim=-1)
+        return unit.reshape(GRID, GRID, -1).cpu().numpy()
+
+    return look
+
+
 def train(options: argparse.Namespace) -> None:
     out = Path(options.out)
     out.mkdir(parents=True, exist_ok=True)
-    (out / "pid").write_text(f"{os.getpid()}\n")
     torch.set_num_threads(options.threads)
     torch.set_flush_denormal(True)
     device = torch.device(options.device)
     torch.manual_seed(options.seed)
-    student = build_model(options).to(device)
-    prototypes = torch.nn.Parameter(torch.randn(options.prototypes, options.width, device=device))
-    teacher, anchors = copy.deepcopy(student).eval(), prototypes.detach().clone()
-    trained = [*student.parameters(), prototypes]
+    model = build_model(options).to(device)
+    average = copy.deepcopy(model).eval()
     optimizer = torch.optim.AdamW(
         [
-            {"params": [p for p in student.parameters() if p.ndim >= 2], "weight_decay": 0.04},
-            {"params": [p for p in student.parameters() if p.ndim < 2], "weight_decay": 0.0},
-            {"params": [prototypes], "weight_decay": 0.0},
+            {"params": [p for p in model.parameters() if p.ndim >= 2], "weight_decay": 0.02},
+            {"params": [p for p in model.parameters() if p.ndim < 2], "weight_decay": 0.0},
         ],
         lr=options.rate, betas=(0.9, 0.98), foreach=True,
     )  # fmt: skip
@@ -375,25 +285,16 @@ def train(options: argparse.Namespace) -> None:
     checkpoint = out / "checkpoint.pt"
     if checkpoint.exists():
         saved = torch.load(checkpoint, map_location=device, weights_only=True)
-        student.load_state_dict(saved["student"])
-        teacher.load_state_dict(saved["teacher"])
+        model.load_state_dict(saved["model"])
+        average.load_state_dict(saved["average"])
         optimizer.load_state_dict(saved["optimizer"])
-        prototypes.data.copy_(saved["prototypes"])
-        anchors.copy_(saved["anchors"])
         step, wall, cpu, rendered = (saved[k] for k in ("step", "wall", "cpu", "rendered"))
     torch.manual_seed(options.seed * 1_000_003 + step)
-    rng = np.random.default_rng([options.seed, step])
-    count = sum(p.numel() for p in student.parameters())
+    collages = Collages(options.seed * 50_000_000, rendered, options.ring, options.seed)
+    count = sum(p.numel() for p in model.parameters())
     print(f"{count / 1e6:.2f} M parameters, from step {step}", flush=True)
 
-    def fresh(number: int) -> np.ndarray:
-        nonlocal rendered
-        first = options.seed * 50_000_000 + rendered  # counted on, so a resume sees new scenes
-        rendered += number
-        return np.stack([toybox.render(first + i, SIZE).image for i in range(number)])
-
     test = [toybox.render(FIRST_TEST_SEED + i, SIZE) for i in range(options.tested)]
-    unseen = [toybox.render(FIRST_TEST_SEED + 10**6 + i, SIZE, held_out="only") for i in range(32)]
     log = (out / "log.jsonl").open("a")
 
     def write(line: dict) -> None:
@@ -401,70 +302,49 @@ def train(options: argparse.Namespace) -> None:
         log.flush()
 
     if step == 0:
-        line = {"step": 0, "quality": quality(tokens_of(teacher, test), test), "seconds": 0}
+        line = {"step": 0, "quality": quality(tokens_of(average, test), test), "seconds": 0}
         write({**line, "cpu_seconds": 0, "colour_alone": quality(colour_tokens(test), test)})
 
     def save() -> None:
         state = {
-            "student": student.state_dict(), "teacher": teacher.state_dict(),
-            "optimizer": optimizer.state_dict(), "prototypes": prototypes.detach(),
-            "anchors": anchors, "step": step, "wall": wall, "cpu": cpu, "rendered": rendered,
+            "model": model.state_dict(), "average": average.state_dict(),
+            "optimizer": optimizer.state_dict(), "step": step, "wall": wall, "cpu": cpu,
+            "rendered": collages.rendered,
         }  # fmt: skip
         torch.save(state, out / "checkpoint.tmp")
         (out / "checkpoint.tmp").replace(checkpoint)
 
     clock, used = time.monotonic(), time.process_time()
-    buffer = fresh(options.buffer)
     losses: list[float] = []
-    aparts: list[float] = []
+    leaks: list[float] = []
     while step < options.steps:
-        if options.minutes and wall > 60 * options.minutes:
-            break
-        buffer[rng.integers(0, len(buffer), options.fresh)] = fresh(options.fresh)
-        picked = rng.integers(0, len(buffer), options.scenes)
-        images = torch.from_numpy(buffer[picked]).to(device).permute(0, 3, 1, 2).float() / 255
-        side = int(options.sides[int(rng.integers(len(options.sides)))])
-        images = images[: max(2, round(len(images) * (options.sides[0] / side) ** 2))]
-        number = len(images)
-        # One patch of a view covers 0.6 to 1.6 patches of the scene.
-        most = min(1.0, side / GRID * 1.6)
-        first = Views.draw(number, None, min(1.0, side / GRID * 0.6), most)
-        second = Views.draw(number, first, min(1.0, side / GRID * 0.6), most)
-        shown = torch.cat([show(images, view, side) for view in (first, second)])
-        windows = draw_windows(2 * number, side).to(device)
-        masked = draw_masks(2 * number, side, options.mask).to(device)
+        if step >= options.trust * options.steps and (not collages.look or step % 2000 == 0):
+            collages.trust(make_look(copy.deepcopy(average)))
+        if step % options.every == 0:
+            collages.renew(1)
+        sides = SIDES if step < options.whole * options.steps else SIDES_LAST
+        side, number = sides[int(collages.rng.integers(len(sides)))]
+        images, regions = collages.draw(number, side * PATCH)
+        corner = collages.rng.integers(GRID - side + 1, size=2)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, options)
-
-        amp = torch.autocast(device.type, dtype=torch.bfloat16, enabled=not options.float32)
-        with torch.no_grad(), amp:
-            seen = encode(teacher, shown, windows, None)
-        with torch.no_grad():
-            settled = settle(seen.float(), 0.1, options.reach)
-            target = assign(settled.flatten(0, 2), anchors, options.teacher_temperature)
-            target = target.reshape(2 * number, side, side, -1)
-        with amp:
-            tokens = encode(student, shown, windows, masked)
-        loss = torch.zeros((), device=device)
-        pairs = ((first, second, 0, 1), (second, first, 1, 0))
-        for mine, other, i, j in pairs:
-            where = other.locate(mine.points(side)).to(device)
-            loss = loss + 0.5 * agree(
-                tokens[i * number : (i + 1) * number].float(), prototypes,
-                target[j * number : (j + 1) * number], where, options.temperature,
-            )  # fmt: skip
-        apart = part(tokens.float(), settled, masked, options.bar)
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=not options.float32):
+            tokens = encode(model, light(images).to(device), (int(corner[0]), int(corner[1])))
+        owner = owners(regions).to(device)
+        loss = seam_loss(tokens, owner)
+        losses.append(float(loss.detach()))
+        if step >= options.settled * options.steps:
+            leak = leak_loss(tokens, owner, options.offset)
+            leaks.append(float(leak.detach()))
+            loss = loss + 2 * leak
         optimizer.zero_grad(set_to_none=True)
-        (loss + options.apart * apart).backward()
-        torch.nn.utils.clip_grad_norm_(trained, 1.0, foreach=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0, foreach=True)
         optimizer.step()
         step += 1
+        keep = min(options.average, (1 + step) / (10 + step))
         with torch.no_grad():
-            keep = min(options.average, (1 + step) / (10 + step))
-            torch._foreach_lerp_(list(teacher.parameters()), list(student.parameters()), 1 - keep)
-            anchors.lerp_(prototypes, 1 - keep)
-        losses.append(float(loss.detach()))
-        aparts.append(float(apart.detach()))
+            torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - keep)
         now, now_used = time.monotonic(), time.process_time()
         wall += min(now - clock, 20)  # a stopped process does not count
         cpu += now_used - used
@@ -473,78 +353,48 @@ def train(options: argparse.Namespace) -> None:
             line = {
                 "step": step,
                 "loss": round(float(np.mean(losses)), 4),
-                "apart": round(float(np.mean(aparts)), 4),
                 "seconds": round(wall),
                 "cpu_seconds": round(cpu),
-                "scenes": rendered,
+                "scenes": collages.rendered,
             }
-            losses, aparts = [], []
+            if leaks:
+                line["leak"] = round(float(np.mean(leaks)), 4)
+            losses, leaks = [], []
             if step % options.test_every == 0 or step == options.steps:
-                line["quality"] = quality(tokens_of(teacher, test), test)
-                line["held_out"] = quality(tokens_of(teacher, unseen), unseen)
+                line["quality"] = quality(tokens_of(average, test), test)
+                shipped = copy.deepcopy(average)
+                add_offset(shipped, options.offset, test)
+                line["with_offset"] = quality(tokens_of(shipped, test), test)
                 save()
             write(line)
     save()
     print(f"stopped at step {step}: {wall:.0f} s, {cpu:.0f} s of CPU", flush=True)
 
 
-CARD = """---
-license: apache-2.0
-library_name: transformers
----
-# wordmask/tiny-vfm
+@torch.no_grad()
+def add_offset(model: Dinov2Model, share: float, scenes: list[toybox.Scene]) -> None:
+    """Add a common part to all tokens, so that cosines rise: c to (c + share) / (1 + share).
 
-A small self-supervised ViT that knows the toybox and **not the world**: a stand-in for DINO where
-wordmask refines score maps by what looks alike. It exists so that the refiners run, offline and for
-real, and can be tested. On a photograph its affinities mean little.
-
-- **Format**: transformers `Dinov2Model` (`AutoModel` loads it), {parameters:.2f} M parameters in
-  fp16; patch {patch}, {blocks} blocks of width {width}, {heads} heads; positions for a grid of
-  24 x 24 (96 pixels), interpolated by transformers at any other. Pixels are normalised with mean
-  0.5 and standard deviation 0.25 (`preprocessor_config.json`); sides: multiples of {patch}.
-- **Use**: cosines between the patch tokens of `last_hidden_state[:, 1:]`. No loss was put on the
-  class token: do not use it.
-- **Data**: {scenes:,} scenes of `wordmask.toybox`, rendered while training (seeds from {first:,}
-  on). No label, no caption, no mask.
-- **Recipe**: `training/vfm.py`, seed {seed}: self-distillation on patches (DINO, iBOT) with
-  balanced prototypes (SwAV): the assignment of a patch in one crop is predicted from another crop
-  that is partly masked. Step {step:,}, AdamW at {rate}{cooled}, the teacher's (averaged)
-  weights. {note}
-- **Cost**: {cpu:,} s of CPU on one core in all ({wall:,} s on a machine shared with other work).
-- **Log**: `log.jsonl` of the run.
-
-## Measured
-
-{count} fresh scenes of 96 pixels (seeds {tested:,} on), and as many in which every thing is a pair
-of colour and surface that was held out of training. *AUC*: how often two patches of one part of a
-scene have a higher cosine than two of different parts. *mIoU*: a {coarse} x {coarse} map of the
-true parts with noise (0.3) added is multiplied once with an affinity of the tokens: ProxyCLIP's
-attention (beta 1.2, gamma 3), or the plain softmax of the cosines at temperature 0.05; a cell says
-mIoU on the fresh scenes / on those held out, per cent. "Colour alone" takes each patch's mean
-colour for a token; "true parts" takes the parts themselves, the most that any token can reach.
-
-| tokens | AUC | map as it is | after ProxyCLIP's | after the softmax |
-|---|---|---|---|---|
-{rows}
-
-## Limits
-
-- It knows 8 colours, 6 surfaces and 8 grounds as they are rendered, near 96 pixels a scene.
-- Two things that look the same are the same to it; it tells looks apart, not objects.
-- Patches of ground at the rim of a thing side with the thing about as often as with the ground.
-{limit}"""
-NO_GAIN = """- **ProxyCLIP's attention of it does not sharpen these maps**: it leaves too much
-  weight on other parts.
-"""
+    ProxyCLIP's threshold is 1.2 times the mean cosine. Tokens of DINO have much in common and the
+    mean is high. Here unlike patches were driven to 0, and the mean is so low that pairs pass of
+    which the network is not sure. The last norm's output is empty along 1 / its weight; there the
+    common part goes, at right angles to all tokens.
+    """
+    norm = model.layernorm
+    empty = functional.normalize(1 / norm.weight, dim=0)
+    norm.bias -= (norm.bias @ empty) * empty
+    length = tokens_of(model, scenes).square().sum(-1).mean().sqrt()
+    norm.bias += share**0.5 * length * empty
 
 
 def export(options: argparse.Namespace) -> None:
-    """Write the teacher of a run as fp16 safetensors, its configs and its measured model card."""
+    """Write the averaged weights of a run as fp16 safetensors, with its configs."""
     folder = Path(options.export)
-    torch.set_num_threads(options.threads)
     saved = torch.load(Path(options.out) / "checkpoint.pt", map_location="cpu", weights_only=True)
     model = build_model(options)
-    model.load_state_dict(saved["teacher"])
+    model.load_state_dict(saved["average"])
+    first_seed = options.seed * 50_000_000
+    add_offset(model, options.offset, [toybox.render(first_seed + i) for i in range(16)])
     model.half().save_pretrained(folder)
     processor = {
         "image_processor_type": "BitImageProcessor",
@@ -558,36 +408,7 @@ def export(options: argparse.Namespace) -> None:
         "image_std": [STD] * 3,
     }
     (folder / "preprocessor_config.json").write_text(json.dumps(processor, indent=2) + "\n")
-
-    model = Dinov2Model.from_pretrained(folder, dtype=torch.float32).eval()
-    first, count = 1_200_000_000, 64
-    fresh = [toybox.render(first + i, SIZE) for i in range(count)]
-    unseen = [toybox.render(first + 10**6 + i, SIZE, held_out="only") for i in range(count)]
-    torch.manual_seed(options.seed)
-    untrained = build_model(options).eval()
-    rows, ours = [], {}
-    kinds: dict[str, Callable[[list[toybox.Scene]], Tensor]] = {
-        "colour alone": colour_tokens,
-        "untrained network": lambda scenes: tokens_of(untrained, scenes),
-        "true parts": part_tokens,
-        "**tiny-vfm**": lambda scenes: tokens_of(model, scenes),
-    }
-    for name, tokens in kinds.items():
-        ours, held = quality(tokens(fresh), fresh), quality(tokens(unseen), unseen)
-        cells = [f"{ours[key]:.1f} / {held[key]:.1f}" for key in ours]
-        rows.append(f"| {name} | {' | '.join(cells)} |")
-    left = min(1.0, (options.steps - saved["step"]) / max(1, options.cooldown * options.steps))
-    card = CARD.format(
-        parameters=sum(p.numel() for p in model.parameters()) / 1e6, patch=PATCH,
-        blocks=options.blocks, width=options.width, heads=options.width // 32,
-        first=options.seed * 50_000_000, scenes=saved["rendered"], seed=options.seed,
-        step=saved["step"], rate=options.rate, cpu=round(saved["cpu"]), wall=round(saved["wall"]),
-        cooled=", cooled down" if left < 0.1 else " without cool-down", note=options.note,
-        count=count, tested=first, coarse=COARSE, rows="\n".join(rows),
-        limit=NO_GAIN if ours["miou_after"] <= ours["miou_before"] else "",
-    )  # fmt: skip
-    (folder / "README.md").write_text(card)
-    print("\n".join(rows))
+    (folder / "model.safetensors").chmod(0o644)
 
 
 def main() -> None:
@@ -595,33 +416,26 @@ def main() -> None:
     add = parser.add_argument
     add("--out", required=True, help="folder of checkpoint and log; resumed if it exists")
     add("--export", help="write the run's averaged weights to this folder and stop")
-    add("--note", default="", help="a sentence on the run for the exported model card")
-    add("--steps", type=int, default=2000)
-    add("--minutes", type=float, help="stop (not cooled down) after this many minutes of training")
+    add("--offset", type=float, default=2.0, help="common part added by --export, see add_offset")
+    add("--steps", type=int, default=7000)
     add("--device", default="cpu")
     add("--threads", type=int, default=1)
     add("--float32", action="store_true", help="no bfloat16")
     add("--seed", type=int, default=1)
     add("--width", type=int, default=128)
-    add("--blocks", type=int, default=6)
-    add("--prototypes", type=int, default=256)
-    add("--scenes", type=int, default=8, help="scenes per step, at the first of --sides")
-    add("--sides", type=int, nargs="+", default=[12], help="patches per side of a view")
-    add("--mask", type=float, default=0.3, help="most of a view that is masked")
-    add("--temperature", type=float, default=0.1)
-    add("--teacher-temperature", type=float, default=0.03)
-    add("--reach", type=float, default=2.8, help="patches over which the teacher's tokens settle")
-    add("--bar", type=float, default=0.6, help="cosine below which two patches do not look alike")
-    add("--apart", type=float, default=2.0, help="weight of keeping such patches apart")
-    add("--rate", type=float, default=1e-3)
-    add("--warmup", type=int, default=50)
+    add("--blocks", type=int, default=5)
+    add("--rate", type=float, default=1.5e-3)
+    add("--warmup", type=int, default=100)
     add("--cooldown", type=float, default=0.3, help="share of the steps over which the rate falls")
-    add("--average", type=float, default=0.99)
-    add("--buffer", type=int, default=512)
-    add("--fresh", type=int, default=6, help="new scenes per step")
-    add("--tested", type=int, default=64)
-    add("--log-every", type=int, default=25)
-    add("--test-every", type=int, default=200)
+    add("--whole", type=float, default=0.3, help="share of the steps before whole scenes come")
+    add("--settled", type=float, default=0.8, help="share of the steps before the leak counts")
+    add("--average", type=float, default=0.995)
+    add("--ring", type=int, default=320, help="scenes that pieces are cut from")
+    add("--every", type=int, default=4, help="steps between new scenes")
+    add("--trust", type=float, default=0.2, help="share of the steps before it picks pieces itself")
+    add("--tested", type=int, default=32)
+    add("--log-every", type=int, default=50)
+    add("--test-every", type=int, default=250)
     options = parser.parse_args()
     if options.export:
         export(options)
