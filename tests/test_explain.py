@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tiny import tiny_clip, tiny_tokenizer
+from tiny import tiny_clip, tiny_tokenizer, tiny_vfm
 from wordmask import Segmenter, WordmaskError, explain, list_methods
 from wordmask.explain import View, attention_of_patch, maps_by_set, similarity_by_layer
 
@@ -17,7 +17,8 @@ WORDS = ["photo", "cat", "do"]
 @pytest.fixture(scope="module")
 def segmenter() -> Segmenter:
     model = tiny_clip(layers=4)
-    return Segmenter.from_pretrained(model, "clip", tokenizer=tiny_tokenizer())
+    beside = {"vfm": tiny_vfm()}
+    return Segmenter.from_pretrained(model, "clip", tokenizer=tiny_tokenizer(), networks=beside)
 
 
 def picture(height: int = 56, width: int = 56, seed: int = 0) -> np.ndarray:
@@ -65,7 +66,7 @@ def test_attention_of_every_method(segmenter, method):
     for values in (attention.before, attention.after):
         assert values.min() >= 0
     assert 0 < attention.before.sum() < 1  # the class token has the rest
-    most = 2 if method == "sclip" else 1  # SCLIP adds two maps
+    most = {"sclip": 2, "cliptrase": 3}.get(method, 1)  # so many maps are added
     assert 0 < attention.after.sum() <= most + 1e-5
     if method == "maskclip":
         one_hot = torch.zeros(7, 12)

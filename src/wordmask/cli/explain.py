@@ -39,6 +39,8 @@ def explain(
     device: common.Device = None,
     dtype: common.Dtype = None,
     offline: common.Offline = False,
+    vfm: common.Vfm = None,
+    classifier: common.Classifier = None,
     out: Annotated[
         Path,
         typer.Option(
@@ -81,6 +83,7 @@ def explain(
         dtype=dtype,
         offline=offline,
         max_pixels=max_pixels,
+        networks=common.read_networks(vfm=vfm, classifier=classifier),
     )
     with common.busy("drawing"):
         drawn = {
