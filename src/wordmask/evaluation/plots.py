@@ -39,9 +39,6 @@ def draw(runs: Sequence[Found], folder: Path) -> list[tuple[str, Path]]:
         "axes.edgecolor": GREY,
         "axes.labelcolor": INK,
         "text.color": INK,
-        "axes.titlelocation": "left",
-        "axes.titlesize": 10,
-        "axes.titleweight": "bold",
         "legend.frameon": False,
     }
     folder.mkdir(parents=True, exist_ok=True)
@@ -60,24 +57,39 @@ def _plots(runs: Sequence[Found]) -> Iterator[tuple[str, str, Any]]:
     """Title, file name and painter of every plot."""
     clean = [found for found in runs if found.clean and found.entry["miou"] is not None]
     colours = _colours(clean)
-    sets = dict.fromkeys(found.entry["dataset"] for found in clean)
-    for dataset in sets:
-        here = [found for found in clean if found.entry["dataset"] == dataset]
+    for key, here in _by_pictures(clean).items():
+        entry = here[0].entry
+        title = f"{entry['title']} ({entry['dataset']}), {entry['images']} pictures"
         best = _best_of_sweeps(here)
-        title = f"{here[0].entry['title']}, {here[0].entry['images']} pictures"
-        yield title, f"bars-{dataset}", lambda f, b=best, t=title: _bars(f, b, t, colours)
+        yield title, f"bars-{key}", lambda f, b=best, t=title: _bars(f, b, t, colours)
         if len(best) > 1:
             name = f"{title}: time against mIoU"
-            yield name, f"time-{dataset}", lambda f, b=best, n=name: _times(f, b, n, colours)
-        for key in dict.fromkeys(key for found in here for key in found.entry["swept"]):
-            swept = [found for found in here if key in found.entry["swept"]]
-            name = f"{title}: {key}"
-            file = f"sweep-{dataset}-{key.replace('.', '-')}"
-            yield name, file, lambda f, s=swept, k=key, n=name: _sweep(f, s, k, n, colours)
-    for dataset in dict.fromkeys(f.entry["dataset"] for f in runs if not f.clean):
-        here = [f for f in runs if f.entry["dataset"] == dataset and f.entry["miou"] is not None]
-        name = f"{here[0].entry['title']}: corrupted pictures"
-        yield name, f"corrupted-{dataset}", lambda f, h=here, n=name: _curves(f, h, n, colours)
+            yield name, f"time-{key}", lambda f, b=best, n=name: _times(f, b, n, colours)
+        for option in dict.fromkeys(option for found in here for option in found.entry["swept"]):
+            swept = [found for found in here if option in found.entry["swept"]]
+            name = f"{title}: {option}"
+            file = f"sweep-{key}-{option.replace('.', '-')}"
+            yield name, file, lambda f, s=swept, o=option, n=name: _sweep(f, s, o, n, colours)
+    known = [found for found in runs if found.entry["miou"] is not None]
+    for key, here in _by_pictures(known).items():
+        if any(not found.clean for found in here):
+            entry = here[0].entry
+            name = f"{entry['title']} ({entry['dataset']}), {entry['images']} pictures: corrupted"
+            yield name, f"corrupted-{key}", lambda f, h=here, n=name: _curves(f, h, n, colours)
+
+
+def _by_pictures(runs: Sequence[Found]) -> dict[str, list[Found]]:
+    """Runs on the same pictures, by the data set's name; `NAME-first-50` for a part of it."""
+    groups: dict[tuple[str, int], list[Found]] = {}
+    for found in runs:
+        groups.setdefault((found.entry["dataset"], found.entry["images"]), []).append(found)
+    most: dict[str, int] = {}
+    for dataset, images in groups:
+        most[dataset] = max(images, most.get(dataset, 0))
+    return {
+        dataset if images == most[dataset] else f"{dataset}-first-{images}": here
+        for (dataset, images), here in groups.items()
+    }
 
 
 def _colours(runs: Sequence[Found]) -> dict[str, str]:
@@ -92,12 +104,10 @@ def _method(found: Found) -> str:
 
 
 def _best_of_sweeps(runs: Sequence[Found]) -> list[Found]:
-    """One run for each method, protocol and model: where a sweep gave more, the best."""
+    """One run for each method, protocol and model: the plain one, or the best of a sweep."""
     best: dict[tuple[Any, ...], Found] = {}
-    for found in runs:
-        key = (_method(found), found.entry["protocol"]["protocol"], found.model["weights"])
-        if key not in best or found.entry["miou"] > best[key].entry["miou"]:
-            best[key] = found
+    for found in sorted(runs, key=lambda f: (not f.entry["swept"], f.entry["miou"])):
+        best[_method(found), found.entry["protocol"]["protocol"], found.model["weights"]] = found
     return list(best.values())
 
 
@@ -119,10 +129,14 @@ def _bars(figure: Any, runs: Sequence[Found], title: str, colours: dict[str, str
             published = True
             axes.plot([number, number], [row - 0.4, row + 0.4], color=INK, linewidth=2)
     axes.set_yticks(range(len(ordered)), [_label(found, ordered) for found in ordered])
-    axes.set_xlim(0, min(100, 1.18 * max(100 * f.entry["miou"] for f in ordered) + 6))
+    axes.set_xlim(0, 1.1 * axes.get_xlim()[1])  # room for the numbers
     lines = "; thin line: 95 % interval" + ("; thick: published" if published else "")
     axes.set_xlabel(f"mIoU, %{lines}")
-    axes.set_title(title)
+    _title(figure, title)
+
+
+def _title(figure: Any, title: str) -> None:
+    figure.suptitle(title, x=0.01, ha="left", fontsize=10, fontweight="bold")
 
 
 def _label(found: Found, among: Sequence[Found]) -> str:
@@ -152,7 +166,7 @@ def _times(figure: Any, runs: Sequence[Found], title: str, colours: dict[str, st
     axes.grid(color="#e3e6e8", linewidth=0.6)
     axes.set_xlabel("milliseconds for a picture, encode and decide")
     axes.set_ylabel("mIoU, %")
-    axes.set_title(title)
+    _title(figure, title)
 
 
 def _ticks(low: float, high: float) -> list[float]:
@@ -181,6 +195,8 @@ def _sweep(
     numeric = all(_number(value) is not None for value in values)
     styles = ["-", "--", ":", "-."]
     seen: dict[str, int] = {}
+    methods = {line[0] for line in lines}
+    shades = (0.85 * palette(len(lines))[1:] / 255).tolist()
     for line, points in lines.items():
         position = [_number(v) if numeric else values.index(v) for v, _ in points]
         ordered = sorted(zip(position, (y for _, y in points), strict=True))
@@ -188,14 +204,18 @@ def _sweep(
         seen[line[0]] += 1
         name = " ".join([line[0], *line[2:]])
         x, y = zip(*ordered, strict=True)
-        axes.plot(x, y, style, marker="o", markersize=3.5, label=name, color=colours[line[0]])
+        colour = colours[line[0]] if len(methods) > 1 else shades[list(lines).index(line)]
+        axes.plot(x, y, style, marker="o", markersize=3.5, label=name, color=colour)
+    low, high = axes.get_ylim()
+    if high - low < 1:  # less than a point is no difference to be shown as a slope
+        axes.set_ylim((low + high - 1) / 2, (low + high + 1) / 2)
     if not numeric:
         axes.set_xticks(range(len(values)), values, rotation=20, ha="right")
     axes.set_xlabel(key)
     axes.set_ylabel("mIoU, %")
     axes.grid(color="#e3e6e8", linewidth=0.6)
     axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
-    axes.set_title(title)
+    _title(figure, title)
 
 
 def _number(text: str) -> float | None:
@@ -225,6 +245,6 @@ def _curves(figure: Any, runs: Sequence[Found], title: str, colours: dict[str, s
         axes.grid(color="#e3e6e8", linewidth=0.6)
         axes.set_ylim(bottom=0)
     panels[0].set_ylabel("mIoU, %")
-    figure.suptitle(title, x=0.01, ha="left", fontsize=10, fontweight="bold")
+    _title(figure, title)
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right center", fontsize=8)

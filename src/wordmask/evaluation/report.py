@@ -107,17 +107,16 @@ def report(folder: Path, partial: bool = False) -> dict[str, Path]:
 def own_tables(runs: Sequence[Found]) -> list[page.Grid]:
     """mIoU of every run on every data set, and under corruption where it was measured."""
     clean = [found for found in runs if found.clean]
-    sets = list(dict.fromkeys(found.entry["dataset"] for found in clean))
-    rows: dict[str, dict[str, str]] = {}
+    sets = list(dict.fromkeys(_pictures(found) for found in clean))
+    rows: dict[str, dict[tuple[str, int], str]] = {}
     for found in clean:
         entry = found.entry
         mark = "" if complete(entry) or not entry["expected"] else "*"
-        rows.setdefault(found.name, {})[entry["dataset"]] = percent(entry["miou"]) + mark
-    count = {e["dataset"]: e["images"] for e in (found.entry for found in clean)}
+        rows.setdefault(found.name, {})[_pictures(found)] = percent(entry["miou"]) + mark
     grids = [
         page.Grid(
             "Our runs, mIoU",
-            ["method, protocol, model", *(f"{name} ({count[name]})" for name in sets)],
+            ["method, protocol, model", *(f"{name} ({images})" for name, images in sets)],
             [[name, *(cells.get(one, "") for one in sets)] for name, cells in rows.items()],
             "In brackets: pictures. * not the complete set, so no number to hold against a paper.",
         )
@@ -128,16 +127,19 @@ def own_tables(runs: Sequence[Found]) -> list[page.Grid]:
     return grids
 
 
+def _pictures(found: Found) -> tuple[str, int]:
+    """Data set and number of pictures: numbers compare on the same pictures alone."""
+    return found.entry["dataset"], found.entry["images"]
+
+
 def _corruption_table(runs: Sequence[Found], corrupted: Sequence[Found]) -> page.Grid:
     kinds = list(dict.fromkeys(found.entry["condition"][0] for found in corrupted))
-    by = {
-        (f.name, f.entry["dataset"], *f.entry["condition"]): percent(f.entry["miou"]) for f in runs
-    }
+    by = {(f.name, _pictures(f), *f.entry["condition"]): percent(f.entry["miou"]) for f in runs}
     rows = []
-    for name, dataset in dict.fromkeys((f.name, f.entry["dataset"]) for f in corrupted):
-        cells = [by.get((name, dataset, "clean", 0), "-")]
-        cells += [" / ".join(by.get((name, dataset, k, s), "-") for s in (1, 2, 3)) for k in kinds]
-        rows.append([name, dataset, *cells])
+    for name, pictures in dict.fromkeys((f.name, _pictures(f)) for f in corrupted):
+        cells = [by.get((name, pictures, "clean", 0), "-")]
+        cells += [" / ".join(by.get((name, pictures, k, s), "-") for s in (1, 2, 3)) for k in kinds]
+        rows.append([name, f"{pictures[0]} ({pictures[1]})", *cells])
     heads = ["method, protocol, model", "data set", "clean", *kinds]
     return page.Grid("Corrupted pictures, mIoU at severities 1 / 2 / 3", heads, rows)
 
