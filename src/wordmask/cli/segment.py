@@ -132,6 +132,7 @@ def segment(
 
     from wordmask.images import read_image
     from wordmask.methods import create_method
+    from wordmask.towers.networks import DEFAULTS
     from wordmask.vocabulary import Background
 
     strategy = Background.parse(background)
@@ -147,7 +148,7 @@ def segment(
     used = {built.network, *(refiner.network for refiner in refiners)} - {"none"}
     settings |= {
         "refiners": [{"name": r.name} | r.options() for r in refiners],
-        "networks": {kind: _resolved(networks.get(kind)) for kind in sorted(used)},
+        "networks": {kind: _resolved(networks.get(kind, DEFAULTS[kind])) for kind in sorted(used)},
         "labels": labels is not None,
     }
     record = Record(out, settings, overwrite)
@@ -171,6 +172,9 @@ def segment(
         networks=networks,
         low_memory=low_memory,
     )
+    if not low_memory:
+        with common.busy("loading the networks beside CLIP"):
+            segmenter.networks.load(sorted(used))
     with common.busy("encoding the words"):
         queries, strategy = segmenter.queries(words, strategy)
     tally = _Tally(words.names)
@@ -247,8 +251,8 @@ def _settings(
     }
 
 
-def _resolved(source: str | None) -> str | None:
-    return os.path.abspath(source) if source is not None and os.path.isdir(source) else source
+def _resolved(source: str) -> str:
+    return os.path.abspath(source) if os.path.isdir(source) else source
 
 
 def read_labels(file: Path, pictures: Sequence[Picture], words: Vocabulary) -> list[Picture]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -96,6 +96,16 @@ class Networks:
             source = self.sources[kind]
             self._loaded[kind] = load(source, **self._where)
         return self._loaded[kind]
+
+    def load(self, kinds: Iterable[str]) -> None:
+        """Load networks now and not at their first use, so that what is missing is told early.
+
+        Raises:
+            WordmaskError: a network that is not to be had.
+        """
+        for kind in kinds:
+            if kind != "none":
+                getattr(self, kind)
 
     def release(self, *kinds: str) -> None:
         """Drop loaded networks, all or those named; they are loaded again when next used.
