@@ -618,6 +618,10 @@ class Watch:
         self.task, self.condition, self.team, self.report = task, condition, team, report
         self.counts = [run.metrics(task.bench, False).confusion for run in task.runs]
         self.counted: set[str] = set()
+        dealt = task.shards(condition)
+        if team.distributed:  # nothing is heard of the others until the end
+            dealt = [shard for shard in dealt if shard[0] % team.size == team.rank]
+        self.total = sum(len(pictures) for _, _, pictures in dealt)
         self.shown = 0.0
         for index, path, pictures in task.shards(condition):
             if index % team.size != team.rank and not team.distributed:
@@ -647,13 +651,13 @@ class Watch:
             run.label: counts.mean_iou(run.protocol.definition)  # type: ignore[arg-type]
             for run, counts in zip(self.task.runs, self.counts, strict=True)
         }
-        total = len(self.task.samples)
+        total = self.total
         self.report(Progress(self.task.bench.name, self.condition, len(self.counted), total, means))
         self.shown = time.perf_counter()
 
     def wait(self) -> None:
         """Go on reporting until the helpers have done their share."""
-        while self.team.busy() and len(self.counted) < len(self.task.samples):
+        while self.team.busy() and len(self.counted) < self.total:
             time.sleep(0.05)
             self.show()
         self.show(force=True)
