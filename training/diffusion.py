@@ -1,17 +1,16 @@
 """Train the built-in tiny latent diffusion on toybox scenes, in diffusers format.
 
 First an AutoencoderKL learns to write pieces of scenes as latents of half their side; then a
-UNet2DConditionModel, conditioned on the empty prompt only, learns to tell the noise in them. Both
-see pieces of scenes at their own scale, never a mask and never a word. What the package uses is
-the UNet's self-attention at little noise (t = 101 of 1000): CLIPer multiplies its maps with a
-coarse class map to bring it to the edges of things. So time steps are drawn with little noise in
-favour, and every test measures just that: the mIoU of a coarse, noisy map before and after. An
-auxiliary loss (`Neighbours`, --near) asks those maps to tell what lies near. In the 600 steps of
-the shipped weights it did not make the compensation help; see the model card.
+UNet2DConditionModel, conditioned on the empty prompt only, learns to tell the noise in them.
+What the package uses is the UNet's self-attention at little noise (t = 101 of 1000): CLIPer
+multiplies its maps with a coarse class map to bring it to the edges of things. In Stable Diffusion
+these maps know the parts of a picture because billions of pictures were denoised. Here they get
+minutes, so a second loss (`seam_loss`) asks them directly: on collages of pieces of scenes
+(`collage.py`) an attention, and CLIPer's chain of them (`chain_loss`), shall stay inside the piece
+it starts from. No mask, label or word of a scene is involved in either.
 
-    python training/diffusion.py --out runs/diffusion             # resumes where it stopped
+    python training/diffusion.py --out runs/diffusion --look src/wordmask/networks/tiny-vfm
     python training/diffusion.py --out runs/diffusion --pictures runs/diffusion/pictures
-    python training/diffusion.py --out runs/diffusion --measure   # also with --clip FOLDER
     python training/diffusion.py --out runs/diffusion --export src/wordmask/networks/tiny-diffusion
 """
 
@@ -21,7 +20,6 @@ import argparse
 import copy
 import json
 import math
-import os
 import signal
 import time
 from pathlib import Path
@@ -29,25 +27,26 @@ from pathlib import Path
 import numpy as np
 import torch
 from clip import build_tokenizer
+from collage import SIZE, Collages
 from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional
-from transformers import CLIPTextConfig, CLIPTextModel
+from transformers import CLIPTextConfig, CLIPTextModel, Dinov2Model
+from vfm import make_look
 
 from wordmask import toybox
 
-SIZE = 96  # the scenes of tiny-clip; the networks take any even side
 SHRINK = 2  # pixels per latent
 CELL = 8  # pixels per cell of the coarse map that is measured: tiny-clip's patch
 STEP = 101  # the time step that CLIPer reads: entry 45 of PNDM's 51
-MARGIN = 16  # pixels around a piece that the VAE sees and the UNet does not
 FIRST_TRAINING_SEED = 3 * 10**9  # other scenes than those of the other networks
 FIRST_TEST_SEED = 10**9
-# Sides of the pieces in pixels, how many a step shows, and how often: most of the run, then last.
-PIECES = ((32, 16), (48, 8), (64, 4), (96, 2))
-OFTEN = (0.5, 0.35, 0.15, 0.0)
-OFTEN_LAST = (0.2, 0.3, 0.3, 0.2)
+# Side of the crops of a step in pixels, how many are of scenes and how many are collages; and how
+# often: most of the run, then last.
+CROPS = ((32, 6, 10), (48, 3, 5), (64, 1, 3), (96, 1, 1))
+OFTEN = (0.3, 0.4, 0.25, 0.05)
+OFTEN_LAST = (0.25, 0.35, 0.3, 0.1)
 
 
 # ---- model ---------------------------------------------------------------------------------------
@@ -68,9 +67,10 @@ def build_vae() -> AutoencoderKL:
 
 
 def build_unet(text_width: int) -> UNet2DConditionModel:
-    """Four levels and three attentions a level going up, as Stable Diffusion has; few channels.
+    """Four levels, as Stable Diffusion has; few channels, and two attentions a level going up.
 
-    diffusers calls the number of heads attention_head_dim.
+    diffusers calls the number of heads attention_head_dim. One where CLIPer reads them: its chain
+    multiplies what every head lets out.
     """
     return UNet2DConditionModel(
         sample_size=SIZE // SHRINK,
@@ -78,10 +78,10 @@ def build_unet(text_width: int) -> UNet2DConditionModel:
         out_channels=4,
         down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
         up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
-        block_out_channels=(32, 48, 48, 48),
-        layers_per_block=2,
+        block_out_channels=(48, 64, 64, 64),
+        layers_per_block=1,
         cross_attention_dim=text_width,
-        attention_head_dim=(2, 3, 3, 3),
+        attention_head_dim=(1, 2, 2, 2),
         norm_num_groups=8,
         use_linear_projection=True,
     )
@@ -138,8 +138,8 @@ class Networks:
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
-        """Turn images (B, H, W, 3) uint8 into scaled latents (B, 4, H / 2, W / 2)."""
-        mean = self.vae.encode(to_input(images)).latent_dist.mean
+        """Turn images (B, 3, H, W) in -1 ... 1 into scaled latents (B, 4, H / 2, W / 2)."""
+        mean = self.vae.encode(images).latent_dist.mean
         return mean * self.vae.config.scaling_factor
 
     @torch.no_grad()
@@ -148,7 +148,7 @@ class Networks:
 
         So the factor can be Stable Diffusion's own, and readers that have it built in fit.
         """
-        latents = self.vae.encode(to_input(images)).latent_dist.mean.transpose(0, 1).flatten(1)
+        latents = self.vae.encode(images).latent_dist.mean.transpose(0, 1).flatten(1)
         middle = latents.mean(1)
         scale = 1 / (latents.std(1) * self.vae.config.scaling_factor)
         write, read = self.vae.quant_conv, self.vae.post_quant_conv
@@ -159,8 +159,9 @@ class Networks:
         write.bias[4:] += 2 * scale.log()
 
 
-def to_input(images: Tensor) -> Tensor:
-    """Turn images (B, H, W, 3) uint8 into (B, 3, H, W) in -1 ... 1."""
+def to_input(scenes: list[toybox.Scene], device: torch.device) -> Tensor:
+    """Turn scenes into (B, 3, H, W) in -1 ... 1."""
+    images = torch.from_numpy(np.stack([scene.image for scene in scenes])).to(device)
     return images.permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
@@ -188,12 +189,12 @@ class Recorder:
 
 
 @torch.no_grad()
-def attention_maps(networks: Networks, unet, image: np.ndarray, seed: int) -> Tensor:
+def attention_maps(networks: Networks, unet, scene: toybox.Scene, seed: int) -> Tensor:
     """Give the maps (layers * heads, L, L) that CLIPer reads, in the order of its chain.
 
     Self-attention of the last up block's second layer, then of its first, at t = 101.
     """
-    latents = networks.encode(torch.from_numpy(image)[None].to(networks.device))
+    latents = networks.encode(to_input([scene], networks.device))
     noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(seed))
     step = torch.tensor([STEP])
     noisy = networks.scheduler.add_noise(latents, noise.to(networks.device), step)
@@ -254,29 +255,9 @@ def coarse_truth(scene: toybox.Scene, seed: int, noise: float = 0.4) -> tuple[Te
     return coarse + noise * torch.randn(coarse.shape, generator=generator), truth
 
 
-def clip_scores(folder: str):
-    """Make a function that gives tiny-clip's class map by v-v, and the truth, of a scene."""
-    from clip import dense_variants, encode_prompts
-    from transformers import CLIPModel, CLIPTokenizer
-
-    model = CLIPModel.from_pretrained(folder).float().eval()
-    tokenizer = CLIPTokenizer.from_pretrained(folder)
-
-    @torch.no_grad()
-    def scores(scene: toybox.Scene, seed: int) -> tuple[Tensor, Tensor]:
-        words = toybox.choices(scene, 20, seed=seed)
-        text = encode_prompts(model, tokenizer, words)
-        dense = dense_variants(model, torch.from_numpy(scene.image)[None])["v-v alone"][0]
-        side = scene.image.shape[0] // CELL
-        coarse = (model.logit_scale.exp() * dense @ text.T).softmax(-1).T.view(-1, side, side)
-        return coarse, torch.from_numpy(toybox.label_map(scene, words)).long() - 1
-
-    return scores
-
-
 @torch.no_grad()
 def quality(
-    networks: Networks, unet, scenes: list[toybox.Scene], thresholds=(0.1,), make=coarse_truth
+    networks: Networks, unet, scenes: list[toybox.Scene], thresholds=(0.1,)
 ) -> dict[str, float]:
     """Measure, in percent, the mIoU of coarse maps before and after compensation.
 
@@ -286,8 +267,8 @@ def quality(
     unet.eval()
     rows: dict[str, list[float]] = {}
     for index, scene in enumerate(scenes):
-        coarse, truth = make(scene, index)
-        maps = attention_maps(networks, unet, scene.image, index).float().cpu()
+        coarse, truth = coarse_truth(scene, index)
+        maps = attention_maps(networks, unet, scene, index).float().cpu()
         rows.setdefault("before", []).append(mean_iou(coarse, truth))
         rows.setdefault("blurred", []).append(mean_iou(blur(coarse), truth))
         side = scene.image.shape[0] // SHRINK
@@ -306,8 +287,7 @@ def quality(
 def denoising_loss(networks: Networks, unet, scenes: list[toybox.Scene]) -> float:
     """Mean squared error of the noise told at t = 101, whole scenes, fixed noise."""
     unet.eval()
-    images = torch.from_numpy(np.stack([scene.image for scene in scenes])).to(networks.device)
-    latents = networks.encode(images)
+    latents = networks.encode(to_input(scenes, networks.device))
     noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0))
     noise = noise.to(networks.device)
     step = torch.full((len(scenes),), STEP)
@@ -320,38 +300,12 @@ def denoising_loss(networks: Networks, unet, scenes: list[toybox.Scene]) -> floa
 @torch.no_grad()
 def reconstruction(networks: Networks, scenes: list[toybox.Scene]) -> float:
     """Peak signal-to-noise ratio of the VAE, in decibels, over whole scenes."""
-    images = torch.from_numpy(np.stack([scene.image for scene in scenes])).to(networks.device)
-    vae = networks.vae
-    again = vae.decode(vae.encode(to_input(images)).latent_dist.mean).sample.clamp(-1, 1)
-    return round(10 * math.log10(4 / float((again - to_input(images)).square().mean())), 2)
+    vae, images = networks.vae, to_input(scenes, networks.device)
+    again = vae.decode(vae.encode(images).latent_dist.mean).sample.clamp(-1, 1)
+    return round(10 * math.log10(4 / float((again - images).square().mean())), 2)
 
 
 # ---- training ------------------------------------------------------------------------------------
-
-
-class Pieces:
-    """Random pieces of a ring of scenes that is kept fresh."""
-
-    def __init__(self, seed: int, rendered: int, count: int = 1024):
-        self.first = FIRST_TRAINING_SEED + seed * 50_000_000
-        self.rendered = rendered
-        self.rng = np.random.default_rng([seed, rendered])
-        self.ring = np.stack([self._next() for _ in range(count)])
-
-    def _next(self) -> np.ndarray:
-        self.rendered += 1
-        return toybox.render(self.first + self.rendered, SIZE, things=(1, 5)).image
-
-    def draw(self, side: int, count: int, fresh: int) -> Tensor:
-        """Give pieces (count, side, side, 3) uint8, after rendering `fresh` new scenes."""
-        for _ in range(fresh):
-            self.ring[self.rendered % len(self.ring)] = self._next()
-        pieces = []
-        for index in self.rng.integers(0, len(self.ring), count):
-            top, left = self.rng.integers(0, SIZE - side + 1, 2)
-            piece = self.ring[index, top : top + side, left : left + side]
-            pieces.append(piece[:, ::-1] if self.rng.random() < 0.5 else piece)
-        return torch.from_numpy(np.stack(pieces))
 
 
 def learning_rate(step: int, steps: int, highest: float, cooldown: float) -> float:
@@ -360,24 +314,18 @@ def learning_rate(step: int, steps: int, highest: float, cooldown: float) -> flo
     return highest * min(1.0, (step + 1) / 100) * max(0.02, min(1.0, left))
 
 
-def vae_loss(networks: Networks, images: Tensor) -> Tensor:
-    target = to_input(images)
+def vae_loss(networks: Networks, target: Tensor) -> Tensor:
+    """Give the loss of reconstructing pieces (B, 3, H, W) in -1 ... 1."""
     posterior = networks.vae.encode(target).latent_dist
     again = networks.vae.decode(posterior.sample()).sample.float()
     wrong = (again - target).abs().mean() + 2 * (again - target).square().mean()
     return wrong + 1e-4 * posterior.kl().mean() / posterior.mean[0].numel()
 
 
-class Neighbours:
-    """An auxiliary loss: the maps that CLIPer reads shall tell what lies near, from the content.
+class Maps:
+    """Keeps the queries and keys of the self-attentions that CLIPer reads."""
 
-    What lies near mostly belongs to the same thing, so the attention learns how likely two contents
-    are parts of one (Isola et al., Crisp boundary detection, 2014). No mask is involved. Position
-    alone must not answer, so it is asked only where the convolutions wrap around (see `wrap`).
-    """
-
-    def __init__(self, unet: UNet2DConditionModel, reach: float):
-        self.reach = reach  # sigma of what is near, in latents
+    def __init__(self, unet: UNet2DConditionModel):
         self.kept: dict[tuple[int, str], Tensor] = {}
         self.heads = 0
         for layer in (0, 1):
@@ -392,53 +340,79 @@ class Neighbours:
 
         return hook
 
-    def loss(self) -> Tensor:
-        """Cross-entropy of each position's attention with a Gaussian around it, itself left out."""
-        total = torch.zeros(())
+    def logits(self, first: int) -> Tensor:
+        """Give the logits (layers, B - first, heads, L, L) of all pictures but the first ones."""
+        found = []
         for layer in (0, 1):
             q, k = (
-                self.kept[layer, name].unflatten(-1, (self.heads, -1)).transpose(1, 2).float()
+                self.kept[layer, name][first:].unflatten(-1, (self.heads, -1)).transpose(1, 2)
                 for name in ("to_q", "to_k")
             )
-            side = math.isqrt(q.shape[2])
-            along = torch.arange(side, device=q.device)
-            y, x = (a.flatten() for a in torch.meshgrid(along, along, indexing="ij"))
-            squares = (y[:, None] - y).square() + (x[:, None] - x).square()
-            near = torch.exp(-squares / (2 * self.reach**2)) * (squares > 0)
-            near = near / near.sum(1, keepdim=True)
-            logits = q @ k.transpose(2, 3) * q.shape[-1] ** -0.5
-            told = logits.logsumexp(3) - (near * logits).sum(3)
-            total = total.to(q.device) + told.mean() - math.log(side * side)
-        return total / 2
+            found.append(q.float() @ k.float().transpose(2, 3) * q.shape[-1] ** -0.5)
+        return torch.stack(found)
 
 
-def wrap(unet: UNet2DConditionModel, around: bool) -> None:
-    """Let the convolutions pad with the other side, which hides position, or with zeros again."""
-    for module in unet.modules():
-        if isinstance(module, torch.nn.Conv2d) and module.padding != (0, 0):
-            module.padding_mode = "circular" if around else "zeros"
+def shares(logits: Tensor) -> Tensor:
+    """Give what CLIPer's chain uses: the logarithm of attention over its column's maximum."""
+    share = logits.log_softmax(-1)
+    return share - share.detach().amax(-2, keepdim=True)
 
 
-def unet_loss(networks: Networks, prompt: Tensor, latents: Tensor, power: float) -> Tensor:
-    noise = torch.randn_like(latents)
-    draws = torch.rand(len(latents)) ** power  # more than 1: little noise comes more often
-    steps = (1000 * draws).long().clamp(max=999)
-    noisy = networks.scheduler.add_noise(latents, noise, steps)
-    told = networks.unet(noisy, steps.to(noisy.device), prompt.expand(len(latents), -1, -1)).sample
-    return (told.float() - noise).square().mean()
+def owners(regions: Tensor) -> Tensor:
+    """Say to which region most of each latent belongs: (B, H, W) to (B, L)."""
+    cells = functional.one_hot(regions).permute(0, 3, 1, 2).float()
+    return functional.avg_pool2d(cells, SHRINK).argmax(1).flatten(1)
+
+
+def chain_loss(share: Tensor, owner: Tensor, width: float = 0.15) -> Tensor:
+    """Give minus the logarithm of what CLIPer's chain keeps inside a region.
+
+    share (layers, B, heads, L, L) from the first layer to the last; owner (B, L). The map of each
+    region goes through the chain, the last layer's heads being applied last. The hard threshold of
+    0.1 becomes a soft one, `width` wide in logarithms.
+    """
+    columns = functional.one_hot(owner).float()
+    for layer in share:
+        for head in layer.flip(1).unbind(1):
+            weight = head + functional.logsigmoid((head - math.log(0.1)) / width)
+            columns = weight.softmax(-1) @ columns
+    kept = columns.gather(2, owner[..., None])
+    return -kept.clamp(min=1e-4).log().mean()
+
+
+def seam_loss(share: Tensor, owner: Tensor, bar: float = -5.0, sharpness: float = 2.0) -> Tensor:
+    """Give the cross-entropy of "one region?" for all pairs of latents of collages.
+
+    share (layers, B, heads, L, L) as `shares` gives it; owner (B, L). The odds of a pair are
+    sharpness * (its logarithm - bar); the chain cuts at log 0.1 = -2.3, and with a bar below that
+    a pair of which the network is not sure is cut. A latent's partners in its
+    own region count half as much as those in the others, however many they are: the chain
+    multiplies what leaks.
+    """
+    same = (owner[:, :, None] == owner[:, None])[:, None]
+    odds = sharpness * (share - bar)
+    wrong = functional.softplus(torch.where(same, -odds, odds))
+    inside = (wrong * same).sum(-1) / same.sum(-1)
+    across = (wrong * ~same).sum(-1) / (~same).sum(-1).clamp(min=1)
+    return (inside + 2 * across).mean()
+
+
+def draw_steps(scenes: int, collages: int, power: float) -> Tensor:
+    """Draw time steps: for scenes any, little noise more often with power > 1; else around STEP."""
+    anywhere = (1000 * torch.rand(scenes) ** power).long().clamp(max=999)
+    return torch.cat([anywhere, torch.randint(STEP - 40, STEP + 41, (collages,))])
 
 
 def train(options: argparse.Namespace) -> None:
     out = Path(options.out)
     out.mkdir(parents=True, exist_ok=True)
-    (out / "pid").write_text(f"{os.getpid()}\n")
     torch.set_num_threads(options.threads)
     torch.set_flush_denormal(True)
     device = torch.device(options.device)
     amp = device.type == "cuda" or options.bfloat16
     networks = Networks(options.seed, device)
     average = copy.deepcopy(networks.unet)
-    neighbours = Neighbours(networks.unet, options.reach)
+    maps = Maps(networks.unet)
     prompt = networks.empty_prompt()
     rates = {"vae": options.vae_rate, "unet": options.rate}
     optimizers = {
@@ -458,7 +432,10 @@ def train(options: argparse.Namespace) -> None:
         for stage, optimizer in optimizers.items():
             optimizer.load_state_dict(saved["optimizers"][stage])
         done, wall, cpu, rendered = (saved[k] for k in ("done", "wall", "cpu", "rendered"))
-    pieces = Pieces(options.seed, rendered)
+    first_seed = FIRST_TRAINING_SEED + options.seed * 50_000_000
+    collages = Collages(first_seed, rendered, options.ring, options.seed)
+    if options.look:
+        collages.trust(make_look(Dinov2Model.from_pretrained(options.look, dtype=torch.float32)))
     torch.manual_seed(options.seed + 1000 * (done["vae"] + done["unet"]))
     test = [toybox.render(FIRST_TEST_SEED + i, SIZE) for i in range(options.scenes)]
     counts = [sum(p.numel() for p in n.parameters()) / 1e6 for n in (networks.vae, average)]
@@ -469,7 +446,7 @@ def train(options: argparse.Namespace) -> None:
             "vae": networks.vae.state_dict(), "unet": networks.unet.state_dict(),
             "average": average.state_dict(), "done": done, "wall": wall, "cpu": cpu,
             "optimizers": {k: v.state_dict() for k, v in optimizers.items()},
-            "rendered": pieces.rendered,
+            "rendered": collages.rendered,
         }  # fmt: skip
         torch.save(state, out / "checkpoint.tmp")
         (out / "checkpoint.tmp").replace(checkpoint)
@@ -479,8 +456,8 @@ def train(options: argparse.Namespace) -> None:
     ending: list[int] = []  # a polite end (SIGTERM) is saved first
     signal.signal(signal.SIGTERM, lambda number, _frame: ending.append(number))
     losses: list[float] = []
-    nearness: list[float] = []
-    denoised: list[float] = []
+    seams: list[float] = []
+    leaks: list[float] = []
     clock, used = time.monotonic(), time.process_time()
     for stage, network in (("vae", networks.vae), ("unet", networks.unet)):
         optimizer = optimizers[stage]
@@ -490,29 +467,31 @@ def train(options: argparse.Namespace) -> None:
             for group in optimizer.param_groups:
                 group["lr"] = rate
             network.train()
-            if stage == "vae":
-                images = pieces.draw(32, 32, fresh=8).to(device)
-            else:
-                last = step > (1 - options.cooldown) * steps[stage]
-                kind = pieces.rng.choice(len(PIECES), p=OFTEN_LAST if last else OFTEN)
-                side, count = PIECES[kind]
-                around = side < SIZE and pieces.rng.random() < 0.7
-                edge = MARGIN if around else 0  # the VAE's own padding would tell position, too
-                images = pieces.draw(side + 2 * edge, int(count * options.scale), fresh=8)
-                latents = networks.encode(images.to(device))
-                low, high = edge // SHRINK, (edge + side) // SHRINK
-                latents = latents[:, :, low:high, low:high]
-                wrap(networks.unet, around)
+            if step % options.every == 0:
+                collages.renew(1)
             with torch.autocast(device.type, dtype=torch.bfloat16, enabled=amp):
                 if stage == "vae":
-                    loss = vae_loss(networks, images)
+                    loss = vae_loss(networks, (2 * collages.scenes(32, 32) - 1).to(device))
                 else:
-                    loss = unet_loss(networks, prompt, latents, options.power)
-                    denoised.append(float(loss.detach()))
-                    if around and options.near:
-                        near = neighbours.loss()
-                        nearness.append(float(near.detach()))
-                        loss = loss + options.near * near
+                    last = step > (1 - options.cooldown) * steps[stage]
+                    kind = collages.rng.choice(len(CROPS), p=OFTEN_LAST if last else OFTEN)
+                    side, count, others = CROPS[kind]
+                    made, regions = collages.draw(others, side)
+                    images = torch.cat([collages.scenes(count, side), made])
+                    latents = networks.encode((2 * images - 1).to(device))
+                    noise = torch.randn_like(latents)
+                    times = draw_steps(count, others, options.power)
+                    noisy = networks.scheduler.add_noise(latents, noise, times)
+                    context = prompt.expand(len(latents), -1, -1)
+                    told = networks.unet(noisy, times.to(device), context).sample.float()
+                    loss = (told - noise)[:count].square().mean()
+            losses.append(float(loss.detach()))
+            if stage == "unet":
+                share, owner = shares(maps.logits(count)), owners(regions.to(device))
+                seam, leak = seam_loss(share, owner), chain_loss(share, owner)
+                seams.append(float(seam.detach()))
+                leaks.append(float(leak.detach()))
+                loss = loss + options.seam * seam + options.chain * leak
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
@@ -524,9 +503,8 @@ def train(options: argparse.Namespace) -> None:
                     torch._foreach_lerp_(
                         list(average.parameters()), list(network.parameters()), 1 - keep
                     )
-            losses.append(float(loss.detach()))
             if stage == "vae" and step == steps[stage]:
-                networks.standardise(pieces.draw(32, 512, fresh=0).to(device))
+                networks.standardise((2 * collages.scenes(512, 32) - 1).to(device))
             now, now_used = time.monotonic(), time.process_time()
             wall += min(now - clock, 20)  # a stopped process does not count
             cpu += now_used - used
@@ -539,13 +517,12 @@ def train(options: argparse.Namespace) -> None:
                     "loss": round(float(np.mean(losses)), 4),
                     "seconds": round(wall),
                     "cpu_seconds": round(cpu),
-                    "scenes": pieces.rendered,
+                    "scenes": collages.rendered,
                 }
-                if nearness:
-                    line["near"] = round(float(np.mean(nearness)), 4)
-                if denoised:
-                    line["loss"] = round(float(np.mean(denoised)), 4)
-                losses, nearness, denoised = [], [], []
+                if seams:
+                    line["seams"] = round(float(np.mean(seams)), 4)
+                    line["chain"] = round(float(np.mean(leaks)), 4)
+                losses, seams, leaks = [], [], []
                 if tested and stage == "vae":
                     line["psnr"] = reconstruction(networks, test)
                 elif tested:
@@ -560,7 +537,7 @@ def train(options: argparse.Namespace) -> None:
 
 
 def load(options: argparse.Namespace) -> Networks:
-    """Load a run's VAE and averaged UNet."""
+    """Load a run's VAE and averaged UNet, ready to be shipped."""
     networks = Networks(options.seed, torch.device(options.device))
     saved = torch.load(Path(options.out) / "checkpoint.pt", map_location=options.device,
                        weights_only=True)  # fmt: skip
@@ -568,6 +545,9 @@ def load(options: argparse.Namespace) -> Networks:
     networks.unet.load_state_dict(saved["average"])
     networks.vae.eval()
     networks.unet.eval()
+    with torch.no_grad():  # louder queries: the chain cuts more of what the network is not sure of
+        for attention in networks.unet.up_blocks[-1].attentions:
+            attention.transformer_blocks[0].attn1.to_q.weight *= options.gain
     return networks
 
 
@@ -596,10 +576,12 @@ def pictures(networks: Networks, folder: Path) -> None:
     """Write reconstructions (above the originals), samples, and where some pixels attend."""
     folder.mkdir(parents=True, exist_ok=True)
     scenes = [toybox.render(FIRST_TEST_SEED + i, SIZE) for i in range(6)]
-    images = torch.from_numpy(np.stack([scene.image for scene in scenes]))
-    again = networks.vae.decode(networks.vae.encode(to_input(images)).latent_dist.mean).sample
-    again = ((again.clamp(-1, 1) + 1) * 127.5).byte().permute(0, 2, 3, 1)
-    rows = [torch.cat(list(x), 1) for x in (again, images)]
+    images = to_input(scenes, networks.device)
+    again = networks.vae.decode(networks.vae.encode(images).latent_dist.mean).sample
+    rows = [
+        torch.cat(list(((x.clamp(-1, 1) + 1) * 127.5).byte().permute(0, 2, 3, 1).cpu()), 1)
+        for x in (again, images)
+    ]
     enlarge(torch.cat(rows).numpy()).save(folder / "reconstructions.png")
 
     generator = torch.Generator().manual_seed(0)
@@ -612,7 +594,7 @@ def pictures(networks: Networks, folder: Path) -> None:
     side = SIZE // SHRINK
     rows = []
     for index, scene in enumerate(scenes):
-        matrices = sharpen(attention_maps(networks, networks.unet, scene.image, index), 0.1)
+        matrices = sharpen(attention_maps(networks, networks.unet, scene, index), 0.1)
         rng = np.random.default_rng(index)
         strip = [scene.image]
         for y, x in rng.integers(4, side - 4, (2, 2)):
@@ -630,49 +612,34 @@ def enlarge(image: np.ndarray) -> Image.Image:
     return Image.fromarray(image.repeat(2, 0).repeat(2, 1))
 
 
-def measure(networks: Networks, options: argparse.Namespace) -> None:
-    """Print the qualities that the model card states, over fresh scenes."""
-    scenes = [toybox.render(FIRST_TEST_SEED + 10**5 + i, SIZE) for i in range(options.scenes)]
-    thresholds = (0.1, 0.2, 0.35)
-    result: dict[str, object] = {
-        "scenes": len(scenes),
-        "psnr": reconstruction(networks, scenes),
-        "denoising": denoising_loss(networks, networks.unet, scenes[:16]),
-        "noisy truth": quality(networks, networks.unet, scenes, thresholds),
-    }
-    if options.clip:
-        make = clip_scores(options.clip)
-        result["tiny-clip v-v"] = quality(networks, networks.unet, scenes, thresholds, make)
-    print(json.dumps(result, indent=1))
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     add = parser.add_argument
     add("--out", required=True, help="folder of checkpoint and log; resumed if it exists")
     add("--export", help="write the run's averaged weights to this folder and stop")
     add("--pictures", help="write reconstructions, samples and attention to this folder and stop")
-    add("--measure", action="store_true", help="measure on other scenes than the log's, and stop")
-    add("--clip", help="folder of tiny-clip, whose class map --measure then compensates too")
     add("--vae-steps", type=int, default=3000)
-    add("--steps", type=int, default=6000)
+    add("--steps", type=int, default=4000)
     add("--device", default="cpu")
-    add("--threads", type=int, default=2)
+    add("--threads", type=int, default=1)
     add("--bfloat16", action="store_true", help="also on a CPU, where it gains nothing")
     add("--seed", type=int, default=1)
     add("--vae-rate", type=float, default=2e-3)
-    add("--rate", type=float, default=1.5e-3)
+    add("--rate", type=float, default=1.2e-3)
     add("--cooldown", type=float, default=0.3, help="share of the steps over which the rate falls")
     add("--average", type=float, default=0.995)
+    add("--gain", type=float, default=1.4, help="of the shipped queries that CLIPer reads")
     add("--power", type=float, default=2.0, help="of the draw of time steps; 1 is uniform")
-    add("--near", type=float, default=0.1, help="weight of the neighbours' loss; 0 is plain")
-    add("--reach", type=float, default=2.5, help="what counts as near, in latents")
-    add("--scale", type=float, default=1.0, help="pieces per step, in units of the default")
-    add("--scenes", type=int, default=32)
+    add("--seam", type=float, default=0.25, help="weight of the seams' loss")
+    add("--chain", type=float, default=2.0, help="weight of the chain's loss")
+    add("--look", help="folder of tiny-vfm, which then picks the pieces of collages")
+    add("--ring", type=int, default=160, help="scenes that pieces are cut from")
+    add("--every", type=int, default=4, help="steps between new scenes")
+    add("--scenes", type=int, default=12, help="scenes of a test")
     add("--log-every", type=int, default=50)
-    add("--test-every", type=int, default=500)
+    add("--test-every", type=int, default=250)
     options = parser.parse_args()
-    if not (options.export or options.pictures or options.measure):
+    if not (options.export or options.pictures):
         train(options)
         return
     networks = load(options)
@@ -680,8 +647,6 @@ def main() -> None:
         export(networks, Path(options.export))
     if options.pictures:
         pictures(networks, Path(options.pictures))
-    if options.measure:
-        measure(networks, options)
 
 
 if __name__ == "__main__":

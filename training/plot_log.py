@@ -61,7 +61,7 @@ PANELS: dict[str, list[Panel]] = {
         ("Training loss: seams", "cross-entropy", {"": "seams"}),
         (
             "A coarse, noisy map of the truth",
-            "mIoU, 12 scenes (%)",
+            "mIoU, 8 scenes (%)",
             {
                 "after CLIPer's chain": "quality/after 0.1",
                 "as it is": "quality/before",
