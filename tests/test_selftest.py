@@ -30,6 +30,8 @@ BEST = ("clip_surgery", "cliper", "clearclip")
 LEAST_GAIN = 0.55  # of mean IoU over the last block as it is
 LEAST_BEST = 0.65  # mean IoU of the best method
 LEAST_HELD_OUT = 0.60  # share of the pixels of things never seen together that are named right
+# What a refiner adds to CLIPer: mean IoU and boundary IoU, stated in docs/selftest.md.
+LEAST_REFINED = {"vfm": (0.02, 0.08), "diffusion": (0.02, 0.08), "pamr": (0.0, 0.05)}
 
 
 # -- scenes and counting ------------------------------------------------------------------------
@@ -158,6 +160,22 @@ def test_things_never_seen_together_are_named(measured):
     for method in BEST:
         assert measured[method].held_out.things >= LEAST_HELD_OUT, method
         assert measured[method].held_out.things > 5 * measured["clip"].held_out.things
+
+
+@needs_weights
+@pytest.mark.parametrize("refiner", LEAST_REFINED)
+def test_refiners_raise_mean_iou_and_boundary_iou(measured, refiner):
+    plain, refined = (measured[name].trained for name in ("cliper", f"cliper + {refiner}"))
+    gain, outlines = LEAST_REFINED[refiner]
+    assert refined.mean_iou - plain.mean_iou >= gain
+    assert refined.boundary_iou - plain.boundary_iou >= outlines
+
+
+@needs_weights
+def test_methods_with_more_than_clip_work(measured):
+    assert measured["proxyclip"].trained.mean_iou >= LEAST_BEST - 0.05
+    assert measured["proxyclip"].trained.boundary_iou > measured["cliper"].trained.boundary_iou
+    assert measured["cliptrase"].trained.mean_iou > measured["sclip"].trained.mean_iou
 
 
 @needs_weights

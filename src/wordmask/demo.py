@@ -1,4 +1,4 @@
-"""The demo: one toybox scene, the built-in tiny CLIP, every method, and pictures of the results."""
+"""The demo: one toybox scene, the built-in networks, every method, and pictures of the results."""
 
 from __future__ import annotations
 
@@ -24,8 +24,11 @@ from wordmask.selftest import (
 from wordmask.vocabulary import Background
 
 METHOD = "cliper"
+COMPLETE = "cliper + diffusion"  # the whole system, where diffusers is installed
 SEED = 4 * 10**9 + 81  # a scene that METHOD gets right; `wordmask selftest` measures many others
-SIZE = 192  # pixels; twice the side of the scenes that the network was trained on
+SIZE = 144  # pixels; the networks were trained on scenes of 96
+REFINER_OPTIONS = {"diffusion": {"side": SIZE}}  # scenes are shown as they are
+ENLARGED = 2  # pictures of labels are drawn at so many times the size
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,12 @@ class Demo:
     @property
     def chosen(self) -> Segmentation:
         """The result of the demo's own method."""
-        return self.results[METHOD]
+        return self.results[self.name]
+
+    @property
+    def name(self) -> str:
+        """What the demo's own method is called: CLIPer, complete where it can be."""
+        return COMPLETE if COMPLETE in self.results else METHOD
 
     def found(self) -> list[tuple[str, float, float, float]]:
         """List what the demo's method found and what is there, most pixels first.
@@ -68,17 +76,28 @@ class Demo:
         """The methods, that of the highest mean IoU on this scene first."""
         return sorted(self.quality, key=lambda method: -self.quality[method].mean_iou)
 
+    def overlay(self) -> Image.Image:
+        """The labels of the demo's own method over the scene, with a legend."""
+        return drawing.overlay(_enlarge(self.image), _enlarge(self.chosen.labels), self.words)
+
     def strip(self) -> Image.Image:
         """The scene, the truth and every method's labels side by side, the best method first."""
-        images: list[np.ndarray | Image.Image] = [self.image, self._painted(self.truth)]
+        images = [_enlarge(self.image), self._painted(self.truth)]
         titles = ["scene", "truth"]
         for method in self.ranking():
             images.append(self._painted(self.results[method].labels))
             titles.append(f"{method} mIoU {drawing.percent(self.quality[method].mean_iou)}")
-        return drawing.strip(images, titles, columns=5)
+        return drawing.strip(images, titles, columns=4)
 
-    def _painted(self, labels: np.ndarray) -> Image.Image:
-        return drawing.overlay(self.image, labels, self.words, alpha=0.8, legend=False)
+    def _painted(self, labels: np.ndarray) -> np.ndarray:
+        """Labels over the scene, enlarged, without a legend."""
+        image = _enlarge(self.image)
+        painted = drawing.overlay(image, _enlarge(labels), self.words, alpha=0.8, legend=False)
+        return np.asarray(painted)
+
+
+def _enlarge(pixels: np.ndarray) -> np.ndarray:
+    return pixels.repeat(ENLARGED, axis=0).repeat(ENLARGED, axis=1)
 
 
 def run_demo(model: str = MODEL) -> Demo:
@@ -95,7 +114,8 @@ def run_demo(model: str = MODEL) -> Demo:
     )
     results, quality = {}, {}
     for one in candidates():
-        segmenter = segmenter.with_method(one.method, one.variant, TOYBOX_OPTIONS, one.refine)
+        refine = [(one.refine, REFINER_OPTIONS.get(one.refine))] if one.refine else None
+        segmenter = segmenter.with_method(one.method, one.variant, TOYBOX_OPTIONS, refine)
         result = segmenter(scene.image, words, Background.none())
         pixels = Confusion(len(words), background=False)
         outlines = Boundary(len(words), background=False)

@@ -27,6 +27,7 @@ from wordmask.vocabulary import Background
 MODEL = "wordmask/tiny-clip"
 NETWORKS = {
     "vfm": "wordmask/tiny-vfm",
+    "diffusion": "wordmask/tiny-diffusion",
     "classifier": "wordmask/tiny-clip",
 }
 REFINED = "cliper"  # the method whose maps refiners are measured on

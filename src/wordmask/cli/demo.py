@@ -27,7 +27,7 @@ def demo(
         Path, typer.Option("--out", "-o", metavar="DIR", help="Folder for the pictures.")
     ] = Path("wordmask-demo"),
 ) -> None:
-    """Segment a rendered scene with the built-in tiny CLIP; no network, no download.
+    """Segment a rendered scene with the built-in tiny networks; no download.
 
     scene.png: the picture. labels.png: the labels as pixel values. overlay.png: the labels over the
     picture. methods.png: the labels of every method beside the truth. Earlier files of these names
@@ -37,26 +37,26 @@ def demo(
     with common.busy("segmenting the demo scene by every method"):
         from PIL import Image
 
-        from wordmask.demo import METHOD, run_demo
+        from wordmask.demo import run_demo
 
         result = run_demo()
         _save(Image.fromarray(result.image), out / "scene.png")
         result.chosen.save(out / "labels.png")
-        _save(result.chosen.overlay(), out / "overlay.png")
+        _save(result.overlay(), out / "overlay.png")
         _save(result.strip(), out / "methods.png")
     console = common.console()
     console.print(
-        f"What {METHOD} found on the demo scene, with {len(result.words)} words to choose from:"
+        f"What {result.name} found on the demo scene, {len(result.words)} words to choose from:"
     )
     console.print(_found(result))
     console.print(
-        f"All methods on this one scene, chosen since {METHOD} gets it right; the average over "
+        "All methods on this one scene, chosen since CLIPer gets it right; the average over "
         "many: wordmask selftest"
     )
     console.print(_methods(result))
     for name in ("scene.png", "labels.png", "overlay.png", "methods.png"):
         print(common.shown(out / name))
-    print("The built-in network knows rendered scenes like this one and nothing of the world.")
+    print("The built-in networks know rendered scenes like this one and nothing of the world.")
     print(GO_ON)
 
 

@@ -56,7 +56,7 @@ def selftest(
         print(json.dumps(_plain(rows, scenes, seed, model), indent=2, ensure_ascii=False))
         return
     console = common.console()
-    console.print(tabulate(rows))
+    console.print(tabulate(rows, variants))
     options = ", ".join(f"{name}={value}" for name, value in test.TOYBOX_OPTIONS.items())
     console.print(
         f"{scenes} + {scenes} scenes of {test.SIZE} x {test.SIZE} pixels, seed {seed}, "
@@ -87,8 +87,8 @@ def _measure(chosen: list[Candidate], scenes: int, seed: int, model: str) -> lis
         return measure(chosen, scenes, seed, model, report=lambda _: bar.advance(task))
 
 
-def tabulate(rows: list[Measurement]) -> Table:
-    """The measurements as a table, in percent, in the order they have."""
+def tabulate(rows: list[Measurement], variants: bool) -> Table:
+    """The measurements as a table, in percent, in the order they have; with variants if asked."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -101,7 +101,7 @@ def tabulate(rows: list[Measurement]) -> Table:
         seen, unseen = row.trained, row.held_out
         shares = (seen.mean_iou, seen.boundary_iou, seen.pixels, seen.things, unseen.things)
         numbers = [f"{100 * share:.1f}" for share in shares]
-        title = Text(row.label) + Text(f" {row.variant}", "dim")
+        title = Text(row.label) + Text(f" {row.variant}" if variants else "", "dim")
         table.add_row(title, *numbers, f"{row.milliseconds:.0f}")
     return table
 
