@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from wordmask import Background
 from wordmask.decide import Decision
 from wordmask.encoding import Queries
+from wordmask.errors import WordmaskError
 from wordmask.methods import create_method
 from wordmask.windows import ScoreMap, Tile, Window, place_windows
 
@@ -127,6 +128,64 @@ def test_presence_by_hand():
     assert found.tolist() == [[1, 3, 0]]  # 0.9 > 0.1^2, 0.6 > 0.4^2, 0.05 < 0.95^2
     none = decide(scores, size, texts, Background.none(), "cliper", score_threshold=5.0)
     assert not none.any()
+
+
+def sure(scores, size, texts, background, method="sclip", block_bytes=2**25, **options):
+    chosen, _ = create_method(method, None, options)
+    decision = Decision(chosen, texts, background, block_bytes)
+    labels = decision.labels(whole(scores, size), size)
+    return labels, decision.confidence(labels, whole(scores, size))
+
+
+@pytest.mark.parametrize(
+    ("background", "labels", "confidence"),
+    [
+        (Background.none(), [1, 2], [0.7311, 0.5250]),  # 1 / (1 + e^-1), 1 / (1 + e^-0.1)
+        (Background.threshold(0.6), [1, 0], [0.7311, 0.4750]),
+        (Background.complement(0.2), [0, 0], [0.7690, 0.8617]),  # 0.2689^0.2, 0.4750^0.2
+        (Background.complement(1), [1, 2], [0.7311, 0.5250]),
+    ],
+)
+def test_confidence_by_hand(background, labels, confidence):
+    scores = torch.tensor([[[1.0, 0.0]], [[0.0, 0.1]]])
+    found = sure(scores, (1, 2), queries(1, 1), background, logit_scale=1.0)
+    assert found[0].tolist() == [labels]
+    np.testing.assert_allclose(found[1], [confidence], atol=5e-5)
+
+
+def test_confidence_is_of_the_best_name():
+    """Names of a class and of the background are not added up; a threshold adds no name."""
+    scores = torch.tensor([[3.0, 0.0], [2.0, 0.0], [0.0, 0.0], [0.0, 1.0], [1.0, 0.0]])[:, None]
+    texts = queries(2, 1, background=2)
+    first = np.exp(3) / (np.exp(3) + np.exp(2) + 2 + np.exp(1))
+    labels, found = sure(scores, (1, 2), texts, Background.names("x", "y"), logit_scale=1.0)
+    assert labels.tolist() == [[1, 0]]
+    np.testing.assert_allclose(found, [[first, np.e / (4 + np.e)]], rtol=1e-5)
+    strict = Background.threshold(0.9, "x")
+    labels, found = sure(scores, (1, 2), texts, strict, logit_scale=1.0)
+    assert labels.tolist() == [[0, 0]]
+    np.testing.assert_allclose(found, [[1 - first, 1 - 1 / (4 + np.e)]], rtol=1e-5)
+
+
+@pytest.mark.parametrize("options", [{}, {"area_threshold": 0.2}, {"min_max": True}])
+def test_confidence_equals_a_direct_computation(options):
+    scores = torch.rand(6, 7, 9, generator=torch.Generator().manual_seed(0)) / 10
+    size, texts = (61, 83), queries(2, 1, 1, background=2)
+    labels, found = sure(scores, size, texts, Background.names("x"), **options)
+    stretched = F.interpolate(scores[None].double(), size=size, mode="bilinear")[0]
+    names = torch.softmax(create_method("sclip")[0].logit_scale * stretched, 0).numpy()
+    pooled = np.stack([names[4:].max(0), names[:2].max(0), names[2], names[3]])
+    expected = np.take_along_axis(pooled, labels[None].astype(int), 0)[0]
+    np.testing.assert_allclose(found, expected, atol=2e-5)
+    assert found.dtype == np.float32
+    rows = sure(scores, size, texts, Background.names("x"), block_bytes=1, **options)[1]
+    np.testing.assert_allclose(rows, found, atol=2e-6)
+
+
+@pytest.mark.parametrize("method", ["cliper", "car"])
+def test_class_maps_have_no_confidence(method):
+    with pytest.raises(WordmaskError, match=f"{method} gives class maps and no probabilities"):
+        sure(torch.rand(2, 3, 3), (3, 3), queries(1, 1), Background.none(), method)
 
 
 @pytest.mark.parametrize("method", ["sclip", "gem", "cliper"])

@@ -16,7 +16,7 @@ from PIL import Image
 
 from wordmask.cli import run as command
 from wordmask.errors import WordmaskError
-from wordmask.evaluation import results
+from wordmask.evaluation import plots, results
 from wordmask.evaluation.examples import choose
 from wordmask.evaluation.page import Grid
 from wordmask.evaluation.protocols import make_protocol
@@ -219,16 +219,42 @@ def runs(tmp_path):
 @needs_matplotlib
 def test_plots_are_drawn_and_not_blank(runs):
     files = report(runs)
-    plots = {name for name in files if name.endswith(".png")}
-    assert plots == {
+    names = {name for name in files if name.endswith(".png")}
+    assert names == {
         "bars-voc21.png", "time-voc21.png", "sweep-voc21-logit_scale.png", "bars-voc20.png",
         "corrupted-voc20.png",
     }  # fmt: skip
-    for name in plots:
+    for name in names:
         pixels = np.asarray(Image.open(files[name]).convert("RGB"))
         assert pixels.shape[1] > 500
         assert (pixels < 200).any(axis=2).mean() > 0.01
     assert "fog" in files["report.md"].read_text()
+
+
+@needs_matplotlib
+def test_reliability_is_drawn_where_it_was_measured(tmp_path):
+    from matplotlib.figure import Figure
+
+    one, two = entry("clip", "voc21", 0.2), entry("sclip", "voc21", 0.5)
+    two["metrics"]["calibration_error"] = 0.125
+    two["calibration"] = {
+        "pixels": [0, 50, 900, 100_000], "confidence": [None, 0.3, 0.6, 0.9],
+        "accuracy": [None, 0.2, 0.5, 0.8],
+    }  # fmt: skip
+    one["calibration"] = {"note": "no probabilities"}
+    save(tmp_path, one, two)
+    drawn = []
+    for title, name, paint in plots._plots(read_runs(tmp_path)):
+        if name.startswith("calibration"):
+            figure = Figure()
+            paint(figure)
+            drawn.append((title, name, figure.axes[0]))
+    ((title, name, axes),) = drawn
+    assert (title, name) == ("voc21 (voc21), 1449 pictures: calibration", "calibration-voc21")
+    diagonal, line = axes.lines  # of the one run that has a curve
+    assert diagonal.get_xydata().tolist() == [[0, 0], [100, 100]]
+    np.testing.assert_allclose(line.get_xydata(), [[60, 50], [90, 80]])  # not of 50 pixels
+    assert line.get_label() == "sclip: 12.5"
 
 
 @needs_matplotlib

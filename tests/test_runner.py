@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import CLIPVisionModelWithProjection
@@ -78,6 +79,7 @@ def make_plan(folder: Path, model, **changes) -> Plan:
         protocol="untuned",
         settings=(NATIVE,),
         text_features=folder / "text.safetensors",
+        calibration=True,
     )
     return dataclasses.replace(plan, **changes)
 
@@ -149,6 +151,56 @@ def test_results_hold_all_that_they_depend_on(unbroken):
     table = markdown(results)
     assert "64 pictures" in table
     assert "| `cliper` | untuned |" in table
+    assert "- cliper: no calibration error: it gives class maps and no probabilities" in table
+
+
+def test_calibration_equals_a_direct_computation(folder, tiny, unbroken):
+    model, rows = tiny
+    maskclip, cliper = unbroken[0]["runs"]
+    segmenter = Segmenter.from_pretrained(model, "maskclip", options=_options(maskclip))
+    sure, right = [], []
+    for sample in benchmark("folder").open(folder):
+        scores = segmenter.score(segmenter.encode(sample.image), rows)
+        truth = sample.truth().astype(int)
+        whole = F.interpolate(scores.double(), size=truth.shape, mode="bilinear")[0]
+        value, index = torch.softmax(100 * whole, 0).max(0)
+        sure.append(value.numpy()[truth != VOID])
+        right.append((index.numpy() + 1 == truth)[truth != VOID])
+    sure, right = np.concatenate(sure), np.concatenate(right)
+    bins = np.minimum((15 * sure).astype(int), 14)
+    gaps = np.bincount(bins, right, 15) - np.bincount(bins, sure, 15)
+    error = np.abs(gaps).sum() / len(sure)
+    assert 0.01 < error < 0.9
+    assert maskclip["metrics"]["calibration_error"] == pytest.approx(error, abs=1e-4)
+    assert sum(maskclip["calibration"]["pixels"]) == len(sure)
+    assert np.allclose(maskclip["calibration"]["pixels"], np.bincount(bins, minlength=15), atol=3)
+    assert "calibration_error" not in cliper["metrics"]
+    table = [line.split("|") for line in markdown(unbroken[0]).splitlines() if line[:2] == "| "]
+    place = [cell.strip() for cell in table[0]].index("ECE")
+    assert [row[place].strip() for row in table[1:]] == [f"{100 * error:.1f}", "-"]
+
+
+def test_calibration_of_halves_and_backgrounds(tmp_path):
+    """Two pieces of a picture are put together; a background that no scene has is never right."""
+    plan = Plan(
+        methods=("maskclip", "maskclip+pamr"),
+        datasets=("toybox",),
+        model=TINY,
+        protocol="untuned",
+        settings=(NATIVE, "view=halves", "background=threshold:0.6:*"),
+        limit=2,
+        device="cpu",
+        offline=True,
+        calibration=True,
+    )
+    for entry in evaluate(plan, tmp_path)["runs"]:
+        pixels = sum(one["truth"] for one in entry["classes"])
+        assert sum(entry["calibration"]["pixels"]) == pixels
+        unlabelled = pixels - sum(one["answer"] for one in entry["classes"])
+        curve = entry["calibration"]
+        assert sum(curve["pixels"][:6]) == 0
+        assert 100 < sum(curve["pixels"][6:9]) < unlabelled  # 0.4 to 0.6: only a 1 - p is there
+        assert curve["accuracy"][6:9] == [0, 0, 0]
 
 
 # -- being killed -------------------------------------------------------------------------------
@@ -223,6 +275,8 @@ def test_a_run_of_other_settings_is_not_continued(folder, tiny, tmp_path):
         evaluate(other, tmp_path)
     with pytest.raises(WordmaskError, match=r"another pictures \(2 there, 3 now\)"):
         evaluate(dataclasses.replace(plan, limit=3), tmp_path)
+    with pytest.raises(WordmaskError, match=r"calibration \(true there, false now\)"):
+        evaluate(dataclasses.replace(plan, calibration=False), tmp_path)
     results = evaluate(other, tmp_path, overwrite=True)
     assert results["runs"][0]["protocol"]["settings"]["logit_scale"] == 50
 
@@ -568,6 +622,10 @@ def test_text_rows_must_fit(folder, tiny, tmp_path):
         ({"sweep": ("logit_scale=1,,2",)}, "write option=a,b,c"),
         ({"sweep": ("logit_scla=1",)}, "did you mean logit_scale"),
         ({"corruptions": ("snow",)}, "unknown corruption"),
+        (
+            {"methods": ("cliper", "car")},
+            "calibration for cliper, car, whose class maps are no prob",
+        ),
         ({"limit": 0}, "give 1 picture or more"),
         ({"root": "/nowhere"}, "does not exist"),
     ],

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from wordmask.encoding import Queries
+from wordmask.errors import WordmaskError
 from wordmask.methods.base import Method
 from wordmask.vocabulary import Background
 from wordmask.windows import ScoreMap
@@ -54,8 +55,7 @@ class Decision:
         """
         dtype = np.uint8 if self.queries.classes <= 255 else np.uint16
         vote = getattr(self.method, "vote", "majority")
-        if regions is not None and vote == "mean":
-            scores = _RegionMeans(self, scores, regions, size)
+        scores = self._voted(scores, size, regions)
         labels = np.empty(size, dtype)
         decide = RULES[self.method.decision](self, scores, size)
         for start, stop in self.blocks(scores, size):
@@ -64,6 +64,45 @@ class Decision:
         if regions is not None and vote == "majority":
             self._let_majority_decide(labels, regions)
         return labels
+
+    def confidence(
+        self, labels: np.ndarray, scores: ScoreMap, regions: ScoreMap | None = None
+    ) -> np.ndarray:
+        """The probability (H, W) float32 of the label that each pixel got in `labels`.
+
+        That of a class is the largest among its names, softmax over all names. The background's is
+        the largest among its own names, or (1 - p)^power where it comes from a complement or (with
+        power 1) from a threshold and that is larger; p is the probability of the best class.
+
+        Raises:
+            WordmaskError: a method whose scores are no cosines and give no probabilities.
+        """
+        if self.method.decision != "softmax":
+            raise WordmaskError(f"{self.method.name} gives class maps and no probabilities")
+        height, width = labels.shape
+        classes, rule = self.queries.classes, self.background
+        scores = self._voted(scores, (height, width), regions)
+        sure = np.empty((height, width), np.float32)
+        for start, stop in self.blocks(scores, (height, width)):
+            probability = self.probability(scores.rows(start, stop, (height, width)))
+            own = probability[classes:]
+            if not len(own) or rule.probability is not None or rule.power is not None:
+                best = probability[:classes].amax(0, keepdim=True)
+                own = torch.cat([own, (1 - best) ** (rule.power or 1)])
+            probability = torch.cat([own.amax(0, keepdim=True), probability[:classes]])
+            label = torch.from_numpy(labels[start:stop].astype(np.int64)).to(probability.device)
+            sure[start:stop] = probability.gather(0, label[None])[0].cpu().numpy()
+        return sure
+
+    def probability(self, scores: Tensor) -> Tensor:
+        """Scores of names (R, ...) as probabilities of classes, and of the background if named."""
+        return self.queries.pool(torch.softmax(self.method.logit_scale * scores, dim=0), dim=0)
+
+    def _voted(self, scores: ScoreMap, size: tuple[int, int], regions: ScoreMap | None) -> ScoreMap:
+        """The scores as pixels have them where regions vote by their mean."""
+        if regions is None or getattr(self.method, "vote", "majority") != "mean":
+            return scores
+        return _RegionMeans(self, scores, regions, size)
 
     def _let_majority_decide(self, labels: np.ndarray, regions: ScoreMap) -> None:
         """Give all pixels of a region the label that most of them have, in place."""
@@ -86,8 +125,7 @@ class Decision:
         for maps in [scores] if self.coarse is None else [self.coarse, scores]:
             tiles = [tile.scores.flatten(1) for tile in maps.tiles]
             if self.method.decision == "softmax":
-                scale, queries = self.method.logit_scale, self.queries
-                tiles = [queries.pool(torch.softmax(scale * t, 0), 0) for t in tiles]
+                tiles = [self.probability(tile) for tile in tiles]
             maxima.append(torch.stack([t[: self.queries.classes].amax(1) for t in tiles]).amax(0))
         return torch.stack(maxima).mean(0)
 
@@ -141,8 +179,7 @@ class _Softmax:
     def _values(self, block: Tensor) -> tuple[Tensor, Tensor]:
         """Probabilities and what the argmax compares, both (C or C + 1, rows, W)."""
         queries = self.decision.queries
-        probability = torch.softmax(self.method.logit_scale * block, dim=0)
-        probability = queries.pool(probability, dim=0)
+        probability = self.decision.probability(block)
         if self.low is None or self.high is None:
             return probability, probability
         span = (self.high - self.low).clamp_min(1e-12)

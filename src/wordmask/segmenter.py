@@ -549,6 +549,25 @@ class Segmenter:
                 )
         return results
 
+    @torch.inference_mode()
+    def confidence(
+        self,
+        encoding: Encoding,
+        queries: Queries,
+        background: Background,
+        labels: Sequence[np.ndarray],
+    ) -> list[np.ndarray]:
+        """How sure the labels are that `decide` made of the same encoding, queries and background.
+
+        Returns a map (H, W) float32, 0 to 1, for each picture, see `Decision.confidence`.
+        """
+        decision = Decision(self.method, queries, background)
+        maps = encoding.maps(self.method.scores(encoding, queries))
+        return [
+            decision.confidence(answer, self._refine(encoding, i, coarse), encoding.region_map(i))
+            for i, (coarse, answer) in enumerate(zip(maps, labels, strict=True))
+        ]
+
     @contextmanager
     def _parked(self) -> Iterator[None]:
         """With `low_memory`, CLIP leaves the GPU while refiners are at work."""

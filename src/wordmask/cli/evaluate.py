@@ -98,6 +98,14 @@ def evaluate(
     boundary: Annotated[
         bool, typer.Option("--boundary", help="Also the boundary IoU.", rich_help_panel=RUN)
     ] = False,
+    calibration: Annotated[
+        bool,
+        typer.Option(
+            "--calibration",
+            help="Also the calibration error, of the methods that give probabilities.",
+            rich_help_panel=RUN,
+        ),
+    ] = False,
     pictures: Annotated[
         int,
         typer.Option(
@@ -182,6 +190,7 @@ def evaluate(
         text_features=text_features,
         presence=presence,
         boundary=boundary,
+        calibration=calibration,
         share=not apart,
         device=device,
         dtype=dtype,

@@ -1,4 +1,4 @@
-"""Plots of runs: bars for each data set, sweeps, time against mIoU, corruptions."""
+"""Plots of runs: bars for each data set, sweeps, time against mIoU, calibration, corruptions."""
 
 from __future__ import annotations
 
@@ -65,6 +65,10 @@ def _plots(runs: Sequence[Found]) -> Iterator[tuple[str, str, Any]]:
         if len(best) > 1:
             name = f"{title}: time against mIoU"
             yield name, f"time-{key}", lambda f, b=best, n=name: _times(f, b, n, colours)
+        sure = [f for f in best if f.entry["metrics"].get("calibration_error") is not None]
+        if sure:
+            name = f"{title}: calibration"
+            yield name, f"calibration-{key}", lambda f, s=sure, n=name: _sure(f, s, n, colours)
         for option in dict.fromkeys(option for found in here for option in found.entry["swept"]):
             swept = [found for found in here if option in found.entry["swept"]]
             name = f"{title}: {option}"
@@ -166,6 +170,27 @@ def _times(figure: Any, runs: Sequence[Found], title: str, colours: dict[str, st
     axes.grid(color="#e3e6e8", linewidth=0.6)
     axes.set_xlabel("milliseconds for a picture, encode and decide")
     axes.set_ylabel("mIoU, %")
+    _title(figure, title)
+
+
+def _sure(figure: Any, runs: Sequence[Found], title: str, colours: dict[str, str]) -> None:
+    """Accuracy over confidence, in bins that hold a thousandth of the pixels at least."""
+    figure.set_size_inches(6.4, 3.6)
+    axes = figure.subplots()
+    axes.plot([0, 100], [0, 100], color=GREY, linewidth=1, linestyle=":")
+    for found in sorted(runs, key=lambda f: f.entry["metrics"]["calibration_error"]):
+        curve = found.entry["calibration"]
+        least = sum(curve["pixels"]) / 1000
+        bins = zip(curve["pixels"], curve["confidence"], curve["accuracy"], strict=True)
+        points = [(100 * x, 100 * y) for pixels, x, y in bins if pixels and pixels >= least]
+        error = 100 * found.entry["metrics"]["calibration_error"]
+        label, colour = f"{_label(found, runs)}: {error:.1f}", colours[_method(found)]
+        axes.plot(*zip(*points, strict=True), marker="o", markersize=3.5, color=colour, label=label)
+    axes.set_aspect("equal")
+    axes.set_xlabel("confidence, %")
+    axes.set_ylabel("accuracy, %")
+    axes.grid(color="#e3e6e8", linewidth=0.6)
+    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5), title="error, %")
     _title(figure, title)
 
 

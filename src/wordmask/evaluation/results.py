@@ -94,7 +94,7 @@ def _collect(plan: Plan, task: Task, condition: tuple[str, int]) -> list[dict[st
             counted.add(answer.counted)
             times.append((answer.encode, answer.decide))
     return [
-        _entry(task, run, condition, counted, times)
+        _entry(plan, task, run, condition, counted, times)
         for run, counted, times in zip(task.runs, metrics, seconds, strict=True)
     ]
 
@@ -110,6 +110,7 @@ def _records(task: Task, condition: tuple[str, int]) -> Iterator[Record]:
 
 
 def _entry(
+    plan: Plan,
     task: Task,
     run: Run,
     condition: tuple[str, int],
@@ -162,11 +163,26 @@ def _entry(
             for picture, (a, b) in zip(counted.pictures.areas, seconds, strict=True)
         ],
     }
+    if plan.calibration:
+        entry["calibration"] = _calibration(run, counted)
     numbers = lookup(entry, task.model, _sources(run)) if condition == ("clean", 0) else []
     entry["published"] = [
         {"source": n.source, "metric": n.metric, "value": n.value} for n in numbers
     ]
     return _without_nan(entry)
+
+
+def _calibration(run: Run, counted: Metrics) -> dict[str, Any]:
+    """Pixels, mean confidence and accuracy in every bin; a note where there are none."""
+    if run.segmenter.method.decision != "softmax":
+        return {"note": "no calibration error: it gives class maps and no probabilities"}
+    confidence, accuracy = counted.calibration.curve()
+    pixels = counted.calibration.counts[0].tolist()
+    return {
+        "pixels": pixels,
+        "confidence": confidence.tolist(),
+        "accuracy": accuracy.tolist(),
+    }
 
 
 def _sources(run: Run) -> dict[str, str]:
@@ -235,8 +251,9 @@ def _table(entries: Sequence[Mapping[str, Any]]) -> list[str]:
         for key, name in (
             ("image_map", "mAP"),
             ("boundary_miou_union", "boundary mIoU"),
+            ("calibration_error", "ECE"),
         )
-        if key in first["metrics"]
+        if any(key in entry["metrics"] for entry in entries)
     ]
     heads = ["method", "protocol", "mIoU", "95 % interval", "published", "difference"]
     heads += ["pixels", "classes", "fwIoU", *(name for _, name in extra), "ms"]
@@ -262,7 +279,7 @@ def _table(entries: Sequence[Mapping[str, Any]]) -> list[str]:
             percent(means["pixel_accuracy"]),
             percent(means["mean_accuracy_present"]),
             percent(means["frequency_weighted_iou"]),
-            *(percent(means[key]) for key, _ in extra),
+            *(percent(means.get(key)) for key, _ in extra),
             f"{1000 * (seconds['encode'] + seconds['decide']):.0f}",
         ]
         lines.append(f"| {' | '.join(cells)} |")
@@ -298,10 +315,20 @@ def _legend(entries: Sequence[Mapping[str, Any]]) -> list[str]:
         "Published numbers are those of the same method, settings and backbone; a difference is "
         "given for complete data sets alone.",
     ]  # fmt: skip
+    if any("calibration" in e for e in entries):
+        lines[0] += (
+            " ECE: expected calibration error in percent, over pixels in 15 bins of the "
+            "probability of their label; 0 is best."
+        )
     notes = dict.fromkeys(
-        f"{e['protocol']['entry']}: {note}" for e in entries for note in e["protocol"]["notes"]
+        f"{e['protocol']['entry']}: {note}" for e in entries for note in _notes(e)
     )
     return [*lines, "", *(f"- {note}" for note in notes)]
+
+
+def _notes(entry: Mapping[str, Any]) -> list[str]:
+    told = entry.get("calibration", {}).get("note")
+    return [*entry["protocol"]["notes"], *([told] if told else [])]
 
 
 def write(results: Mapping[str, Any], out: Path) -> None:

@@ -38,6 +38,7 @@ from wordmask.evaluation.sharing import (
 from wordmask.evaluation.team import Team, gather_files, make_team
 from wordmask.evaluation.views import view_picture, view_truth
 from wordmask.images import read_image
+from wordmask.methods import METHODS
 from wordmask.segmenter import Segmenter
 from wordmask.vocabulary import Background, Vocabulary
 
@@ -67,6 +68,7 @@ class Plan:
             the data set, (C, E), stands for its classes, `DATASET.background` (K, E) for its
             background words.
         presence, boundary: whether image-level scores and boundary IoU are counted too.
+        calibration: whether the calibration error is, of the methods that give probabilities.
         share: whether runs share encodings and passes of the network where they can.
     """
 
@@ -84,6 +86,7 @@ class Plan:
     text_features: str | os.PathLike[str] | None = None
     presence: bool = False
     boundary: bool = False
+    calibration: bool = False
     share: bool = True
     device: str | None = None
     dtype: str | None = None
@@ -191,6 +194,11 @@ def check(plan: Plan) -> dict[str, Samples]:
     for label, count in _counts(plan.methods).items():
         if count > 1:
             raise WordmaskError(f"the method {label!r} is given more than once; leave one")
+    if plan.calibration and not any(map(gives_probabilities, plan.methods)):
+        raise WordmaskError(
+            f"got calibration for {', '.join(plan.methods)}, whose class maps are no "
+            "probabilities; leave it out, or add another method"
+        )
     opened = {}
     for name in plan.datasets:
         bench = benchmark(name)
@@ -207,6 +215,11 @@ def check(plan: Plan) -> dict[str, Samples]:
                 _background_words(protocol, samples.benchmark)
         opened[bench.name] = samples[: plan.limit]
     return opened
+
+
+def gives_probabilities(method: str) -> bool:
+    """Whether the labels of a method, as a plan names it, have a probability."""
+    return METHODS[Entry.parse(method).method].decision == "softmax"
 
 
 def sweep_settings(sweep: Sequence[str]) -> Iterator[tuple[str, ...]]:
@@ -381,8 +394,11 @@ class Eye:
         answer = label(run, encodings)
         seconds = time.perf_counter() - start + looks
         scores = presence(run, encodings) if self.plan.presence else None
+        sure = None
+        if self.plan.calibration and run.segmenter.method.decision == "softmax":
+            sure = confidence(run, encodings, answer)
         counted = self.counters[index].count(
-            picture, view_truth(truth, run.protocol.view), answer, scores=scores
+            picture, view_truth(truth, run.protocol.view), answer, scores=scores, confidence=sure
         )
         return Answered(counted, round(encode, 5), round(seconds, 5))
 
@@ -411,6 +427,16 @@ def presence(run: Run, encodings: Sequence[Any]) -> np.ndarray:
     """How much each class seems to be in a picture (C,): the most over its pieces."""
     rows = [run.segmenter.presence(e, run.words, run.background) for e in encodings]
     return torch.stack(rows).amax(0).numpy()
+
+
+def confidence(run: Run, encodings: Sequence[Any], answer: np.ndarray) -> np.ndarray:
+    """How sure an answer (H, W) of `label` is, in every pixel."""
+    edges = np.cumsum([encoding.sizes[0][1] for encoding in encodings])[:-1]
+    parts = [
+        run.segmenter.confidence(encoding, run.queries, run.background, [part])[0]
+        for encoding, part in zip(encodings, np.split(answer, edges, axis=1), strict=True)
+    ]
+    return np.concatenate(parts, axis=1)
 
 
 def _encoder(segmenter: Segmenter, tower: Any) -> Segmenter:
@@ -540,6 +566,7 @@ def prepare(plan: Plan, base: Segmenter, samples: Samples, state: Path) -> Task:
             "seed": plan.seed,
             "presence": plan.presence,
             "boundary": plan.boundary,
+            "calibration": plan.calibration,
             "share": plan.share,
         },
     )
