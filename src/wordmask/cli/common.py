@@ -16,6 +16,7 @@ from wordmask.errors import WordmaskError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from wordmask.methods import Method
     from wordmask.refiners import Refiner
     from wordmask.segmenter import Segmenter
     from wordmask.vocabulary import Vocabulary
@@ -149,8 +150,8 @@ Classifier = Annotated[
     typer.Option(
         "--classifier",
         metavar="ID_OR_FOLDER",
-        help="The second CLIP of `car`, which judges the masks.",
-        show_default="the model itself",
+        help="The second CLIP of `car` with --set classifier=second, which judges the masks.",
+        show_default="openai/clip-vit-large-patch14",
         rich_help_panel="Model",
     ),
 ]
@@ -264,6 +265,20 @@ def read_refiners(refine: str | None, assignments: Sequence[str] | None) -> list
 def read_networks(**given: str | None) -> dict[str, str]:
     """The networks beside CLIP that were named."""
     return {kind: source for kind, source in given.items() if source is not None}
+
+
+def check_networks(
+    networks: dict[str, str], method: Method, refiners: Sequence[Refiner] = ()
+) -> None:
+    """Refuse a network that nothing uses."""
+    used = {method.network, *(refiner.network for refiner in refiners)}
+    for kind in networks:
+        if kind in used:
+            continue
+        way = f"add --refine {kind}"
+        if kind == "classifier":
+            way = "add --method car --set classifier=second"
+        raise WordmaskError(f"got --{kind}, and neither {method.name} nor a refiner uses it; {way}")
 
 
 def _window(text: str) -> list[tuple[str, int]]:

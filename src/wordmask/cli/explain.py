@@ -70,7 +70,9 @@ def explain(
     strategy = Background.parse(background)
     strategy.check(words)
     options = common.read_options(method, assignments, short_side)
-    _, variant = create_method(method, variant, options)
+    built, variant = create_method(method, variant, options)
+    networks = common.read_networks(vfm=vfm, classifier=classifier)
+    common.check_networks(networks, built)
     limit = DEFAULT_MAX_PIXELS if max_pixels is None else max_pixels or None
     photo = read_image(image, max_pixels=limit)
     pictures.check_point(at, photo)
@@ -83,7 +85,7 @@ def explain(
         dtype=dtype,
         offline=offline,
         max_pixels=max_pixels,
-        networks=common.read_networks(vfm=vfm, classifier=classifier),
+        networks=networks,
     )
     with common.busy("drawing"):
         drawn = {

@@ -141,6 +141,7 @@ def segment(
     built, variant = create_method(method, variant, options)
     refiners = common.read_refiners(refine, assignments)
     networks = common.read_networks(vfm=vfm, diffusion=diffusion, sam=sam, classifier=classifier)
+    common.check_networks(networks, built, refiners)
     pictures = outputs.name_pictures(inputs, out)
     if labels is not None:
         pictures = read_labels(labels, pictures, words)

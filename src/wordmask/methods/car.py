@@ -136,6 +136,8 @@ class Car(Method):
                 raise unknown("visual prompt", prompt, PROMPTS)
         if self.attention_blocks < 1:
             raise WordmaskError(f"got attention_blocks={self.attention_blocks}; at least one")
+        if self.classifier == "second":
+            object.__setattr__(self, "network", "classifier")
 
     def classifier_texts(
         self, vocabulary: Vocabulary, text: TextTower | None, networks: Networks
