@@ -708,7 +708,12 @@ def test_interrupted(model, capsys):
     arguments = ["-m", "wordmask", "segment", "p", "-c", CLASSES, "--model", model, *FAST]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(
-        [sys.executable, *arguments], stderr=subprocess.PIPE, text=True, env=environment
+        [sys.executable, *arguments],
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        # a shell's background jobs ignore SIGINT, and so would the children of this test there
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as running:
         assert running.stderr is not None
         first = running.stderr.readline()
