@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -112,6 +113,19 @@ def test_the_scene_is_one_of_many_words_and_known_truth():
     assert len(words) >= 16
     assert len(scene.things) >= 3
     assert toybox.label_map(scene, words).min() >= 1
+
+
+@needs_weights
+def test_what_is_not_installed_is_named(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("WORDMASK_CACHE", str(tmp_path))
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "diffusers" else find(name)
+    )
+    assert run(["demo", "--out", str(tmp_path / "here")]) == 0
+    text = capsys.readouterr().out
+    assert "Left out: diffusion, " in text
+    assert f"What {demo.METHOD} found" in text
 
 
 def test_a_file_in_the_way_is_one_line(tmp_path, monkeypatch, capsys):

@@ -51,6 +51,11 @@ class Options:
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
 
 
+def missing_extras(*registries: Mapping[str, type[Options]]) -> list[str]:
+    """Names of methods and refiners whose optional part is not installed."""
+    return [n for registry in registries for n in sorted(registry) if not is_installed(registry[n])]
+
+
 def is_installed(one: type[Options]) -> bool:
     """Whether the optional part that a method or refiner needs is installed."""
     return not one.extra or importlib.util.find_spec(EXTRAS[one.extra]) is not None

@@ -38,6 +38,9 @@ def demo(
         from PIL import Image
 
         from wordmask.demo import run_demo
+        from wordmask.methods import METHODS
+        from wordmask.options import missing_extras
+        from wordmask.refiners import REFINERS
 
         result = run_demo()
         _save(Image.fromarray(result.image), out / "scene.png")
@@ -54,6 +57,10 @@ def demo(
         "many: wordmask selftest"
     )
     console.print(_methods(result))
+    left_out = missing_extras(METHODS, REFINERS)
+    if left_out:
+        names = " and ".join(left_out)
+        print(f'Left out: {names}, which need a part of wordmask: pip install "wordmask[all]"')
     for name in ("scene.png", "labels.png", "overlay.png", "methods.png"):
         print(common.shown(out / name))
     print("The built-in networks know rendered scenes like this one and nothing of the world.")
