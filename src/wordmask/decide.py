@@ -225,7 +225,7 @@ class _Presence:
     def __init__(self, decision: Decision, scores: ScoreMap, size: tuple[int, int]):
         self.background = decision.background
         self.method = decision.method
-        score = decision.presence(scores)  # (C,)
+        self.score = score = decision.presence(scores)  # (C,)
         low, high = _extremes(decision, scores, size)
         kept = score > getattr(self.method, "score_threshold", 0.0)
         if decision.present is not None:
@@ -259,7 +259,7 @@ class _Paint(_Presence):
 
     def __init__(self, decision: Decision, scores: ScoreMap, size: tuple[int, int]):
         super().__init__(decision, scores, size)
-        self.score = decision.presence(scores)[:, None, None]
+        self.score = self.score[:, None, None]
         self.threshold = decision.method.mask_threshold * self.score  # type: ignore[attr-defined]
 
     def __call__(self, block: Tensor) -> Tensor:

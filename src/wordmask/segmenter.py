@@ -219,7 +219,7 @@ class Segmenter:
             size = (image.shape[2], image.shape[3])
             encoding = self._encode(image)
             encoding.sizes = (size,) * len(image)
-            self._look(encoding)
+            self._look_at_all(encoding)
             return encoding
         single = not isinstance(image, (list, tuple))
         sources = [image] if single else list(image)
@@ -237,7 +237,7 @@ class Segmenter:
         encoding.sizes = tuple((p.shape[0], p.shape[1]) for p in pictures)
         encoding.images = tuple(pictures)
         encoding.single = single
-        self._look(encoding)
+        self._look_at_all(encoding)
         return encoding
 
     def prepare(self, picture: np.ndarray) -> Tensor:
@@ -300,16 +300,21 @@ class Segmenter:
         return encoding
 
     @torch.inference_mode()
-    def _look(self, encoding: Encoding) -> None:
+    def _look_at_all(self, encoding: Encoding) -> None:
         """Let every refiner look at every picture, once."""
         if self.low_memory:  # refiners look when it is their turn, see `decide_all`
             self.networks.release()
             return
         for i in range(len(encoding)):
             for refiner in self.refiners:
-                self._seen(encoding, i, refiner)
+                self.look(encoding, i, refiner)
 
-    def _seen(self, encoding: Encoding, i: int, refiner: Refiner) -> Any:
+    @torch.inference_mode()
+    def look(self, encoding: Encoding, i: int, refiner: Refiner) -> Any:
+        """What a refiner sees in picture i of an encoding, kept with it: it looks once.
+
+        With `low_memory` nothing is kept.
+        """
         seen = encoding.seen.get((i, refiner))
         if seen is None:
             assert encoding.pixels is not None
@@ -332,6 +337,10 @@ class Segmenter:
         words: a Vocabulary, a list of names (or of lists of synonyms), a dict, or a float tensor
         (C, E), one row a class. background: a Background, "none", "auto", a list of names, a tensor
         (K, E), or None: none.
+
+        Raises:
+            WordmaskError: no words, a word twice or as background too, text features of another
+                width, names for a model without a text half.
         """
         asker = Asker(self.method, self.text, self.tower, self.networks, self.source)
         return asker.ask(words, background)
@@ -385,7 +394,7 @@ class Segmenter:
             h, w = encoding.patches(self.tower.patch)
             maps = scores.rows(0, h, (h, w))
         for refiner in refiners:
-            maps = refiner.refine(self._seen(encoding, i, refiner), maps)
+            maps = refiner.refine(self.look(encoding, i, refiner), maps)
         size = encoding.pixel_size
         return ScoreMap([Tile(maps, Window(0, 0, *size), size, (0, 0))], size)
 

@@ -410,7 +410,7 @@ class Eye:
             for refiner in segmenter.refiners:
                 if (0, refiner) not in encoding.seen:
                     start = time.perf_counter()
-                    segmenter._seen(encoding, 0, refiner)
+                    segmenter.look(encoding, 0, refiner)
                     synchronise(segmenter.tower.device)
                     self.looks[id(encoding), refiner] = time.perf_counter() - start
                 total += self.looks.get((id(encoding), refiner), 0.0)

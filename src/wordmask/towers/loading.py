@@ -349,6 +349,7 @@ def pick_device(device: str | torch.device | None) -> torch.device:
     try:
         chosen = torch.device(device)
         torch.empty(0, device=chosen)
+    # torch raises each of these, by the kind of device that it has not or was built without
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         first = str(error).splitlines()[0]
         raise WordmaskError(f"got device {device!r}, which is not usable here: {first}") from None
