@@ -14,9 +14,9 @@ import torch
 
 from memory import measure
 from wordmask import Background
-from wordmask.decide import Decision
 from wordmask.encoding import Queries
 from wordmask.methods import create_method
+from wordmask.scoring import Decision
 from wordmask.windows import ScoreMap, Tile, Window, place_windows
 
 

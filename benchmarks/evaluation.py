@@ -25,8 +25,8 @@ from PIL import Image
 from encode import make_model
 from memory import resident
 from wordmask import Segmenter
-from wordmask.evaluation.boundary import boundary
-from wordmask.evaluation.metrics import VOID, Confusion, Metrics
+from wordmask.metrics.boundary import boundary
+from wordmask.metrics.collection import VOID, Confusion, Metrics
 
 SIZE = (375, 500)
 

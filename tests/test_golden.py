@@ -10,10 +10,10 @@ from safetensors.torch import load_file
 from conftest import GOLDEN
 from wordmask import Background, Segmenter
 from wordmask.affinity import Sinkhorn
-from wordmask.decide import Decision
 from wordmask.encoding import Queries
 from wordmask.methods.base import cosine
 from wordmask.methods.naclip import gaussian
+from wordmask.scoring import Decision
 from wordmask.towers.clip import ClipTower, Need, position_embedding
 from wordmask.windows import ScoreMap, Tile, Window
 

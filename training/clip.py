@@ -40,6 +40,7 @@ from torch.nn import functional
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
 from wordmask import toybox
+from wordmask.vocabulary import templates
 
 SIZE, PATCH = 96, 8
 GRID = SIZE // PATCH
@@ -59,8 +60,7 @@ READINGS = {
     "early": 0.1,
 }
 FIRST_TEST_SEED = 10**9  # training seeds stay below, test scenes lie above
-TEMPLATES = (Path(toybox.__file__).parent / "templates" / "openai.txt").read_text().split("\n")
-TEMPLATES = [line for line in TEMPLATES if "{}" in line]
+TEMPLATES = list(templates("openai"))
 SENTENCES = (
     "a picture of {}", "there is {}", "one can see {}", "a scene with {}", "this is {}",
     "on {} there is {}", "{} on {}", "{} with {}", "{} and {}", "{} lying on the {}",

@@ -14,10 +14,11 @@ import argparse
 import numpy as np
 
 from wordmask import toybox
-from wordmask.evaluation.boundary import Boundary
-from wordmask.evaluation.confusion import Confusion
+from wordmask.metrics.boundary import Boundary
+from wordmask.metrics.confusion import Confusion
 from wordmask.segmenter import Segmenter
-from wordmask.selftest import NAMES, TOYBOX_OPTIONS, WORDS
+from wordmask.toybox import NAMES
+from wordmask.toybox.selftest import TOYBOX_OPTIONS, WORDS
 from wordmask.vocabulary import Background
 
 FIRST_SEED = 1_300_000_000

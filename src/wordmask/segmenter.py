@@ -15,16 +15,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wordmask import __version__
-from wordmask.asking import Asker
-from wordmask.decide import Decision
 from wordmask.encoding import Encoding, Queries
 from wordmask.errors import WordmaskError
 from wordmask.images import DEFAULT_MAX_PIXELS, prepare, read_image
 from wordmask.methods import METHODS, Method, create_method
 from wordmask.refiners import REFINERS, Refiner, View, read_refiners
+from wordmask.scoring import Decision
 from wordmask.segmentation import Segmentation
+from wordmask.text_queries import Asker
+from wordmask.towers.auxiliary import Networks, fingerprint
 from wordmask.towers.clip import ClipTower
-from wordmask.towers.loading import (
+from wordmask.towers.hub import (
     LoadedClip,
     load_clip,
     pick_device,
@@ -32,7 +33,6 @@ from wordmask.towers.loading import (
     text_of,
     tower_of,
 )
-from wordmask.towers.networks import Networks, fingerprint
 from wordmask.towers.text import TextTower, default_cache_dir
 from wordmask.vocabulary import Background
 from wordmask.windows import ScoreMap, Tile, Window, place_windows
@@ -122,7 +122,7 @@ class Segmenter:
                 pairs (name, options) and `Refiner`s; see `list_refiners()`.
             networks: what is used beside CLIP by methods and refiners, loaded when it is first
                 needed: a hub id, a folder or a module for "vfm", "diffusion", "sam" or
-                "classifier"; see `wordmask.towers.networks.DEFAULTS`.
+                "classifier"; see `wordmask.towers.auxiliary.DEFAULTS`.
             low_memory: free the networks beside CLIP as soon as their part is done, and take CLIP
                 off the GPU meanwhile. Give pictures as a list then: each network is loaded once for
                 all of them.

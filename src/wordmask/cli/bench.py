@@ -92,8 +92,8 @@ def bench(
     )
     named = None if methods is None else [part.strip() for part in methods.split(",")]
 
-    from wordmask.evaluation import bench as costs
-    from wordmask.towers.loading import load_clip, pick_device, pick_dtype
+    from wordmask.evaluation import cost as costs
+    from wordmask.towers.hub import load_clip, pick_device, pick_dtype
 
     chosen = costs.candidates(named, refine or (), [*networks, *(["vfm"] if random else [])])
     place = pick_device(device)

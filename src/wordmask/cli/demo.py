@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from PIL import Image
     from rich.table import Table
 
-    from wordmask.demo import Demo
+    from wordmask.toybox.demo import Demo
 
 GO_ON = (
     "Go on with a real CLIP (600 MB, loaded once) and your own photo: "
@@ -37,10 +37,10 @@ def demo(
     with common.busy("segmenting the demo scene by every method"):
         from PIL import Image
 
-        from wordmask.demo import run_demo
         from wordmask.methods import METHODS
         from wordmask.options import missing_extras
         from wordmask.refiners import REFINERS
+        from wordmask.toybox.demo import run_demo
 
         result = run_demo()
         _save(Image.fromarray(result.image), out / "scene.png")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from wordmask.evaluation.runner import Progress
+    from wordmask.evaluation.evaluator import Progress
 
 LINE_EVERY = 20.0  # seconds between lines where there is no terminal
 RUN = "What to run"
@@ -167,10 +167,10 @@ def evaluate(
     Exit codes: 0 all went well, 2 wrong usage or data that cannot be used, 130 interrupted.
     """
     from wordmask.evaluation import results
+    from wordmask.evaluation.evaluator import Plan
+    from wordmask.evaluation.evaluator import evaluate as run
     from wordmask.evaluation.examples import draw_examples
     from wordmask.evaluation.robustness import CORRUPTIONS
-    from wordmask.evaluation.runner import Plan
-    from wordmask.evaluation.runner import evaluate as run
 
     kinds = list(CORRUPTIONS) if corrupt == "all" else _split(corrupt or "")
     if pictures < 0:

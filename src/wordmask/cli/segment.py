@@ -132,7 +132,7 @@ def segment(
 
     from wordmask.images import read_image
     from wordmask.methods import create_method
-    from wordmask.towers.networks import DEFAULTS
+    from wordmask.towers.auxiliary import DEFAULTS
     from wordmask.vocabulary import Background
 
     strategy = Background.parse(background)

@@ -14,7 +14,7 @@ from wordmask.cli import common
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from wordmask.selftest import Candidate, Measurement
+    from wordmask.toybox.selftest import Candidate, Measurement
 
 MODEL = "wordmask/tiny-clip"
 
@@ -48,7 +48,8 @@ def selftest(
     It shows that all stages work together here. How the methods differ on photographs it does not
     show: the tiny CLIP knows the toybox and not the world.
     """
-    from wordmask import selftest as test
+    from wordmask.toybox import SIZE
+    from wordmask.toybox import selftest as test
 
     chosen = test.candidates(_names(methods), variants, _names(refiners))
     rows = _measure(chosen, scenes, seed, model)
@@ -59,7 +60,7 @@ def selftest(
     console.print(tabulate(rows, variants))
     options = ", ".join(f"{name}={value}" for name, value in test.TOYBOX_OPTIONS.items())
     console.print(
-        f"{scenes} + {scenes} scenes of {test.SIZE} x {test.SIZE} pixels, seed {seed}, "
+        f"{scenes} + {scenes} scenes of {SIZE} x {SIZE} pixels, seed {seed}, "
         f"{test.WORDS} words to choose from in each; model {model}. mIoU: one confusion matrix, "
         "mean over classes with union > 0. outline: the same of the outlines of masks (boundary "
         "IoU). pixels: named right, and things: those of things. held out: those of things whose "
@@ -77,7 +78,7 @@ def _names(text: str | None) -> list[str] | None:
 def _measure(chosen: list[Candidate], scenes: int, seed: int, model: str) -> list[Measurement]:
     from rich.progress import Progress
 
-    from wordmask.selftest import measure
+    from wordmask.toybox.selftest import measure
 
     screen = common.console(stderr=True)
     with Progress(
@@ -107,13 +108,14 @@ def tabulate(rows: list[Measurement], variants: bool) -> Table:
 
 
 def _plain(rows: list[Measurement], scenes: int, seed: int, model: str) -> dict[str, Any]:
-    from wordmask import selftest as test
+    from wordmask.toybox import SIZE
+    from wordmask.toybox import selftest as test
 
     return {
         "model": model,
         "scenes": scenes,
         "seed": seed,
-        "size": test.SIZE,
+        "size": SIZE,
         "words": test.WORDS,
         "options": test.TOYBOX_OPTIONS,
         "networks": test.NETWORKS,

@@ -10,11 +10,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from wordmask import toybox
 from wordmask.datasets.base import Benchmark, Listing, Names, Sample, register
 from wordmask.datasets.reading import Truth
-
-NAMES = (*toybox.GROUNDS, *toybox.looks(True))  # as wordmask.selftest asks
+from wordmask.toybox.scenes import NAMES, Scene, fresh_scenes, label_map
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,9 +42,7 @@ class Toybox(Benchmark):
 
     def find(self, root: Path) -> Listing:
         """Render the scenes."""
-        from wordmask.selftest import make_scenes
-
-        scenes = make_scenes(self.expected, self.seed)
+        scenes = fresh_scenes(self.expected, self.seed)
         return Listing(
             tuple(
                 Sample(f"scene_{index:05d}", scene.image, SceneMask(scene))
@@ -59,11 +55,11 @@ class Toybox(Benchmark):
 class SceneMask:
     """A scene; call it to label its pixels."""
 
-    scene: toybox.Scene
+    scene: Scene
 
     def __call__(self) -> Truth:
         """The labels, (H, W) uint16."""
-        return toybox.label_map(self.scene, NAMES).astype(np.uint16)
+        return label_map(self.scene, NAMES).astype(np.uint16)
 
 
 register(Toybox())

@@ -19,7 +19,7 @@ from wordmask.files import write_atomically
 from wordmask.images import read_image
 
 if TYPE_CHECKING:
-    from wordmask.evaluation.runner import Plan, Run
+    from wordmask.evaluation.evaluator import Plan, Run
 
 LIST = "pictures.json"
 HEIGHT = 320  # of a strip, pixels
@@ -53,7 +53,7 @@ def draw_examples(plan: Plan, found: Mapping[str, Any], folder: Path, count: int
         folder: for the strips, one folder for each data set.
         count: how many of each group.
     """
-    from wordmask.evaluation.runner import CLEAN, check, load, make_runs
+    from wordmask.evaluation.evaluator import CLEAN, check, load, make_runs
 
     base = load(plan)
     listed = []
@@ -100,7 +100,7 @@ def _draw(
     run: Run, sample: Sample, entry: Mapping[str, Any]
 ) -> tuple[Image.Image, list[dict[str, Any]]]:
     """Picture, truth and answer side by side; and the classes in them, most pixels first."""
-    from wordmask.evaluation.runner import label
+    from wordmask.evaluation.evaluator import label
 
     view = run.protocol.view
     pieces = view_picture(read_image(sample.image), view)

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from wordmask.errors import WordmaskError
-from wordmask.evaluation.metrics import Counted
 from wordmask.files import write_atomically
+from wordmask.metrics.collection import Counted
 
 SHARD = 32  # pictures
 SETTINGS = "run.json"

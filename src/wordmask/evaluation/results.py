@@ -18,11 +18,11 @@ import torch
 from wordmask import __version__
 from wordmask.errors import WordmaskError
 from wordmask.evaluation.journal import Record, Shard
-from wordmask.evaluation.metrics import Metrics
 from wordmask.evaluation.published import METRICS, Number, lookup
+from wordmask.metrics.collection import Metrics
 
 if TYPE_CHECKING:
-    from wordmask.evaluation.runner import Plan, Run, Task
+    from wordmask.evaluation.evaluator import Plan, Run, Task
 
 RESULTS = "results.json"
 FORM = 1  # of results.json
@@ -36,7 +36,7 @@ def collect(plan: Plan, tasks: Sequence[Task]) -> dict[str, Any]:
     """
     import transformers
 
-    from wordmask.evaluation.runner import conditions
+    from wordmask.evaluation.evaluator import conditions
 
     runs = [
         entry

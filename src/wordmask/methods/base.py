@@ -11,8 +11,8 @@ from torch import Tensor
 from wordmask.encoding import Encoding, Queries
 from wordmask.errors import WordmaskError
 from wordmask.options import Options, create, parse_assignment
+from wordmask.towers.auxiliary import Networks
 from wordmask.towers.clip import ClipTower, Need, Trace
-from wordmask.towers.networks import Networks
 from wordmask.towers.text import TextTower
 from wordmask.vocabulary import Vocabulary
 

@@ -16,8 +16,8 @@ from wordmask.affinity import Sinkhorn
 from wordmask.encoding import Encoding, Queries
 from wordmask.errors import WordmaskError
 from wordmask.methods.base import Method, cosine, register, to_grid
+from wordmask.towers.auxiliary import Networks
 from wordmask.towers.clip import ClipTower, Need, Trace
-from wordmask.towers.networks import Networks
 from wordmask.windows import place_windows
 
 

@@ -13,8 +13,8 @@ from wordmask.affinity import MaskedSoftmax
 from wordmask.encoding import Encoding
 from wordmask.errors import WordmaskError
 from wordmask.methods.base import Method, register, to_grid
+from wordmask.towers.auxiliary import Networks
 from wordmask.towers.clip import ClipTower, Need, Trace
-from wordmask.towers.networks import Networks
 
 
 @register

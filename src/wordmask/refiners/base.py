@@ -10,7 +10,7 @@ from torch import Tensor
 
 from wordmask.errors import WordmaskError
 from wordmask.options import Options, create
-from wordmask.towers.networks import Networks
+from wordmask.towers.auxiliary import Networks
 
 REFINERS: dict[str, type[Refiner]] = {}
 

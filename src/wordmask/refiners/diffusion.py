@@ -15,8 +15,8 @@ from torch import Tensor
 from wordmask.affinity import Affinity, Chain, Mean, Sharpened
 from wordmask.errors import WordmaskError
 from wordmask.refiners.base import Refiner, View, register_refiner
+from wordmask.towers.auxiliary import Networks
 from wordmask.towers.diffusion import LAYERS, SelfAttention
-from wordmask.towers.networks import Networks
 
 
 class Fused(NamedTuple):

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from wordmask.errors import WordmaskError
 from wordmask.refiners.base import Refiner, View, register_refiner
-from wordmask.towers.networks import Networks
+from wordmask.towers.auxiliary import Networks
 
 BLOCK_BYTES = 2 * 2**20  # for one copy of the maps that are refined together, to stay in the cache
 AROUND = [(y, x) for y in (-1, 0, 1) for x in (-1, 0, 1)]  # 3 x 3, the centre is number 4

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from wordmask.errors import WordmaskError
 from wordmask.refiners.base import Refiner, View, register_refiner
-from wordmask.towers.networks import Networks
+from wordmask.towers.auxiliary import Networks
 from wordmask.towers.sam import Masks, SamImage, centres
 
 POINTS = 64  # of the grid of `vote` whose masks are held at once

@@ -11,7 +11,7 @@ from torch import Tensor
 from wordmask.affinity import MaskedSoftmax
 from wordmask.errors import WordmaskError
 from wordmask.refiners.base import Refiner, View, register_refiner
-from wordmask.towers.networks import Networks
+from wordmask.towers.auxiliary import Networks
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from wordmask.affinity import ByRows, HeadAttention
 from wordmask.errors import WordmaskError, unknown
-from wordmask.towers.loading import load_from
+from wordmask.towers.hub import load_from
 from wordmask.towers.memory import TooLargeError, check_memory
 
 # The repository of 2.1-base was withdrawn; copies of it, in the order in which they are tried.

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wordmask.errors import WordmaskError
-from wordmask.towers.loading import load_from, read_normalisation
+from wordmask.towers.hub import load_from, read_normalisation
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 PROMPTS = 16  # decoded at once

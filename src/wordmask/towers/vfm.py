@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from wordmask.errors import WordmaskError
 from wordmask.towers.clip import position_embedding
-from wordmask.towers.loading import load_from, read_normalisation
+from wordmask.towers.hub import load_from, read_normalisation
 from wordmask.towers.memory import check_memory, free_memory
 
 if TYPE_CHECKING:

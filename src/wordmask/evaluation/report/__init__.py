@@ -1,0 +1,1 @@
+"""Reports: our runs joined, the papers' tables beside them, plots and a page."""

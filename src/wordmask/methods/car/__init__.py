@@ -1,0 +1,5 @@
+"""CaR (CLIP as RNN), with the mask proposals of CLIP-ES and the visual prompts that it needs."""
+
+from wordmask.methods.car.method import Car
+
+__all__ = ["Car"]

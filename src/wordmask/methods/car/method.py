@@ -1,0 +1,274 @@
+"""CaR (Sun et al., CLIP as RNN: Segment Countless Visual Concepts without Training Endeavor, 2024).
+
+Its masks come from CLIP-ES, see clip_es.py. C classes, K background words, L = h*w patches.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from wordmask.encoding import Encoding, Queries
+from wordmask.errors import WordmaskError, unknown
+from wordmask.methods.base import Method, register, to_grid
+from wordmask.methods.car.clip_es import (
+    affinity,
+    component_boxes,
+    cosine_maps,
+    gradcam,
+    over_maximum,
+)
+from wordmask.methods.car.visual_prompts import PROMPTS, Prompter
+from wordmask.towers.auxiliary import Networks
+from wordmask.towers.clip import ClipTower, Need, Trace
+from wordmask.towers.text import TextTower
+from wordmask.vocabulary import Vocabulary, templates
+
+AT_ONCE = 8  # prompted pictures that the classifier sees at once
+
+
+@register
+@dataclass(frozen=True)
+class Car(Method):
+    """Masks for all words, a look at each mask, and again without the words that were not there.
+
+    1. Mask proposals (CLIP-ES) for the words left: GradCAM on z, the first layer norm of the last
+       block, for softmax(100 cos(f, t)) over words and background words, f the mean of all patch
+       features. The map is spread by the attention of the last blocks inside the boxes around its
+       strong parts (class-aware attention-based affinity).
+    2. Each word gets its picture with a visual prompt: blurred or gray outside of its mask, a red
+       ellipse around it. A CLIP compares the pictures with all words left.
+    3. A word stays whose probability in its own picture is above `confidence`. Until all stay.
+
+    A pixel goes to the surest word whose mask covers it (masks are painted in ascending order), and
+    to no word where none does; with background "none", to the word whose map is highest there. The
+    last word always stays, its softmax is over itself.
+
+    The gradient of a softmax is a mixture of the gradients of its cosines, so one backward pass for
+    each word serves all rounds: with M_q = <z, dcos_q/dz averaged over patches>, the map of word c
+    is relu(M_c - sum_j P_j M_j), j over the others, P their softmax. (The factor that is left out
+    divides away; and a probability of 1 leaves a map, where the gradient itself would vanish.)
+    A picture is looked at again only where its mask changed since the last round.
+
+    Deviations. The paper and its code let ViT-L/14 look at the prompted pictures: that is
+    `classifier="second"` with `networks={"classifier": ...}`; by default the same CLIP looks. No
+    dense CRF: no maintained package of it exists (pydensecrf's last release is of 2018, its fork
+    pydensecrf2 had one, without wheels); a refiner can do its part. The released code's 23
+    background words are whatever background is asked for. Several names of a class are one text,
+    their mean. Prompted pictures are squeezed to the classifier's square, drawn at the size that
+    CLIP sees; the ellipse touches the mask's box and is 1/100 of the short side thick (neither is
+    stated). SAM and the second run for stuff are not offered. Where the words in the picture are
+    known, `confidence=0` keeps them all. Cost: one forward and one backward pass of a block for
+    each word, and one forward of the classifier for each word and round.
+
+    Args:
+        confidence: a word stays with a probability above this.
+        mask_threshold: a mask is where its map is above this share of its maximum.
+        box_threshold: strong parts of a map are above this share of its maximum.
+        prompts: what is drawn, together: "blur", "gray" or "black" outside, "circle".
+        classifier: "same" CLIP, or the "second" one of `networks`.
+        classifier_templates: prompt templates of the words that pictures are compared with.
+        attention_blocks: how many last blocks' attention spreads the maps.
+    """
+
+    name = "car"
+    title = "CaR (CLIP as RNN)"
+    year = 2024
+    variants = {
+        "paper": {},
+        "context": {
+            "confidence": 0.25,
+            "mask_threshold": 0.6,
+            "prompts": ("blur", "circle"),
+        },
+        "stuff": {"confidence": 0.25, "mask_threshold": 0.6, "prompts": ("blur", "gray")},
+        "object": {
+            "confidence": 0.3,
+            "mask_threshold": 0.5,
+            "box_threshold": 0.5,
+            "prompts": ("blur", "gray"),
+        },
+        "ade": {
+            "confidence": 0.25,
+            "mask_threshold": 0.6,
+            "box_threshold": 0.7,
+            "prompts": ("gray", "blur"),
+        },
+    }
+    decision = "paint"
+    scoring = Method.scoring | {
+        "confidence",
+        "mask_threshold",
+        "box_threshold",
+        "prompts",
+        "classifier",
+        "classifier_templates",
+    }
+
+    short_side: int | None = 512
+    resample: Literal["pil-bicubic", "pil-bilinear", "cv2-bilinear"] = "pil-bicubic"
+    whole_patches: bool = True
+    position: Literal["bicubic_offset", "bicubic", "bicubic_antialias", "bilinear"] = "bilinear"
+    templates: str | tuple[str, ...] = ("a clean origami {}.",)
+    logit_scale: float = 100.0
+    confidence: float = 0.6
+    mask_threshold: float = 0.4
+    box_threshold: float = 0.4
+    prompts: tuple[str, ...] = ("circle", "blur")
+    classifier: Literal["same", "second"] = "same"
+    classifier_templates: str | tuple[str, ...] = "cliper"
+    attention_blocks: int = 8
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        shares = (self.confidence, self.mask_threshold, self.box_threshold)
+        if not all(0 <= share < 1 for share in shares):
+            raise WordmaskError(
+                f"got confidence={self.confidence}, mask_threshold={self.mask_threshold}, "
+                f"box_threshold={self.box_threshold}; all are shares from 0 to below 1"
+            )
+        for prompt in self.prompts:
+            if prompt not in PROMPTS:
+                raise unknown("visual prompt", prompt, PROMPTS)
+        if self.attention_blocks < 1:
+            raise WordmaskError(f"got attention_blocks={self.attention_blocks}; at least one")
+        if self.classifier == "second":
+            object.__setattr__(self, "network", "classifier")
+
+    def classifier_texts(
+        self, vocabulary: Vocabulary, text: TextTower | None, networks: Networks
+    ) -> Tensor:
+        """The names of a class in all templates, as one text a class (C, E')."""
+        text = networks.classifier.text if self.classifier == "second" else text
+        if text is None:
+            raise WordmaskError("got names, and the classifier has no text half; give another one")
+        rows = text.encode(vocabulary.queries, templates(self.classifier_templates))
+        groups = rows.split([len(names) for names in vocabulary])
+        return F.normalize(torch.stack([x.mean(0) for x in groups]), dim=-1)
+
+    # -- what does not depend on the words ------------------------------------------------------
+
+    def need(self, depth: int) -> Need:
+        """F^{N-1}, F^N and the sum of the last blocks' attention."""
+        blocks = range(max(depth - self.attention_blocks, 0) + 1, depth + 1)
+        return Need.of(states=[depth - 1, depth], attention_sum=blocks)
+
+    def features(self, tower: ClipTower, trace: Trace) -> Encoding:
+        """CLIP's features as they are, F^{N-1}, and what spreads the maps."""
+        assert trace.attention_sum is not None
+        patches = trace.grid[0] * trace.grid[1]
+        attention = trace.attention_sum.mean(1)[:, -patches:, -patches:]
+        spread = torch.stack([affinity(a) for a in attention])  # (B, L, L)
+        features = to_grid(tower.project(trace.states[tower.depth]), trace.grid)
+        return Encoding(
+            features, extras={"states": trace.states[tower.depth - 1], "spread": spread}
+        )
+
+    def mixing_map(self, tower: ClipTower, trace: Trace) -> Tensor:
+        """softmax(QK^T / sqrt d) of the last block, which stays as it is."""
+        block = tower.block(tower.depth)
+        z = block.norm1(trace.states[tower.depth - 1])
+        return tower.attention_map(block.queries(z), block.keys(z))
+
+    def encode(self, tower: ClipTower, pixels: Tensor, networks: Networks) -> Encoding:
+        """As every method; the pixels and the networks stay at hand for the rounds."""
+        encoding = super().encode(tower, pixels, networks)
+        mean, std = self.mean or tower.mean, self.std or tower.std
+        shift, scale = pixels.new_tensor([mean, std])[..., None, None]
+        encoding.extras["unit"] = (pixels * scale + shift).clamp(0, 1)  # (B, 3, H, W)
+        encoding.towers = (tower, networks)
+        return encoding
+
+    # -- the rounds -----------------------------------------------------------------------------
+
+    def scores(self, encoding: Encoding, queries: Queries) -> Tensor:
+        """(B, C, h, w): each map over its maximum, times its word's probability; else 0."""
+        tower, networks = encoding.towers
+        looker = networks.classifier.tower if self.classifier == "second" else tower
+        texts = torch.stack(
+            [queries.embeddings[queries.owner == c].mean(0) for c in range(queries.classes)]
+        )
+        texts = F.normalize(torch.cat([texts, queries.background]), dim=-1)  # (C + K, E)
+        labels = self._labels(queries, texts[: queries.classes], looker)
+        return torch.stack(
+            [
+                self._rounds(tower, looker, texts, labels, *parts).unflatten(-1, encoding.grid)
+                for parts in zip(
+                    *(encoding.extras[name] for name in ("states", "spread", "unit")), strict=True
+                )
+            ]
+        )
+
+    def _labels(self, queries: Queries, texts: Tensor, looker: ClipTower) -> Tensor:
+        """What the prompted pictures are compared with, (C, E') unit rows."""
+        if queries.classifier is not None:
+            return queries.classifier.to(looker.device)
+        if self.classifier == "second":
+            raise WordmaskError(
+                "got words as a tensor and classifier='second', which reads names; give names, or "
+                "classifier='same'"
+            )
+        return texts
+
+    def _rounds(
+        self,
+        tower: ClipTower,
+        looker: ClipTower,
+        texts: Tensor,
+        labels: Tensor,
+        state: Tensor,
+        spread: Tensor,
+        unit: Tensor,
+    ) -> Tensor:
+        """The maps (C, L) of one picture: state (T, D), spread (L, L), unit (3, H, W)."""
+        classes = len(labels)
+        grid = unit.shape[1] // tower.patch, unit.shape[2] // tower.patch
+        cosines, signed = cosine_maps(tower, state, texts, grid[0] * grid[1])
+        background = torch.arange(classes, len(texts), device=texts.device)
+        draw = Prompter(unit, self.prompts)
+        active = torch.arange(classes, device=texts.device)
+        masks: dict[int, int] = {}  # a hash of the mask that each word was seen with
+        seen = labels.new_zeros(classes, classes)  # cosine of each word's picture with each word
+        result = signed.new_zeros(classes, signed.shape[1])
+        while len(active):
+            rows = torch.cat([active, background])
+            maps = gradcam(self.logit_scale * cosines[rows], signed[rows])[: len(active)]
+            maps = self._spread(maps, spread, grid)  # (n, L)
+            for words, some in zip(active.split(AT_ONCE), maps.split(AT_ONCE), strict=True):
+                shown = self._masks(some.unflatten(1, grid), (unit.shape[1], unit.shape[2]))
+                keys = [hash(mask.cpu().numpy().tobytes()) for mask in shown]
+                new = [i for i, c in enumerate(words.tolist()) if masks.get(c) != keys[i]]
+                if new:
+                    prompted = torch.stack([draw(shown[i]) for i in new])
+                    seen[words[new]] = look(looker, prompted) @ labels.T
+                masks.update(zip(words.tolist(), keys, strict=True))
+            own = torch.softmax(self.logit_scale * seen[active][:, active], dim=1).diagonal()
+            stays = (own > self.confidence) & (maps.amax(1) > 0)
+            if stays.all():
+                result[active] = maps * own[:, None]
+                break
+            active = active[stays]
+        return result
+
+    def _masks(self, maps: Tensor, size: tuple[int, int]) -> Tensor:
+        """Where maps (n, h, w) are high, (n, H, W) bool."""
+        maps = F.interpolate(maps[None], size, mode="bilinear")[0]
+        return maps > self.mask_threshold * maps.amax((1, 2), keepdim=True)
+
+    def _spread(self, maps: Tensor, spread: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Each map (n, L) spread inside the boxes of its strong parts, over its maximum."""
+        boxes = component_boxes(maps.unflatten(1, grid) > self.box_threshold).flatten(1)
+        return over_maximum((maps * boxes) @ spread.T)
+
+
+def look(tower: ClipTower, unit: Tensor) -> Tensor:
+    """Embeddings (n, E) of whole pictures (n, 3, H, W) in [0, 1], squeezed to the native square."""
+    side = tower.vision.config.image_size
+    pixels = F.interpolate(unit, (side, side), mode="bicubic", antialias=True).clamp(0, 1)
+    mean, std = (pixels.new_tensor(x)[:, None, None] for x in (tower.mean, tower.std))
+    trace = tower.trace((pixels - mean) / std, Need.of(states=[tower.depth]))
+    return F.normalize(tower.pool(trace.states[tower.depth]), dim=-1)

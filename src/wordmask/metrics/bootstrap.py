@@ -1,0 +1,122 @@
+"""What was counted in every picture by itself: bootstrap intervals, the best and the worst."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from wordmask.errors import WordmaskError
+from wordmask.metrics.confusion import MeanOver, Pairs, all_means, check_same, mean_iou
+
+
+class Pictures:
+    """Areas of every picture by itself, for intervals over pictures and for the worst of them.
+
+    A picture takes 16 bytes for each class that it shows or was given.
+
+    Args:
+        classes, background: as in `Confusion`.
+
+    Attributes:
+        areas: by the id of the picture, (4, T) uint32: labels, and pixels in both, in the truth and
+            in the answer, for the classes with any.
+    """
+
+    def __init__(self, classes: int, background: bool = True):
+        self.classes = classes
+        self.background = background
+        self.areas: dict[str, np.ndarray] = {}
+
+    def add(self, picture: str, pairs: Pairs) -> None:
+        """Add what `Confusion.count` made of a picture.
+
+        Raises:
+            WordmaskError: a picture that is there already.
+        """
+        if picture in self.areas:
+            raise WordmaskError(f"the picture {picture!r} is counted already; count each one once")
+        labels = np.union1d(pairs.rows, pairs.columns)
+        areas = np.zeros((4, len(labels)), np.uint32)
+        areas[0] = labels
+        _, rows, columns = np.intersect1d(pairs.rows, pairs.columns, True, return_indices=True)
+        areas[1, np.searchsorted(labels, pairs.rows[rows])] = pairs.pixels[rows, columns]
+        areas[2, np.searchsorted(labels, pairs.rows)] = pairs.pixels.sum(1)
+        areas[3, np.searchsorted(labels, pairs.columns)] = pairs.pixels.sum(0)
+        keep = areas[2:].any(0) if self.background else areas[2:].any(0) & (labels > 0)
+        self.areas[picture] = areas[:, keep]
+
+    def merge(self, other: Pictures) -> None:
+        """Add the pictures of another worker; none may be there already."""
+        check_same(self, other, "classes", "background")
+        twice = sorted(self.areas.keys() & other.areas.keys())
+        if twice:
+            raise WordmaskError(f"the picture {twice[0]!r} is counted by two workers")
+        self.areas.update(other.areas)
+
+    def state(self) -> dict[str, Any]:
+        """What was counted as plain values for JSON."""
+        areas = {picture: areas.tolist() for picture, areas in self.areas.items()}
+        return {"classes": self.classes, "background": self.background, "areas": areas}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> Pictures:
+        """What `state` gave, to be counted on."""
+        pictures = cls(state["classes"], state["background"])
+        pictures.areas = {
+            picture: np.array(areas, np.uint32).reshape(4, -1)
+            for picture, areas in state["areas"].items()
+        }
+        return pictures
+
+    def mean_iou(self, over: MeanOver = "present") -> dict[str, float]:
+        """The mIoU of every picture by itself, by its id; NaN where all of it is void."""
+        means = {}
+        for picture, areas in self.areas.items():
+            intersect, truth, answer = areas[1:].astype(np.int64)
+            means[picture] = float(mean_iou(intersect, truth, answer, over))
+        return means
+
+    def intervals(
+        self, level: float = 0.95, resamples: int = 1000, seed: int = 0
+    ) -> dict[str, tuple[float, float]]:
+        """Percentile bootstrap intervals of every mean, over pictures drawn with replacement.
+
+        The same pictures give the same intervals whatever the order in which they were counted.
+
+        Args:
+            level: share of the resamples inside an interval.
+            resamples: how often the set is drawn again.
+            seed: of the draws.
+
+        Returns:
+            By the names of `all_means`, (low, high); NaN without a picture.
+        """
+        if not 0 < level < 1 or resamples < 1:
+            raise WordmaskError(
+                f"got level {level} and {resamples} resamples; give a level between 0 and 1, and "
+                "1 resample or more"
+            )
+        count = len(self.areas)
+        if not count:
+            return dict.fromkeys(all_means(*np.zeros((3, 1))), (np.nan, np.nan))
+        ordered = [self.areas[picture] for picture in sorted(self.areas)]
+        owner = np.repeat(np.arange(count), [areas.shape[1] for areas in ordered])
+        labels, *areas = np.concatenate(ordered, axis=1).astype(np.int64)
+        # pictures drawn: how often each is in each resample; a float64 product of whole numbers
+        # below 2^53 is exact, so the order of the sums does not matter
+        random = np.random.default_rng(seed)
+        draws = random.multinomial(count, np.full(count, 1 / count), resamples).astype(np.float64)
+        totals = np.zeros((3, resamples, self.classes + 1))
+        for first in range(0, self.classes + 1, 64):  # a few classes at a time stay small
+            here = (labels >= first) & (labels < first + 64)
+            for total, area in zip(totals, areas, strict=True):
+                table = np.zeros((count, min(64, self.classes + 1 - first)))
+                table[owner[here], labels[here] - first] = area[here]
+                total[:, first : first + 64] = draws @ table
+        tails = [50 * (1 - level), 50 * (1 + level)]
+        return {
+            name: tuple(np.percentile(values, tails).tolist())
+            for name, values in all_means(*totals[..., 0 if self.background else 1 :]).items()
+        }

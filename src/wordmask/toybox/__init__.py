@@ -1,0 +1,43 @@
+"""The toybox: rendered scenes with exact masks, and what is measured and shown on them."""
+
+from wordmask.toybox.scenes import (
+    COLOURS,
+    GROUNDS,
+    HELD_OUT_LOOKS,
+    HELD_OUT_SHAPES,
+    NAMES,
+    RGB,
+    SHAPES,
+    SIZE,
+    SURFACES,
+    Scene,
+    Thing,
+    captions,
+    choices,
+    fresh_scenes,
+    label_map,
+    looks,
+    parse,
+    render,
+)
+
+__all__ = [
+    "COLOURS",
+    "GROUNDS",
+    "HELD_OUT_LOOKS",
+    "HELD_OUT_SHAPES",
+    "NAMES",
+    "RGB",
+    "SHAPES",
+    "SIZE",
+    "SURFACES",
+    "Scene",
+    "Thing",
+    "captions",
+    "choices",
+    "fresh_scenes",
+    "label_map",
+    "looks",
+    "parse",
+    "render",
+]

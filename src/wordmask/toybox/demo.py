@@ -1,0 +1,126 @@
+"""The demo: one toybox scene, the built-in networks, every method, and pictures of the results."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from wordmask import drawing
+from wordmask.metrics.boundary import Boundary
+from wordmask.metrics.confusion import Confusion
+from wordmask.segmentation import Segmentation
+from wordmask.segmenter import Segmenter
+from wordmask.toybox import scenes as toybox
+from wordmask.toybox.selftest import (
+    MODEL,
+    NETWORKS,
+    TOYBOX_OPTIONS,
+    WORDS,
+    Quality,
+    candidates,
+    judge,
+)
+from wordmask.vocabulary import Background
+
+METHOD = "cliper"
+COMPLETE = "cliper + diffusion"  # the whole system, where diffusers is installed
+SEED = 4 * 10**9 + 81  # a scene that METHOD gets right; `wordmask selftest` measures many others
+SIZE = 144  # pixels; the networks were trained on scenes of 96
+REFINER_OPTIONS = {"diffusion": {"side": SIZE}}  # scenes are shown as they are
+ENLARGED = 2  # pictures of labels are drawn at so many times the size
+
+
+@dataclass(frozen=True)
+class Demo:
+    """What the demo came to.
+
+    Attributes:
+        image: (H, W, 3) uint8, the scene.
+        truth: (H, W) uint8, the true labels; i = words[i - 1].
+        words: what could be chosen: all grounds, the looks of the scene and others.
+        results: the segmentation by every method, and by METHOD with every refiner.
+        quality: how right each is, on this scene alone.
+    """
+
+    image: np.ndarray
+    truth: np.ndarray
+    words: tuple[str, ...]
+    results: dict[str, Segmentation]
+    quality: dict[str, Quality]
+
+    @property
+    def chosen(self) -> Segmentation:
+        """The result of the demo's own method."""
+        return self.results[self.name]
+
+    @property
+    def name(self) -> str:
+        """What the demo's own method is called: CLIPer, complete where it can be."""
+        return COMPLETE if COMPLETE in self.results else METHOD
+
+    def found(self) -> list[tuple[str, float, float, float]]:
+        """List what the demo's method found and what is there, most pixels first.
+
+        Each is (word, share found, true share, intersection over union), from 0 to 1.
+        """
+        rows = []
+        for label, word in enumerate(self.words, 1):
+            said, true = self.chosen.labels == label, self.truth == label
+            if (said | true).any():
+                iou = (said & true).sum() / (said | true).sum()
+                rows.append((word, float(said.mean()), float(true.mean()), float(iou)))
+        return sorted(rows, key=lambda row: -row[1])
+
+    def ranking(self) -> list[str]:
+        """The methods, that of the highest mean IoU on this scene first."""
+        return sorted(self.quality, key=lambda method: -self.quality[method].mean_iou)
+
+    def overlay(self) -> Image.Image:
+        """The labels of the demo's own method over the scene, with a legend."""
+        return drawing.overlay(_enlarge(self.image), _enlarge(self.chosen.labels), self.words)
+
+    def strip(self) -> Image.Image:
+        """The scene, the truth and every method's labels side by side, the best method first."""
+        images = [_enlarge(self.image), self._painted(self.truth)]
+        titles = ["scene", "truth"]
+        for method in self.ranking():
+            images.append(self._painted(self.results[method].labels))
+            titles.append(f"{method} mIoU {drawing.percent(self.quality[method].mean_iou)}")
+        return drawing.strip(images, titles, columns=4)
+
+    def _painted(self, labels: np.ndarray) -> np.ndarray:
+        """Labels over the scene, enlarged, without a legend."""
+        image = _enlarge(self.image)
+        painted = drawing.overlay(image, _enlarge(labels), self.words, alpha=0.8, legend=False)
+        return np.asarray(painted)
+
+
+def _enlarge(pixels: np.ndarray) -> np.ndarray:
+    return pixels.repeat(ENLARGED, axis=0).repeat(ENLARGED, axis=1)
+
+
+def run_demo(model: str = MODEL) -> Demo:
+    """Render the scene and segment it by every registered method, and with every refiner.
+
+    Args:
+        model: a CLIP that knows the words of the toybox.
+    """
+    scene = toybox.render(SEED, SIZE, things=(4, 5))
+    words = toybox.choices(scene, WORDS)
+    truth = toybox.label_map(scene, words)
+    segmenter = Segmenter.from_pretrained(
+        model, device="cpu", local_files_only=True, networks=NETWORKS
+    )
+    results, quality = {}, {}
+    for one in candidates():
+        refine = [(one.refine, REFINER_OPTIONS.get(one.refine))] if one.refine else None
+        segmenter = segmenter.with_method(one.method, one.variant, TOYBOX_OPTIONS, refine)
+        result = segmenter(scene.image, words, Background.none())
+        pixels = Confusion(len(words), background=False)
+        outlines = Boundary(len(words), background=False)
+        pixels.update(truth, result.labels)
+        outlines.update(truth, result.labels)
+        results[one.label], quality[one.label] = result, judge(pixels, outlines)
+    return Demo(scene.image, truth, tuple(words), results, quality)

@@ -1,0 +1,220 @@
+"""Selftest: how well every registered method does on toybox scenes with the built-in tiny CLIP.
+
+The scenes are rendered, so their truth is exact and no file is needed. What is measured tells
+whether everything works together here, and how the methods differ on this network. It tells nothing
+about photographs: the network knows the toybox and not the world.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from wordmask.errors import unknown
+from wordmask.methods import METHODS
+from wordmask.metrics.boundary import Boundary
+from wordmask.metrics.confusion import Confusion
+from wordmask.options import Options, is_installed
+from wordmask.refiners import REFINERS
+from wordmask.segmenter import Segmenter
+from wordmask.toybox import scenes as toybox
+from wordmask.vocabulary import Background
+
+MODEL = "wordmask/tiny-clip"
+NETWORKS = {
+    "vfm": "wordmask/tiny-vfm",
+    "diffusion": "wordmask/tiny-diffusion",
+    "classifier": "wordmask/tiny-clip",
+}
+REFINED = "cliper"  # the method whose maps refiners are measured on
+WORDS = 20  # to choose from in each scene: all 8 grounds and 12 looks, the scene's among them
+
+# The same for all methods and variants, over their own options.
+TOYBOX_OPTIONS: dict[str, Any] = {
+    "short_side": None,  # scenes are shown as they are
+    "mean": None,  # the network's own normalisation
+    "std": None,
+    "templates": "openai",  # what the network was trained with
+}
+
+
+@dataclass(frozen=True)
+class Quality:
+    """What one confusion matrix says, each from 0 to 1.
+
+    Attributes:
+        mean_iou: mean over the classes with union > 0, of intersection over union.
+        boundary_iou: the same of the outlines of masks, see `evaluation.boundary`.
+        pixels: share of all pixels that are labelled right.
+        things: share of the pixels of things that are named right, grounds left aside.
+    """
+
+    mean_iou: float
+    boundary_iou: float
+    pixels: float
+    things: float
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One row of the selftest.
+
+    Attributes:
+        method, variant: what was measured.
+        refine: the refiner that sharpened its maps, or none.
+        trained: quality on new scenes of pairs of colour and surface that the network was
+            trained on.
+        held_out: quality on scenes whose things are all of pairs that it never saw together.
+        milliseconds: median time for one scene, from pixels to labels.
+    """
+
+    method: str
+    variant: str
+    refine: str
+    trained: Quality
+    held_out: Quality
+    milliseconds: float
+
+    @property
+    def label(self) -> str:
+        """`cliper`, or `cliper + vfm`."""
+        return Candidate(self.method, self.variant, self.refine).label
+
+
+class Candidate(NamedTuple):
+    """What is measured: a method, its variant, and a refiner of its maps or none."""
+
+    method: str
+    variant: str
+    refine: str = ""
+
+    @property
+    def label(self) -> str:
+        """`cliper` or `cliper + vfm`."""
+        return f"{self.method} + {self.refine}" if self.refine else self.method
+
+
+def candidates(
+    methods: Sequence[str] | None = None,
+    variants: bool = False,
+    refiners: Sequence[str] | None = None,
+) -> list[Candidate]:
+    """List what to measure.
+
+    Args:
+        methods: None for every registered method.
+        variants: all variants and not only each method's first.
+        refiners: each is measured on the maps of `REFINED`; None for every registered refiner where
+            `methods` is None too, else for none.
+
+    Returns:
+        Those whose network ships with wordmask and whose optional part is installed.
+
+    Raises:
+        WordmaskError: an unknown method or refiner.
+    """
+    if refiners is None:
+        refiners = sorted(REFINERS) if methods is None else ()
+    for kind, names, registry in (("method", methods, METHODS), ("refiner", refiners, REFINERS)):
+        for name in names or ():
+            if name not in registry:
+                raise unknown(kind, name, registry)
+
+    def pick(one: type[Options]) -> list[str]:
+        if not is_installed(one) or one.network not in ("none", *NETWORKS):
+            return []
+        return list(one.variants)[: None if variants else 1]
+
+    chosen = [
+        Candidate(name, variant)
+        for name in dict.fromkeys(methods or sorted(METHODS))
+        for variant in pick(METHODS[name])
+    ]
+    base = next(iter(METHODS[REFINED].variants))
+    return chosen + [
+        Candidate(REFINED, base, name if number == 0 else f"{name}:{variant}")
+        for name in dict.fromkeys(refiners)
+        for number, variant in enumerate(pick(REFINERS[name]))
+    ]
+
+
+def measure(
+    chosen: Iterable[Candidate],
+    scenes: int = 100,
+    seed: int = 0,
+    model: str = MODEL,
+    report: Callable[[Measurement], object] = lambda _: None,
+) -> list[Measurement]:
+    """Measure methods on the same scenes, the best mean IoU first.
+
+    Args:
+        chosen: see `candidates`.
+        scenes: how many of each kind, 1 to 100,000.
+        seed: which scenes, from 0 on; the same seed gives the same quality.
+        model: a CLIP that knows the toybox's words.
+        report: called with each row as it comes.
+    """
+    trained, held_out = toybox.fresh_scenes(scenes, seed), toybox.fresh_scenes(scenes, seed, "only")
+    segmenter: Segmenter | None = None
+    rows = []
+    for method, variant, refine in chosen:
+        if segmenter is None:
+            segmenter = Segmenter.from_pretrained(
+                model, device="cpu", local_files_only=True, networks=NETWORKS
+            )
+        segmenter = segmenter.with_method(method, variant, TOYBOX_OPTIONS, refine)
+        segmenter(
+            trained[0].image, toybox.NAMES, Background.none()
+        )  # texts are encoded once, untimed
+        seconds: list[float] = []
+        seen, unseen = (judge(*count(segmenter, s, seconds)) for s in (trained, held_out))
+        milliseconds = 1000 * float(np.median(seconds))
+        rows.append(Measurement(method, variant, refine, seen, unseen, milliseconds))
+        report(rows[-1])
+    return sorted(rows, key=lambda row: -row.trained.mean_iou)
+
+
+def count(
+    segmenter: Segmenter, scenes: Sequence[toybox.Scene], seconds: list[float]
+) -> tuple[Confusion, Boundary]:
+    """Count pixels by truth and answer over all scenes, and those of outlines.
+
+    Args:
+        segmenter: what is measured.
+        scenes: each is asked with `WORDS` words of its own, see `toybox.choices`.
+        seconds: takes the time of each scene.
+
+    Returns:
+        Counts without background: 0 = none of the words, i = toybox.NAMES[i - 1].
+    """
+    pixels = Confusion(len(toybox.NAMES), background=False)
+    outlines = Boundary(len(toybox.NAMES), background=False)
+    for index, scene in enumerate(scenes):
+        words = toybox.choices(scene, WORDS, seed=index)
+        start = time.perf_counter()
+        labels = segmenter(scene.image, words, Background.none()).labels
+        seconds.append(time.perf_counter() - start)
+        ids = np.array([0, *(toybox.NAMES.index(word) + 1 for word in words)], np.uint16)
+        truth, answer = ids[toybox.label_map(scene, words)], ids[labels]
+        pixels.update(truth, answer)
+        outlines.update(truth, answer)
+    return pixels, outlines
+
+
+def judge(pixels: Confusion, outlines: Boundary) -> Quality:
+    """Sum up counts without background whose first classes are the grounds.
+
+    A pixel that got none of the words is wrong.
+    """
+    things = slice(len(toybox.GROUNDS), None)
+    hit, true = pixels.intersect[things], pixels.truth_area[things]
+    return Quality(
+        mean_iou=pixels.mean_iou("union"),
+        boundary_iou=outlines.mean_iou("union"),
+        pixels=pixels.pixel_accuracy(),
+        things=float(hit.sum() / max(true.sum(), 1)),
+    )

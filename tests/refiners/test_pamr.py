@@ -1,0 +1,177 @@
+"""PAMR: the released code's numbers, a step worked by hand, and what must hold of any picture."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+
+from conftest import GOLDEN
+from tiny import tiny_clip
+from wordmask import Segmenter, WordmaskError
+from wordmask.refiners.base import View, create_refiner
+from wordmask.refiners.pamr import Pamr, shifted
+from wordmask.towers.auxiliary import Networks
+
+CASES = {
+    "out.steps1.dil1": {"steps": 1, "dilations": (1,)},
+    "out.steps10.dil8_16": {},
+    "out.steps5.dil1_2_4": {"steps": 5, "dilations": (1, 2, 4)},
+}
+
+
+def refine(refiner: Pamr, image: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+    return refiner.refine(refiner.look(View(image, image), Networks()), scores)
+
+
+def noise(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_golden(name):
+    golden = load_file(GOLDEN / "pamr" / "small" / "tensors.safetensors")
+    ours = refine(create_refiner("pamr", None, CASES[name])[0], golden["image"], golden["mask"])
+    assert ours.shape == golden[name].shape
+    assert (ours - golden[name]).abs().max() <= 1e-5
+
+
+def test_golden_harness():
+    """The picture as CLIP saw it is brought to the size of the result, and cosines are refined."""
+    given = load_file(GOLDEN / "harness_slide_sclip" / "odd_size" / "tensors.safetensors")
+    golden = load_file(GOLDEN / "pamr" / "harness" / "tensors.safetensors")["logits_pamr"]
+    refiner, _ = create_refiner("pamr", None, {"at": "picture"})
+    view = View(torch.zeros(3, *golden.shape[1:]), given["image"][0])
+    ours = refiner.refine(refiner.look(view, Networks()), given["logits"])
+    assert (ours - golden).abs().max() <= 1e-5
+
+
+def test_through_the_segmenter(golden_clip):
+    """Windows are joined, then refined, then decided."""
+    given = load_file(GOLDEN / "harness_slide_sclip" / "odd_size" / "tensors.safetensors")
+    image, rows = given["image"], given["query_features"]
+    options = {"window": 112, "stride": 56}
+    plain = Segmenter.from_pretrained(golden_clip, "sclip", None, options)
+    coarse = plain.score(plain.encode(image), rows)[0]
+    refined = refine(Pamr(), image[0], coarse)
+    segmenter = Segmenter.from_pretrained(golden_clip, "sclip", None, options, refine="pamr")
+    labels = segmenter(image, rows)[0].labels
+    assert (labels == refined.argmax(0).numpy() + 1).mean() >= 0.9995
+    assert (labels != plain(image, rows)[0].labels).mean() > 0.01
+
+
+def test_one_step_by_hand():
+    """Two flat halves: across the edge the weight is e^-x of inside, inside scores stay."""
+    image = torch.zeros(3, 1, 4)
+    image[:, :, 2:] = 1.0
+    weights = Pamr(steps=1, dilations=(1,)).look(View(image, image), Networks())[:, 0]
+    # pixel 1 sees columns 0, 1, 2 three times each: deviation of 3 ones among 9, distance 1 / that
+    sigma = torch.tensor([1.0] * 3 + [0.0] * 6).std()
+    far = torch.exp(-1 / (1e-8 + 0.1 * sigma))
+    expected = torch.tensor([1, 1, far, 1, far, 1, 1, far]) / (5 + 3 * far)
+    assert torch.allclose(weights[:, 1], expected, atol=1e-6)
+    assert torch.allclose(weights[:, 0], torch.full((8,), 1 / 8))  # a flat surrounding
+    scores = torch.tensor([[[0.0, 0.0, 1.0, 1.0]]])
+    out = refine(Pamr(steps=1, dilations=(1,)), image, scores)
+    assert torch.allclose(out[0, 0, 1], 3 * far / (5 + 3 * far), atol=1e-6)
+
+
+def test_neighbours_repeat_beyond_the_border():
+    x = torch.arange(6.0).view(1, 2, 3)
+    up_left, up, *_, down_right = list(shifted(x, 1))
+    assert up_left[0].tolist() == [[0, 0, 1], [0, 0, 1]]
+    assert up[0].tolist() == [[0, 1, 2], [0, 1, 2]]
+    assert down_right[0].tolist() == [[4, 5, 5], [4, 5, 5]]
+    assert [list(shifted(x, 5))[4][0].tolist()] == [x[0].tolist()]
+
+
+@pytest.mark.parametrize("size", [(20, 33), (33, 20), (1, 1), (3, 50)])
+def test_weights_are_weights(size):
+    weights = Pamr().look(View(noise(3, *size), noise(3, *size)), Networks())
+    assert weights.shape == (16, *size)
+    assert (weights >= 0).all()
+    assert torch.allclose(weights.sum(0), torch.ones(size), atol=1e-5)
+
+
+@pytest.mark.parametrize("variant", ["harness", "fine"])
+def test_a_flat_picture_blurs_and_keeps_the_range(variant):
+    refiner, _ = create_refiner("pamr", variant)
+    scores = noise(5, 4, 6, seed=1)
+    out = refine(refiner, torch.full((3, 24, 36), 0.3), scores)
+    assert torch.isfinite(out).all()
+    assert out.min() >= scores.min() - 1e-5
+    assert out.max() <= scores.max() + 1e-5
+    assert out.std() < scores.std()
+
+
+def test_constant_scores_stay():
+    out = refine(Pamr(), noise(3, 24, 36), torch.full((2, 3, 5), 0.7))
+    assert torch.allclose(out, torch.full((2, 24, 36), 0.7), atol=1e-5)
+
+
+def test_maps_are_refined_alone_whatever_the_chunk(monkeypatch):
+    image, scores = noise(3, 20, 30), noise(7, 5, 6, seed=2)
+    together = refine(Pamr(), image, scores)
+    monkeypatch.setattr("wordmask.refiners.pamr.BLOCK_BYTES", 1)
+    assert torch.equal(refine(Pamr(), image, scores), together)
+    for i in range(7):
+        assert torch.equal(refine(Pamr(), image, scores[i : i + 1])[0], together[i])
+
+
+def test_brightness_and_contrast_do_not_matter():
+    """Weights compare differences with deviations, so any normalisation gives the same."""
+    image, scores = noise(3, 20, 30), noise(2, 5, 6, seed=2)
+    assert torch.allclose(
+        refine(Pamr(), image, scores), refine(Pamr(), 4 * image - 1, scores), atol=1e-5
+    )
+
+
+def test_scores_follow_an_edge():
+    """A coarse blob over a picture of two halves ends up on the half that it mostly covers."""
+    image = torch.zeros(3, 32, 64)
+    image[:, :, 32:] = 1.0
+    image += 0.02 * noise(3, 32, 64)
+    scores = torch.zeros(1, 4, 8)
+    scores[..., :5] = 1.0  # reaches 8 pixels beyond the edge
+    plain = F.interpolate(scores[None], size=(32, 64), mode="bilinear", align_corners=True)[0]
+    truth = image[0] < 0.5
+    out = refine(Pamr(steps=50, dilations=(1, 2, 4, 8)), image, scores)
+
+    def right(x: torch.Tensor) -> float:
+        return ((x[0] > x[0].mean()) == truth).float().mean().item()
+
+    assert right(out) > right(plain)
+
+
+def test_looking_is_words_independent_and_once():
+    clip = tiny_clip()
+    segmenter = Segmenter.from_pretrained(clip, "sclip", refine="pamr")
+    image = F.interpolate(torch.randn(2, 3, 8, 10), size=(64, 80), mode="bilinear")
+    encoding = segmenter.encode(image)
+    seen = dict(encoding.seen)
+    assert len(seen) == 2
+    rows = F.normalize(torch.randn(4, 48), dim=-1)
+    results = segmenter(encoding, rows)
+    segmenter(encoding, rows[:2])
+    assert all(encoding.seen[key] is value for key, value in seen.items())
+    assert [r.labels.shape for r in results] == [(64, 80)] * 2
+    single = segmenter(image[1:], rows)[0]
+    assert (single.labels == results[1].labels).mean() > 0.999
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"steps": -1}, "steps=-1"),
+        ({"dilations": ()}, "dilations=()"),
+        ({"dilations": (0, 8)}, "dilations=(0, 8)"),
+        ({"dilations": 8}, "tuple of int"),
+        ({"at": "image"}, '"picture"'),
+    ],
+)
+def test_wrong_options(options, words):
+    with pytest.raises(WordmaskError) as caught:
+        create_refiner("pamr", None, options)
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,137 @@
+"""The demo: the command as a process without a network, and that what it says is so."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import wordmask
+from wordmask import toybox
+from wordmask.cli import run
+from wordmask.toybox import demo
+from wordmask.toybox.selftest import candidates
+
+WEIGHTS = Path(wordmask.__file__).parent / "networks" / "tiny-clip" / "model.safetensors"
+needs_weights = pytest.mark.skipif(
+    not WEIGHTS.is_file(), reason="the weights of wordmask/tiny-clip are not in this checkout"
+)
+NO_NETWORK = """
+import socket
+
+def refuse(*arguments, **names):
+    open({path!r}, "a").write(f"{{arguments}}\\n")
+    raise OSError("no network in this test")
+
+socket.socket.connect = socket.socket.connect_ex = refuse
+socket.create_connection = socket.getaddrinfo = refuse
+"""
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory) -> tuple[str, Path]:
+    """What the command printed, and where it wrote; every attempt to connect fails the test."""
+    folder = tmp_path_factory.mktemp("demo")
+    asked = folder / "asked.txt"
+    (folder / "sitecustomize.py").write_text(NO_NETWORK.format(path=str(asked)))
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "WORDMASK_"))}
+    environment |= {
+        "PYTHONPATH": str(folder),
+        "WORDMASK_CACHE": str(folder / "cache"),
+        "HF_HOME": str(folder / "hub"),
+        "COLUMNS": "100",
+        "OMP_NUM_THREADS": "1",
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "wordmask", "demo"],
+        cwd=folder, env=environment, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert not asked.exists(), asked.read_text()
+    return done.stdout, folder / "wordmask-demo"
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory) -> demo.Demo:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WORDMASK_CACHE", str(tmp_path_factory.mktemp("cache")))
+        return demo.run_demo()
+
+
+@needs_weights
+def test_the_command_writes_what_the_library_finds(ran, result):
+    _, out = ran
+    assert sorted(path.name for path in out.iterdir()) == [
+        "labels.png", "methods.png", "overlay.png", "scene.png",
+    ]  # fmt: skip
+    assert np.array_equal(np.asarray(Image.open(out / "scene.png")), result.image)
+    assert np.array_equal(np.asarray(Image.open(out / "labels.png")), result.chosen.labels)
+    with Image.open(out / "overlay.png") as overlay:
+        assert overlay.width >= demo.SIZE
+        assert overlay.height > demo.SIZE  # a legend below
+    with Image.open(out / "methods.png") as strip:
+        rows = -(-(len(result.results) + 2) // 4)
+        assert strip.width > 4 * demo.SIZE
+        assert strip.height > rows * demo.SIZE
+
+
+@needs_weights
+def test_the_tables_name_what_is_there_and_every_method(ran, result):
+    text, _ = ran
+    lines = text.splitlines()
+    for word in np.array(result.words)[np.unique(result.truth) - 1]:
+        assert any(line.startswith(f" {word} ") for line in lines), word
+    for method, quality in result.quality.items():
+        (line,) = [line for line in lines if line.startswith(f" {method}  ")]
+        assert line.removeprefix(f" {method}").split()[0] == f"{100 * quality.mean_iou:.1f}"
+    assert lines[-1].endswith(
+        'wordmask segment photo.jpg --classes "cat; sofa" --model openai/clip-vit-base-patch16'
+    )
+
+
+@needs_weights
+def test_the_demo_is_right(result):
+    """All that is there is found and nothing else; nothing worth a look is missed."""
+    found = result.found()
+    assert {word for word, said, _, _ in found if said} == {w for w, _, true, _ in found if true}
+    assert min(iou for _, _, _, iou in found) >= 0.75
+    assert result.name == demo.COMPLETE
+    assert result.quality[result.name].pixels >= 0.95
+    assert result.quality[result.name].mean_iou > result.quality["clip"].mean_iou + 0.7
+    assert set(result.results) == {one.label for one in candidates()}
+
+
+def test_the_scene_is_one_of_many_words_and_known_truth():
+    scene = toybox.render(demo.SEED, demo.SIZE, things=(4, 5))
+    words = toybox.choices(scene, demo.WORDS)
+    assert len(words) >= 16
+    assert len(scene.things) >= 3
+    assert toybox.label_map(scene, words).min() >= 1
+
+
+@needs_weights
+def test_what_is_not_installed_is_named(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("WORDMASK_CACHE", str(tmp_path))
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "diffusers" else find(name)
+    )
+    assert run(["demo", "--out", str(tmp_path / "here")]) == 0
+    text = capsys.readouterr().out
+    assert "Left out: diffusion, " in text
+    assert f"What {demo.METHOD} found" in text
+
+
+def test_a_file_in_the_way_is_one_line(tmp_path, monkeypatch, capsys):
+    (tmp_path / "here").write_text("")
+    assert run(["demo", "--out", str(tmp_path / "here")]) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert "give a folder" in err
