@@ -12,7 +12,6 @@ import PIL.Image
 import torch
 from torch import Tensor, nn
 
-from wordmask import __version__
 from wordmask.encoding import Encoding
 from wordmask.errors import WordmaskError
 from wordmask.images import DEFAULT_MAX_PIXELS, read_image
@@ -34,6 +33,7 @@ from wordmask.towers.hub import (
     tower_of,
 )
 from wordmask.towers.text import TextTower, default_cache_dir
+from wordmask.version import __version__
 from wordmask.vocabulary import Background
 
 

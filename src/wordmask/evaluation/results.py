@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from wordmask import __version__
 from wordmask.errors import WordmaskError
 from wordmask.evaluation.journal import Record, Shard
 from wordmask.evaluation.published import METRICS, Number, lookup
 from wordmask.metrics.collection import Metrics
+from wordmask.version import __version__
 
 if TYPE_CHECKING:
     from wordmask.evaluation.evaluator import Plan, Run, Task
