@@ -26,8 +26,7 @@ class Options:
     Attributes:
         name: what it is called in code and on the command line.
         title: what people call it.
-        network: the kind of auxiliary network that it needs, a key of `towers.auxiliary.KINDS`, or
-            "none".
+        network: the kind of auxiliary model that it needs by default, or "none".
         extra: the optional part of wordmask that it needs, as in `pip install "wordmask[cluster]"`.
         variants: options of each variant by its name; the first is the default.
     """
@@ -52,7 +51,7 @@ class Options:
 
     @property
     def networks(self) -> tuple[str, ...]:
-        """The kinds of auxiliary networks that these options use."""
+        """The kinds of auxiliary models that these options need."""
         return () if self.network == "none" else (self.network,)
 
     def options(self) -> dict[str, Any]:
