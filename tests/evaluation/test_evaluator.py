@@ -115,7 +115,7 @@ def test_numbers_are_those_of_plain_calls(folder, tiny, tmp_path):
         counts = np.zeros((len(GROUNDS) + 1, len(GROUNDS) + 1), int)
         for sample in benchmark("folder").open(folder)[:12]:
             answer = segmenter(sample.image, rows).labels
-            truth = sample.truth()
+            truth = sample.target()
             np.add.at(counts, (truth[truth != VOID], answer[truth != VOID]), 1)
         hit, true, said = counts.diagonal()[1:], counts.sum(1)[1:], counts.sum(0)[1:]
         iou = hit / (true + said - hit)
@@ -161,7 +161,7 @@ def test_calibration_equals_a_direct_computation(folder, tiny, unbroken):
     sure, right = [], []
     for sample in benchmark("folder").open(folder):
         scores = segmenter.score(segmenter.encode(sample.image), rows)
-        truth = sample.truth().astype(int)
+        truth = sample.target().astype(int)
         whole = F.interpolate(scores.double(), size=truth.shape, mode="bilinear")[0]
         value, index = torch.softmax(100 * whole, 0).max(0)
         sure.append(value.numpy()[truth != VOID])
@@ -518,7 +518,7 @@ def test_views_are_evaluated(folder, tiny, tmp_path, view):
     plan = make_plan(folder, tiny[0], settings=(NATIVE, f"view={view}"), limit=3)
     results = evaluate(plan, tmp_path)
     samples = benchmark("folder").open(folder)[:3]
-    scored = sum((view_truth(s.truth(), view) != VOID).sum() for s in samples)
+    scored = sum((view_truth(s.target(), view) != VOID).sum() for s in samples)
     for entry in results["runs"]:
         assert sum(one["target"] for one in entry["classes"]) == scored
 
@@ -750,7 +750,7 @@ def test_real_network_on_photographs(shared, tmp_path):
         )
         right = total = 0
         for sample in samples:
-            truth = sample.truth()
+            truth = sample.target()
             labels = segmenter(sample.image, rows, "none").labels
             right += (labels == truth)[truth != VOID].sum()
             total += (truth != VOID).sum()

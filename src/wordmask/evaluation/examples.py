@@ -105,7 +105,7 @@ def _draw(
     view = run.protocol.view
     pieces = view_picture(read_image(sample.image), view)
     shown = np.concatenate(pieces, axis=1)
-    truth = view_truth(sample.truth(), view)
+    truth = view_truth(sample.target(), view)
     answer = label(run, [run.segmenter.encode(piece) for piece in pieces]).astype(np.uint16)
     void = truth == VOID
     names = [one["name"] for one in entry["classes"]][-run.queries.classes :]
