@@ -357,7 +357,7 @@ class Eye:
     def look(self, sample: Sample, condition: tuple[str, int]) -> Record:
         """Count one picture with every run."""
         image = read_image(sample.image)
-        truth = sample.truth()
+        truth = sample.target()
         if condition != CLEAN:
             kind, severity = condition
             image = corrupt(image, kind, severity, seed=self.plan.seed, picture=sample.id)

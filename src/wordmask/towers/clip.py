@@ -323,7 +323,7 @@ class ClipTower:
         """
         if need.last_block > self.depth:
             raise WordmaskError(
-                f"got block {need.last_block} for a CLIP with {self.depth} blocks; choose a lower one"
+                f"got block {need.last_block} for a CLIP with {self.depth} blocks; give a lower one"
             )
         h, w = pixels.shape[-2] // self.patch, pixels.shape[-1] // self.patch
         if h < 1 or w < 1:
