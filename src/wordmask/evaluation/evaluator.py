@@ -6,6 +6,7 @@ the weights. A run that was stopped goes on where it was when it is started agai
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import itertools
 import os
@@ -22,7 +23,6 @@ from torch import Tensor, nn
 
 from wordmask import __version__
 from wordmask.datasets import Benchmark, Sample, Samples, benchmark
-from wordmask.encoding import Queries
 from wordmask.errors import WordmaskError, unknown
 from wordmask.evaluation.journal import SHARD, Answered, Record, Shard, claim, discard, shards
 from wordmask.evaluation.protocols import Entry, Protocol, make_protocol
@@ -30,7 +30,6 @@ from wordmask.evaluation.results import collect
 from wordmask.evaluation.robustness import CORRUPTIONS, SEVERITIES, corrupt
 from wordmask.evaluation.sharing import (
     SharedTower,
-    encoding_key,
     share_passes,
     synchronise,
 )
@@ -40,7 +39,8 @@ from wordmask.images import read_image
 from wordmask.methods import METHODS
 from wordmask.metrics.collection import Metrics
 from wordmask.segmenter import Segmenter
-from wordmask.vocabulary import Background, Vocabulary
+from wordmask.text_queries import TextQueries
+from wordmask.vocabulary import Vocabulary
 
 REPORT_EVERY = 0.25  # seconds
 CLEAN = ("clean", 0)
@@ -116,9 +116,7 @@ class Run:
     swept: tuple[str, ...]
     protocol: Protocol
     segmenter: Segmenter
-    queries: Queries
-    background: Background
-    words: Vocabulary | Tensor
+    texts: TextQueries
 
     def metrics(self, bench: Benchmark, boundary: bool) -> Metrics:
         """Empty counts."""
@@ -219,7 +217,7 @@ def check(plan: Plan) -> dict[str, Samples]:
 
 def gives_probabilities(method: str) -> bool:
     """Whether the labels of a method, as a plan names it, have a probability."""
-    return METHODS[Entry.parse(method).method].decision == "softmax"
+    return not METHODS[Entry.parse(method).method].class_maps
 
 
 def sweep_settings(sweep: Sequence[str]) -> Iterator[tuple[str, ...]]:
@@ -337,7 +335,7 @@ class Eye:
         methods = [run.segmenter.method for run in task.runs]
         by_key: dict[tuple[Any, ...], Run] = {}
         for index, (run, method) in enumerate(zip(task.runs, methods, strict=True)):
-            key = (run.protocol.view, *encoding_key(method), *(() if plan.share else (index,)))
+            key = (run.protocol.view, method.encoding_key(), *(() if plan.share else (index,)))
             self.users[index] = key
             by_key.setdefault(key, run)
         groups = share_passes([run.segmenter.method for run in by_key.values()], self._depth)
@@ -391,12 +389,16 @@ class Eye:
         run = self.task.runs[index]
         looks = self._look(run.segmenter, encodings)
         start = time.perf_counter()
-        answer = label(run, encodings)
+        scored = [run.segmenter.score(encoding, run.texts) for encoding in encodings]
+        parts = [one.labels() for one in scored]
+        answer = np.concatenate(parts, axis=1)
         seconds = time.perf_counter() - start + looks
-        scores = presence(run, encodings) if self.plan.presence else None
-        sure = None
-        if self.plan.calibration and run.segmenter.method.decision == "softmax":
-            sure = confidence(run, encodings, answer)
+        scores = sure = None
+        if self.plan.presence:
+            scores = torch.stack([one.image_scores() for one in scored]).amax(0).numpy()
+        if self.plan.calibration and not run.segmenter.method.class_maps:
+            pairs = zip(scored, parts, strict=True)
+            sure = np.concatenate([one.confidence(part) for one, part in pairs], axis=1)
         counted = self.counters[index].count(
             picture, view_truth(truth, run.protocol.view), answer, scores=scores, confidence=sure
         )
@@ -408,9 +410,9 @@ class Eye:
         total = 0.0
         for encoding in encodings:
             for refiner in segmenter.refiners:
-                if (0, refiner) not in encoding.seen:
+                if (0, refiner) not in encoding.prepared:
                     start = time.perf_counter()
-                    segmenter.look(encoding, 0, refiner)
+                    segmenter.prepare_refiner(encoding, 0, refiner)
                     synchronise(segmenter.tower.device)
                     self.looks[id(encoding), refiner] = time.perf_counter() - start
                 total += self.looks.get((id(encoding), refiner), 0.0)
@@ -419,23 +421,7 @@ class Eye:
 
 def label(run: Run, encodings: Sequence[Any]) -> np.ndarray:
     """The answer (H, W) to the pieces of one picture, side by side."""
-    parts = [run.segmenter.decide(e, run.queries, run.background)[0].labels for e in encodings]
-    return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
-
-
-def presence(run: Run, encodings: Sequence[Any]) -> np.ndarray:
-    """How much each class seems to be in a picture (C,): the most over its pieces."""
-    rows = [run.segmenter.presence(e, run.words, run.background) for e in encodings]
-    return torch.stack(rows).amax(0).numpy()
-
-
-def confidence(run: Run, encodings: Sequence[Any], answer: np.ndarray) -> np.ndarray:
-    """How sure an answer (H, W) of `label` is, in every pixel."""
-    edges = np.cumsum([encoding.sizes[0][1] for encoding in encodings])[:-1]
-    parts = [
-        run.segmenter.confidence(encoding, run.queries, run.background, [part])[0]
-        for encoding, part in zip(encodings, np.split(answer, edges, axis=1), strict=True)
-    ]
+    parts = [run.segmenter.score(e, run.texts).labels() for e in encodings]
     return np.concatenate(parts, axis=1)
 
 
@@ -523,11 +509,12 @@ def make_runs(plan: Plan, base: Segmenter, bench: Benchmark) -> list[Run]:
             protocol.method, protocol.variant, protocol.options, list(protocol.refine)
         )
         words, background = _words(plan, protocol, bench)
-        queries, strategy = segmenter.queries(words, background)
+        texts = segmenter.encode_text(words, background)
         if isinstance(background, Tensor):
-            strategy = protocol.strategy([f"word {i + 1}" for i in range(len(background))])
+            names = [f"word {i + 1}" for i in range(len(background))]
+            texts = dataclasses.replace(texts, strategy=protocol.strategy(names))
         name = " ".join([protocol.entry, *changes])
-        runs.append(Run(name, changes, protocol, segmenter, queries, strategy, words))
+        runs.append(Run(name, changes, protocol, segmenter, texts))
     return runs
 
 
