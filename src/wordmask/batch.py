@@ -24,8 +24,10 @@ if TYPE_CHECKING:
     from wordmask.encoding import Encoding
     from wordmask.methods import Method
     from wordmask.refiners import Refiner
+    from wordmask.scoring import Scored
     from wordmask.segmentation import Segmentation
     from wordmask.segmenter import Segmenter
+    from wordmask.text_queries import TextQueries
 
 SUFFIXES = {  # of the results of each format
     "labels": "_labels.png",
@@ -88,7 +90,7 @@ class Summary:
         skipped: pictures whose results were there, made before.
         failed: why pictures could not be segmented, by path.
         pixels: (C + 1,) pixels of each label over the pictures segmented, label 0 (none) first.
-        pictures: (C + 1,) in how many of the pictures segmented each label occurs.
+        occurrences: (C + 1,) in how many of the pictures segmented each label occurs.
     """
 
     names: tuple[str, ...]
@@ -96,17 +98,17 @@ class Summary:
     skipped: int = 0
     failed: dict[Path, str] = field(default_factory=dict)
     pixels: np.ndarray = field(init=False)
-    pictures: np.ndarray = field(init=False)
+    occurrences: np.ndarray = field(init=False)
 
     def __post_init__(self) -> None:
         self.pixels = np.zeros(len(self.names) + 1, dtype=np.int64)
-        self.pictures = np.zeros_like(self.pixels)
+        self.occurrences = np.zeros_like(self.pixels)
 
     def add(self, result: Segmentation) -> None:
         """Count a result."""
         counts = np.bincount(result.labels.ravel(), minlength=len(self.pixels))
         self.pixels += counts
-        self.pictures += counts > 0
+        self.occurrences += counts > 0
         self.segmented += 1
 
 
@@ -233,7 +235,8 @@ class FolderJob:
         self, segmenter: Segmenter, progress: Callable[[Processed], object] | None = None
     ) -> Summary:
         """Segment what is left to do. Raises as `segment_folder` does."""
-        weights = segmenter.provenance()["weights"]
+        weights = segmenter.weights()
+        # a name stands for other weights where a file was replaced, and for many models in memory
         others = [key for key, entry in self.journal.items() if entry["weights"] != weights]
         if others and not self.overwrite:
             raise WordmaskError(
@@ -244,7 +247,7 @@ class FolderJob:
             return self.summary
         if not segmenter.low_memory:  # else every network is loaded in its turn
             segmenter.networks.load(used_networks(segmenter.method, segmenter.refiners))
-        texts = segmenter.queries(self.words, self.background)
+        texts = segmenter.encode_text(self.words, self.background)
         at_once = LOW_MEMORY_GROUP if segmenter.low_memory else 1
         report = progress or (lambda _: None)
         for start in range(0, len(self.todo), at_once):
@@ -254,12 +257,12 @@ class FolderJob:
                 encoding = self._attempt([i], report, segmenter.encode, self.todo[i].path)
                 if encoding is not None:
                     encodings[i] = encoding
-            known = [self.todo[i].image_labels for i in encodings]
-            results = self._attempt(encodings, report, _segment, segmenter, encodings, texts, known)
-            for i, result in zip(encodings, results or (), strict=False):
+            scored = self._attempt(encodings, report, _score, segmenter, encodings, texts)
+            for i, one in zip(encodings, scored or (), strict=False):
                 if not self.summary.segmented:
                     self.journal.drop([*others, *(picture.name for picture in self.todo)])
-                if self._attempt([i], report, self._finish, self.todo[i], result, entries[i]):
+                result = self._attempt([i], report, self._finish, self.todo[i], one, entries[i])
+                if result is not None:
                     self.summary.add(result)
                     report(Processed(i + 1, len(self.todo), self.todo[i], result))
         return self.summary
@@ -283,13 +286,14 @@ class FolderJob:
                 self.summary.failed[picture.path] = reason
                 report(Processed(i + 1, len(self.todo), picture, None, reason))
 
-    def _finish(self, picture: Picture, result: Segmentation, entry: dict[str, Any]) -> bool:
+    def _finish(self, picture: Picture, scored: Scored, entry: dict[str, Any]) -> Segmentation:
         """Write the results of one picture, each file whole or not at all."""
+        result = scored.segmentation(picture.image_labels)
         for one, file in zip(self.formats, picture.files(self.out, self.formats), strict=True):
             make_folder(file.parent)
             write_atomically(file, _writer(one, result, picture, self.words))
         self.journal.append(picture.name, entry)
-        return True
+        return result
 
     def _is_done(self, picture: Picture) -> bool:
         """Whether all results of a picture as it is now are there.
@@ -316,12 +320,10 @@ class FolderJob:
         return entry == {**now, "weights": entry["weights"]} and len(there) == len(self.formats)
 
 
-def _segment(
-    segmenter: Segmenter, encodings: Mapping[int, Encoding], texts: Any, known: list[Any]
-) -> list[Segmentation]:
-    """The segmentations of encodings of one picture each."""
-    queries, background = texts
-    return segmenter.decide_all(list(encodings.values()), queries, background, known)
+def _score(
+    segmenter: Segmenter, encodings: dict[int, Encoding], texts: TextQueries
+) -> list[Scored]:
+    return list(segmenter.score_all(list(encodings.values()), texts))
 
 
 def _writer(
@@ -376,7 +378,7 @@ def run_settings(
 
 def used_networks(method: Method, refiners: Sequence[Refiner]) -> list[str]:
     """The kinds of auxiliary models that a method and refiners use, sorted."""
-    return sorted({method.network, *(refiner.network for refiner in refiners)} - {"none"})
+    return sorted({kind for one in (method, *refiners) for kind in one.networks})
 
 
 def _source(source: Any) -> str:
