@@ -21,7 +21,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from wordmask import __version__
 from wordmask.datasets import Benchmark, Sample, Samples, benchmark
 from wordmask.errors import WordmaskError, unknown
 from wordmask.evaluation.journal import SHARD, Answered, Record, Shard, claim, discard, shards
@@ -40,6 +39,7 @@ from wordmask.methods import METHODS
 from wordmask.metrics.collection import Metrics
 from wordmask.segmenter import Segmenter
 from wordmask.text_queries import TextQueries
+from wordmask.version import __version__
 from wordmask.vocabulary import Vocabulary
 
 REPORT_EVERY = 0.25  # seconds
@@ -357,7 +357,7 @@ class Eye:
     def look(self, sample: Sample, condition: tuple[str, int]) -> Record:
         """Count one picture with every run."""
         image = read_image(sample.image)
-        truth = sample.truth()
+        truth = sample.target()
         if condition != CLEAN:
             kind, severity = condition
             image = corrupt(image, kind, severity, seed=self.plan.seed, picture=sample.id)
