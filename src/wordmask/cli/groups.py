@@ -15,7 +15,7 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -280,7 +280,9 @@ class FullMethodOptions(MethodOptions):
                 raise WordmaskError(f"got --set {text!r}, and {owner!r} is not among --refine")
             option, value = parse_assignment(REFINERS, owner, rest)
             if option in options[owner]:
-                raise WordmaskError(f"the option {owner}.{option} is given more than once; leave one")
+                raise WordmaskError(
+                    f"the option {owner}.{option} is given more than once; leave one"
+                )
             options[owner][option] = value
         return read_refiners((t, options[name]) for t, name in zip(texts, names, strict=True))
 
