@@ -1,4 +1,4 @@
-"""Writing files so that nobody ever sees half of one."""
+"""Writing files so that nobody ever reads half of one, and naming them in messages."""
 
 from __future__ import annotations
 
@@ -36,3 +36,31 @@ def write_atomically(path: str | Path, write: Callable[[BinaryIO], object]) -> N
             raise
     except OSError as error:
         raise WordmaskError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def make_folder(folder: str | Path) -> None:
+    """Make a folder for results and those above it.
+
+    Raises:
+        WordmaskError: it cannot be made, or is a file.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        if folder.exists() and not folder.is_dir():
+            raise WordmaskError(
+                f"got {shown(folder)} for results; it is a file, give a folder"
+            ) from None
+        raise WordmaskError(f"cannot make the folder {shown(folder)}: {error.strerror}") from None
+
+
+def shown(path: str | os.PathLike[str]) -> str:
+    """A path as text for people, also where it is not valid text."""
+    return one_line(os.fsencode(path).decode("utf-8", "replace"))
+
+
+def one_line(text: str, longest: int | None = None) -> str:
+    """A text that prints on one line and steers no terminal, cut to a length where one is given."""
+    text = "".join(c if c.isprintable() else "\ufffd" for c in " ".join(text.split()))
+    return text if longest is None or len(text) <= longest else f"{text[: longest - 3]}..."

@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from wordmask.errors import WordmaskError
+from wordmask.files import make_folder as make_folder
+from wordmask.files import one_line as one_line
+from wordmask.files import shown as shown
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -327,27 +330,6 @@ def load_segmenter(
     if max_pixels is not None:
         segmenter.max_pixels = max_pixels or None
     return segmenter
-
-
-def make_folder(folder: Path) -> None:
-    """Make a folder for results and those above it."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        if folder.exists() and not folder.is_dir():
-            raise WordmaskError(f"got {folder} for results; it is a file, give a folder") from None
-        raise WordmaskError(f"cannot make the folder {folder}: {error.strerror}") from None
-
-
-def one_line(text: str, longest: int | None = None) -> str:
-    """A text that prints on one line and steers no terminal, cut to a length where one is given."""
-    text = "".join(c if c.isprintable() else "\ufffd" for c in " ".join(text.split()))
-    return text if longest is None or len(text) <= longest else f"{text[: longest - 3]}..."
-
-
-def shown(path: str | os.PathLike[str]) -> str:
-    """A path as text for people, also where it is not valid text."""
-    return one_line(os.fsencode(path).decode("utf-8", "replace"))
 
 
 def console(stderr: bool = False) -> Console:
