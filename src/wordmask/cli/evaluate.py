@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from wordmask.evaluation.evaluator import Progress
+    from wordmask.evaluation.progress import Progress
 
 LINE_EVERY = 20.0  # seconds between lines where there is no terminal
 RUN = "What to run"
@@ -87,10 +87,10 @@ def evaluate(
             metavar="COUNT", help="Only the first pictures of a data set.", rich_help_panel=RUN
         ),
     ] = None,
-    presence: Annotated[
+    image_level: Annotated[
         bool,
         typer.Option(
-            "--presence",
+            "--image-level",
             help="Also which classes a picture shows, image-level: mAP, F1, precision, recall.",
             rich_help_panel=RUN,
         ),
@@ -167,9 +167,9 @@ def evaluate(
     Exit codes: 0 all went well, 2 wrong usage or data that cannot be used, 130 interrupted.
     """
     from wordmask.evaluation import results
-    from wordmask.evaluation.evaluator import Plan
     from wordmask.evaluation.evaluator import evaluate as run
     from wordmask.evaluation.examples import draw_examples
+    from wordmask.evaluation.plan import Plan
     from wordmask.evaluation.robustness import CORRUPTIONS
 
     kinds = list(CORRUPTIONS) if corrupt == "all" else _split(corrupt or "")
@@ -188,7 +188,7 @@ def evaluate(
         limit=limit,
         networks=common.read_networks(vfm=vfm, diffusion=diffusion, sam=sam, classifier=classifier),
         text_features=text_features,
-        presence=presence,
+        image_level=image_level,
         boundary=boundary,
         calibration=calibration,
         share=not apart,
