@@ -33,7 +33,7 @@ from wordmask.evaluation.evaluator import count_share, evaluate
 from wordmask.evaluation.plan import Plan, check
 from wordmask.evaluation.results import collect, markdown
 from wordmask.evaluation.sharing import encoding_key, share_passes
-from wordmask.evaluation.views import view_picture, view_truth
+from wordmask.evaluation.views import view_picture, view_target
 from wordmask.evaluation.workers import Workers
 from wordmask.methods import METHODS, create_method
 
@@ -484,7 +484,7 @@ def test_crops_are_of_the_short_side_and_centred():
     truth = np.full((40, 100), 1, np.uint16)
     truth[:, 40:60] = 2
     (crop,) = view_picture(image, "crop:20")
-    labels = view_truth(truth, "crop:20")  # 20 x 50, then columns 15 to 35
+    labels = view_target(truth, "crop:20")  # 20 x 50, then columns 15 to 35
     assert crop.shape == (20, 20, 3)
     assert labels.shape == (20, 20)
     assert labels[0].tolist() == [1] * 5 + [2] * 10 + [1] * 5
@@ -498,7 +498,7 @@ def test_halves_are_pictures_of_their_own():
     assert np.array_equal(np.concatenate([left, right], axis=1), image)
     assert left.shape[1] == 3
     truth = np.ones((4, 7), np.uint16)
-    assert view_truth(truth, "halves") is truth
+    assert view_target(truth, "halves") is truth
 
 
 @pytest.mark.parametrize("view", ["halves", "crop:32"])
@@ -506,7 +506,7 @@ def test_views_are_evaluated(folder, tiny, tmp_path, view):
     plan = make_plan(folder, tiny[0], settings=(NATIVE, f"view={view}"), limit=3)
     results = evaluate(plan, tmp_path)
     samples = benchmark("folder").open(folder)[:3]
-    scored = sum((view_truth(s.truth(), view) != VOID).sum() for s in samples)
+    scored = sum((view_target(s.truth(), view) != VOID).sum() for s in samples)
     for entry in results["runs"]:
         assert sum(one["truth"] for one in entry["classes"]) == scored
 

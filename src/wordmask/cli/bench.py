@@ -23,7 +23,7 @@ def bench(
         typer.Argument(
             metavar="METHODS",
             help="Methods, as in clip,cliper:paper (a variant after a colon).",
-            show_default="all whose networks are at hand",
+            show_default="all whose networks are available",
         ),
     ] = None,
     model: common.Model = common.DEFAULT_MODEL,

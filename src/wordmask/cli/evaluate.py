@@ -119,7 +119,7 @@ def evaluate(
         typer.Option(
             "--apart",
             help="An encoding for each run, also where several could share one: for times, and "
-            "for results that do not depend, by rounding, on what ran beside.",
+            "for results that do not depend, by rounding, on what else ran.",
             rich_help_panel=RUN,
         ),
     ] = False,
@@ -197,7 +197,7 @@ def evaluate(
         offline=offline,
     )
     common.make_folder(out)
-    if int(os.environ.get("RANK", 0)):  # of torchrun: only the first process speaks
+    if int(os.environ.get("RANK", 0)):  # of torchrun: only the first process prints
         run(plan, out, workers=workers, overwrite=overwrite)
         return
     with _Display() as display:
@@ -266,7 +266,7 @@ class _Display:
         self.task: Any = None
         self.key: Any = None
         self.finished: Any = None
-        self.said = 0.0
+        self.printed = 0.0
 
     def __enter__(self) -> _Display:
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
@@ -302,7 +302,7 @@ class _Display:
         if done and self.finished == self.key:
             return
         self.finished = self.key if done else None
-        if not self.live and (done or now - self.said >= LINE_EVERY):
-            self.said = now
+        if not self.live and (done or now - self.printed >= LINE_EVERY):
+            self.printed = now
             text = f"{name} {progress.done}/{progress.total}: mIoU {scores}"
             print(common.one_line(text, 400), file=sys.stderr)

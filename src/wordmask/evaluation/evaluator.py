@@ -24,7 +24,7 @@ from wordmask.evaluation.results import collect
 from wordmask.evaluation.robustness import corrupt
 from wordmask.evaluation.runs import PictureCounts, Run, RunCounts, Task, label, load, prepare
 from wordmask.evaluation.sharing import SharedTower, encoding_key, share_passes, synchronise
-from wordmask.evaluation.views import view_picture, view_truth
+from wordmask.evaluation.views import view_picture, view_target
 from wordmask.evaluation.workers import Workers, gather, start_workers
 from wordmask.images import read_image
 from wordmask.segmenter import Segmenter
@@ -119,7 +119,7 @@ def count_share(
 class PictureEvaluator:
     """Counts pictures with every run of a task, sharing what can be shared.
 
-    Runs whose encodings are the same share one; methods that see the same pixels share the pass of
+    Runs whose encodings are the same share one; methods that read the same pixels share the pass of
     the network.
     """
 
@@ -171,7 +171,7 @@ class PictureEvaluator:
                 confidence = confidences(run, encodings, labels)
             counted = metrics.count(
                 sample.id,
-                view_truth(target, run.protocol.view),
+                view_target(target, run.protocol.view),
                 labels,
                 scores=scores,
                 confidence=confidence,

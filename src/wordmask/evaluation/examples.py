@@ -16,7 +16,7 @@ from wordmask.datasets import VOID, Sample
 from wordmask.drawing import overlay, palette, strip
 from wordmask.evaluation.plan import CLEAN, Plan, check
 from wordmask.evaluation.runs import Run, label, load, make_runs
-from wordmask.evaluation.views import view_picture, view_truth
+from wordmask.evaluation.views import view_picture, view_target
 from wordmask.files import write_atomically
 from wordmask.images import read_image
 
@@ -100,7 +100,7 @@ def _draw(
     view = run.protocol.view
     pieces = view_picture(read_image(sample.image), view)
     shown = np.concatenate(pieces, axis=1)
-    truth = view_truth(sample.truth(), view)
+    truth = view_target(sample.truth(), view)
     answer = label(run, [run.segmenter.encode(piece) for piece in pieces]).astype(np.uint16)
     void = truth == VOID
     names = [one["name"] for one in entry["classes"]][-run.queries.classes :]
