@@ -18,14 +18,12 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from wordmask import drawing
-from wordmask.encoding import Queries
 from wordmask.errors import WordmaskError
 from wordmask.images import read_image
 from wordmask.methods.base import cosine
 from wordmask.segmentation import Segmentation
-from wordmask.segmenter import Segmenter, pad_to_patches
+from wordmask.segmenter import Segmenter
 from wordmask.towers.clip import Need, Trace
-from wordmask.vocabulary import Background
 from wordmask.windows import ScoreMap, Tile, Window
 
 Point = tuple[int, int]
@@ -50,26 +48,24 @@ def check_point(point: Point | None, picture: np.ndarray) -> Point:
     return x, y
 
 
-class View:
+class PatchGrid:
     """One picture as a method's network takes it, and the way from its pixels to patches and back.
 
     Attributes:
         picture: (H, W, 3) uint8, upright.
         pixels: (1, 3, H' + pad, W' + pad) float32, normalised.
-        grid: h, w.
+        size: h, w.
     """
 
     def __init__(self, segmenter: Segmenter, image: Any):
         self.picture = read_image(image, max_pixels=segmenter.max_pixels)
-        self.pixels = segmenter.prepare(self.picture)[None]
-        self._inner = (self.pixels.shape[2], self.pixels.shape[3])  # H', W'
-        self._offset = (0, 0)
+        pixels = segmenter.method.prepare(self.picture, segmenter.tower)[None]
         patch = segmenter.tower.patch
-        if segmenter.method.remainder == "pad":
-            self.pixels, (top, left, _, _) = pad_to_patches(self.pixels, patch)
-            self._offset = (top, left)
+        self._inner = (pixels.shape[2], pixels.shape[3])  # H', W'
+        self.pixels, (top, left, _, _) = segmenter.method.pad(pixels, patch)
+        self._offset = (top, left)
         self._canvas = (self.pixels.shape[2], self.pixels.shape[3])
-        self.grid = (self._canvas[0] // patch, self._canvas[1] // patch)
+        self.size = (self._canvas[0] // patch, self._canvas[1] // patch)
 
     def patch_at(self, point: Point | None = None) -> tuple[int, int]:
         """Row and column of the patch that a point of the picture falls in.
@@ -82,8 +78,8 @@ class View:
         found = []
         for at, length, axis in ((y, height, 0), (x, width, 1)):
             pixel = (at + 0.5) / length * self._inner[axis] + self._offset[axis]
-            patch = int(pixel / self._canvas[axis] * self.grid[axis])
-            found.append(min(patch, self.grid[axis] - 1))
+            patch = int(pixel / self._canvas[axis] * self.size[axis])
+            found.append(min(patch, self.size[axis] - 1))
         return found[0], found[1]
 
     def spread(self, maps: Tensor, size: tuple[int, int]) -> np.ndarray:
@@ -97,7 +93,7 @@ class View:
         edges = []
         for axis in (1, 0):
             for side in (0, 1):
-                canvas = (patch[axis] + side) / self.grid[axis] * self._canvas[axis]
+                canvas = (patch[axis] + side) / self.size[axis] * self._canvas[axis]
                 pixel = (canvas - self._offset[axis]) / self._inner[axis] * size[axis]
                 edges.append(min(max(round(pixel) - side, 0), size[axis] - 1))
         left, right, top, bottom = edges
@@ -134,8 +130,8 @@ def attention_of_patch(
     Raises:
         WordmaskError: a picture that cannot be read, or a point outside it.
     """
-    view = View(segmenter, image)
-    return _attention(segmenter, view, view.patch_at(point))
+    grid = PatchGrid(segmenter, image)
+    return _attention(segmenter, grid, grid.patch_at(point))
 
 
 def similarity_by_layer(segmenter: Segmenter, image: Any, point: Point | None = None) -> Tensor:
@@ -143,22 +139,8 @@ def similarity_by_layer(segmenter: Segmenter, image: Any, point: Point | None = 
 
     Arguments and errors as for `attention_of_patch`.
     """
-    view = View(segmenter, image)
-    return _similarity(segmenter, view, view.patch_at(point))
-
-
-def maps_by_set(
-    segmenter: Segmenter, image: Any, words: Any, background: Any = None
-) -> Tensor | None:
-    """Class probabilities of every feature set that the method keeps; None where it keeps one.
-
-    Words and background as for `Segmenter.__call__`. Softmax over all names at the method's scale,
-    maximum over the names of a class.
-
-    Returns:
-        (S, C, h, w) float32, or (S, C + 1, h, w) with the background names as the last map.
-    """
-    return _set_maps(_whole(segmenter), View(segmenter, image), words, background)
+    grid = PatchGrid(segmenter, image)
+    return _similarity(segmenter, grid, grid.patch_at(point))
 
 
 def draw_attention(segmenter: Segmenter, image: Any, point: Point | None = None) -> Image.Image:
@@ -166,9 +148,9 @@ def draw_attention(segmenter: Segmenter, image: Any, point: Point | None = None)
 
     Each map has a scale of its own from 0 to its 99th percentile, which its title gives.
     """
-    view = View(segmenter, image)
-    attention = _attention(segmenter, view, view.patch_at(point))
-    photo = _Photo(view, point, side=420)
+    grid = PatchGrid(segmenter, image)
+    attention = _attention(segmenter, grid, grid.patch_at(point))
+    photo = _Photo(grid, point, side=420)
     titles = [
         f"before: q-k of block {segmenter.tower.depth}",
         f"after: {segmenter.method.name}",
@@ -194,20 +176,20 @@ def draw_layers(
     sets, with the legend. A method that keeps one set of features has the first part only.
     """
     segmenter = _whole(segmenter)
-    view = View(segmenter, image)
-    photo = _Photo(view, point, side=240)
-    maps = _similarity(segmenter, view, view.patch_at(point))
+    grid = PatchGrid(segmenter, image)
+    photo = _Photo(grid, point, side=240)
+    maps = _similarity(segmenter, grid, grid.patch_at(point))
     low = float(torch.quantile(maps.flatten(), 0.01))
     pictures = [photo.marked(), *(photo.framed(photo.heat(x, low, 1.0)) for x in maps)]
     titles = [f"{photo.title}; cosine {low:.2f} to 1"]
     titles += [f"block {n}" for n in range(1, len(maps) + 1)]
     page = _in_rows(pictures, titles)
-    sets = _set_maps(segmenter, view, words, background)
+    sets = _set_maps(segmenter, grid, words, background)
     if sets is None:
         return page
-    result = _result(segmenter, view, words, background)
+    result = segmenter(grid.picture, words, background)
     names = result.names
-    pictures = [photo.overlay(_labels(view.spread(x, photo.size), len(names)), names) for x in sets]
+    pictures = [photo.overlay(_labels(grid.spread(x, photo.size), len(names)), names) for x in sets]
     titles = [f"set {i} alone" for i in range(1, len(sets) + 1)]
     return _stacked([page, _in_rows(pictures, titles), photo.final(result)])
 
@@ -220,9 +202,9 @@ def draw_classes(
     Titles give each class's own range. Of more than 14 classes, those with most pixels are drawn.
     """
     segmenter = _whole(segmenter)
-    view = View(segmenter, image)
-    photo = _Photo(view, None, side=320)
-    result = _result(segmenter, view, words, background)
+    grid = PatchGrid(segmenter, image)
+    photo = _Photo(grid, None, side=320)
+    result = segmenter(grid.picture, words, background)
     assert result.scores is not None
     shown = list(range(len(result.names)))
     if len(shown) > MOST_CLASSES:
@@ -255,54 +237,45 @@ def _whole(segmenter: Segmenter) -> Segmenter:
 
 
 @torch.inference_mode()
-def _trace(segmenter: Segmenter, view: View, need: Need) -> Trace:
-    return segmenter.method.trace(segmenter.tower, view.pixels, need, segmenter.networks)
+def _trace(segmenter: Segmenter, grid: PatchGrid, need: Need) -> Trace:
+    return segmenter.method.trace(segmenter.towers, grid.pixels, need)
 
 
 @torch.inference_mode()
-def _attention(segmenter: Segmenter, view: View, patch: tuple[int, int]) -> PatchAttention:
+def _attention(segmenter: Segmenter, grid: PatchGrid, patch: tuple[int, int]) -> PatchAttention:
     tower, method = segmenter.tower, segmenter.method
-    trace = _trace(segmenter, view, method.need(tower.depth) | Need.of(attention=[tower.depth]))
+    trace = _trace(segmenter, grid, method.need(tower.depth) | Need.of(attention=[tower.depth]))
     first = tower.class_tokens
-    token = first + patch[0] * view.grid[1] + patch[1]
+    token = first + patch[0] * grid.size[1] + patch[1]
 
     def row(attention: Tensor) -> Tensor:  # (1, M, T, T) -> (h, w)
-        return attention[0, :, token, first:].float().mean(0).unflatten(0, view.grid).cpu()
+        return attention[0, :, token, first:].float().mean(0).unflatten(0, grid.size).cpu()
 
     after = method.mixing_map(tower, trace)
     return PatchAttention(row(trace.attention[tower.depth]), row(after), patch)
 
 
 @torch.inference_mode()
-def _similarity(segmenter: Segmenter, view: View, patch: tuple[int, int]) -> Tensor:
+def _similarity(segmenter: Segmenter, grid: PatchGrid, patch: tuple[int, int]) -> Tensor:
     first, blocks = segmenter.tower.class_tokens, range(1, segmenter.tower.depth + 1)
-    trace = _trace(segmenter, view, Need.of(states=blocks))
+    trace = _trace(segmenter, grid, Need.of(states=blocks))
     states = torch.stack([trace.states[n][0, first:].float() for n in blocks])  # (N, L, D)
     unit = F.normalize(states, dim=-1)
-    chosen = unit[:, patch[0] * view.grid[1] + patch[1], :, None]  # (N, D, 1)
-    return (unit @ chosen)[..., 0].unflatten(-1, view.grid).cpu()
+    chosen = unit[:, patch[0] * grid.size[1] + patch[1], :, None]  # (N, D, 1)
+    return (unit @ chosen)[..., 0].unflatten(-1, grid.size).cpu()
 
 
 @torch.inference_mode()
-def _set_maps(segmenter: Segmenter, view: View, words: Any, background: Any) -> Tensor | None:
+def _set_maps(segmenter: Segmenter, grid: PatchGrid, words: Any, background: Any) -> Tensor | None:
+    """Probabilities of classes, (S, C or C + 1, h, w), by every feature set of the method."""
     tower, method = segmenter.tower, segmenter.method
-    queries, _ = _queries(segmenter, words, background)
-    encoding = method.features(tower, _trace(segmenter, view, method.need(tower.depth)))
-    if encoding.feature_sets is None:
+    texts = segmenter.encode_text(words, background)
+    dense = method.features(tower, _trace(segmenter, grid, method.need(tower.depth)))
+    sets = method.feature_sets(dense)
+    if sets is None:
         return None
-    cosines = cosine(encoding.feature_sets[:, 0], queries.embeddings)  # (S, Q, h, w)
-    return queries.pool(torch.softmax(method.logit_scale * cosines, dim=1), dim=1).cpu()
-
-
-def _queries(segmenter: Segmenter, words: Any, background: Any) -> tuple[Queries, Background]:
-    if background is None and not isinstance(words, Tensor):
-        background = Background.auto()
-    return segmenter.queries(words, background)
-
-
-def _result(segmenter: Segmenter, view: View, words: Any, background: Any) -> Segmentation:
-    encoding = segmenter.encode(view.picture)
-    return segmenter.decide(encoding, *_queries(segmenter, words, background))[0]
+    cosines = cosine(sets[:, 0], texts.embeddings)  # (S, Q, h, w)
+    return texts.pool(torch.softmax(method.logit_scale * cosines, dim=1), dim=1).cpu()
 
 
 def _labels(maps: np.ndarray, classes: int) -> np.ndarray:
@@ -317,17 +290,17 @@ def _labels(maps: np.ndarray, classes: int) -> np.ndarray:
 class _Photo:
     """The picture at the size of a strip, with maps laid over it and the point marked."""
 
-    def __init__(self, view: View, point: Point | None, side: int):
-        height, width = view.picture.shape[:2]
+    def __init__(self, grid: PatchGrid, point: Point | None, side: int):
+        height, width = grid.picture.shape[:2]
         factor = min(side / math.sqrt(height * width), 4 * side / max(height, width))
         self.size = (max(round(factor * height), 1), max(round(factor * width), 1))
-        x, y = check_point(point, view.picture)
-        self.patch = view.patch_at(point)
+        x, y = check_point(point, grid.picture)
+        self.patch = grid.patch_at(point)
         self.title = f"photo, point {x},{y}"
         self.at = (int((x + 0.5) * self.size[1] / width), int((y + 0.5) * self.size[0] / height))
-        small = Image.fromarray(view.picture)
+        small = Image.fromarray(grid.picture)
         self.plain = small.resize(self.size[::-1], Image.Resampling.LANCZOS)
-        self.view = view
+        self.grid = grid
 
     def marked(self) -> Image.Image:
         """The photo with the point marked."""
@@ -335,7 +308,7 @@ class _Photo:
 
     def framed(self, picture: Image.Image) -> Image.Image:
         """A picture of this size with a frame around the patch, which a mark would hide."""
-        left, top, right, bottom = self.view.cell(self.patch, self.size)
+        left, top, right, bottom = self.grid.cell(self.patch, self.size)
         draw = ImageDraw.Draw(picture)
         draw.rectangle((left - 2, top - 2, right + 2, bottom + 2), outline=drawing.INK)
         draw.rectangle((left - 1, top - 1, right + 1, bottom + 1), outline=drawing.WHITE)
@@ -343,7 +316,7 @@ class _Photo:
 
     def heat(self, values: Tensor, low: float, high: float) -> Image.Image:
         """A map (h, w) over the photo."""
-        (spread,) = self.view.spread(values[None], self.size)
+        (spread,) = self.grid.spread(values[None], self.size)
         return drawing.heat_map(spread, self.size, low, high, self.plain)
 
     def final(self, result: Segmentation) -> Image.Image:

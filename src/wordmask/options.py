@@ -23,7 +23,7 @@ class Options:
     Attributes:
         name: what it is called in code and on the command line.
         title: what people call it.
-        network: what it needs beside CLIP: "none", "vfm", "diffusion", "sam" or "classifier".
+        network: the kind of auxiliary model that it needs by default, or "none".
         extra: the optional part of wordmask that it needs, as in `pip install "wordmask[cluster]"`.
         variants: options of each variant by its name; the first is the default.
     """
@@ -45,6 +45,11 @@ class Options:
                     f"option {item.name!r} of {self.name} got {value!r}; "
                     f"expected {describe_type(hints[item.name])}"
                 )
+
+    @property
+    def networks(self) -> tuple[str, ...]:
+        """The kinds of auxiliary models that these options need."""
+        return () if self.network == "none" else (self.network,)
 
     def options(self) -> dict[str, Any]:
         """All options by name, as plain values."""

@@ -1,73 +1,84 @@
-"""Scores to labels, a block of rows at a time.
+"""Scored: the score maps of one picture, and the rules that make labels of them.
 
-Label 0 is background (or none of the words), label i the i-th class. Three rules exist, and a
-method names its own: `softmax` (the harness that SCLIP, ClearCLIP, NACLIP and others share),
-`presence` (CLIPer, supplement 6) and `paint` (CaR). Where a method cuts pictures into regions, a
-region's pixels vote (CLIPtrase).
+Label 0 is background (or none of the words), label i the i-th class. Labels are made a block of
+rows at a time, so that the maps of all classes never exist at full size.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from wordmask.encoding import Queries
 from wordmask.errors import WordmaskError
-from wordmask.methods.base import Method
-from wordmask.vocabulary import Background
+from wordmask.segmentation import Segmentation
+from wordmask.text_queries import TextQueries
 from wordmask.windows import ScoreMap
 
-BLOCK_BYTES = 32 * 2**20
+BLOCK_BYTES = 32 * 2**20  # for one float copy of a block of rows
 COMPLEMENT_POWER = 2.0  # of CLIPer's released code, v1
 
+BlockLabels = Callable[[Tensor], Tensor]  # scores (R, rows, W) to labels (rows, W)
 
-@dataclass(frozen=True)
-class Decision:
-    """How scores of one picture become labels.
 
-    Args:
-        method: gives the rule and its options (logit scale, thresholds, min_max).
-        queries: whose score a row is.
-        background: what label 0 means; `auto` and `names` need background rows in `queries`.
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """The score maps of one picture, from which everything else is read.
+
+    Attributes:
+        maps: one map for each row of `texts` (cosines), or for each class where the method gives
+            class maps; after the refiners, if any.
+        texts: whose scores they are, and what becomes of the background.
+        rule: how the method turns scores into labels.
+        size: (H, W) of the picture as it was given.
+        patches: h, w of its patch grid.
+        coarse: the maps before refiners, None where there were none.
+        image: the upright uint8 picture (H, W, 3), or None.
+        provenance: how the scores came about, as plain values.
         block_bytes: limit for one float copy of a block of rows.
-        coarse: the score map before refiners, where there were any.
-        present: (C,) bool, the classes that are known to be in the picture; the others get no
-            pixel. None: nothing is known.
     """
 
-    method: Method
-    queries: Queries
-    background: Background
-    block_bytes: int = BLOCK_BYTES
+    maps: ScoreMap
+    texts: TextQueries
+    rule: Rule
+    size: tuple[int, int]
+    patches: tuple[int, int]
     coarse: ScoreMap | None = None
-    present: Tensor | None = None
+    image: np.ndarray | None = None
+    provenance: dict[str, Any] = field(default_factory=dict, repr=False)
+    block_bytes: int = BLOCK_BYTES
 
-    def labels(
-        self, scores: ScoreMap, size: tuple[int, int], regions: ScoreMap | None = None
-    ) -> np.ndarray:
+    @torch.inference_mode()
+    def labels(self, image_labels: Sequence[str | int] | None = None) -> np.ndarray:
         """Labels (H, W), uint8, or uint16 for more than 255 classes.
 
-        regions: maps whose argmax cuts the picture into regions that vote, see `Encoding`.
-        """
-        dtype = np.uint8 if self.queries.classes <= 255 else np.uint16
-        vote = getattr(self.method, "vote", "majority")
-        scores = self._voted(scores, size, regions)
-        labels = np.empty(size, dtype)
-        decide = RULES[self.method.decision](self, scores, size)
-        for start, stop in self.blocks(scores, size):
-            block = decide(scores.rows(start, stop, size))
-            labels[start:stop] = block.cpu().numpy().astype(dtype)
-        if regions is not None and vote == "majority":
-            self._let_majority_decide(labels, regions)
-        return labels
+        image_labels: the names (or class numbers from 0) that are known to be in the picture; the
+        other classes get no pixel. None: nothing is known.
 
-    def confidence(
-        self, labels: np.ndarray, scores: ScoreMap, regions: ScoreMap | None = None
-    ) -> np.ndarray:
+        Raises:
+            WordmaskError: an image-level label that is no class.
+        """
+        allowed = None if image_labels is None else self.texts.select(image_labels)
+        return self.rule.labels(self, allowed)
+
+    @torch.inference_mode()
+    def image_scores(self) -> Tensor:
+        """How much each class seems to be in the picture, (C,) float32 on the CPU: max pooling.
+
+        Image-level recognition without another network (CLIPer, section 4.3 and Table 2). For
+        methods that compare cosines it is the largest probability of the class over the patches,
+        softmax over all words; for class maps their largest value, which can be above 1. With
+        refiners, the mean of the maxima before and after them (released code of CLIPer).
+        """
+        return self.rule.image_scores(self).float().cpu()
+
+    @torch.inference_mode()
+    def confidence(self, labels: np.ndarray) -> np.ndarray:
         """The probability (H, W) float32 of the label that each pixel got in `labels`.
 
         That of a class is the largest among its names, softmax over all names. The background's is
@@ -75,222 +86,237 @@ class Decision:
         power 1) from a threshold and that is larger; p is the probability of the best class.
 
         Raises:
-            WordmaskError: a method whose scores are no cosines and give no probabilities.
+            WordmaskError: a method that gives class maps and no probabilities.
         """
-        if self.method.decision != "softmax":
-            raise WordmaskError(f"{self.method.name} gives class maps and no probabilities")
-        height, width = labels.shape
-        classes, rule = self.queries.classes, self.background
-        scores = self._voted(scores, (height, width), regions)
-        sure = np.empty((height, width), np.float32)
-        for start, stop in self.blocks(scores, (height, width)):
-            probability = self.probability(scores.rows(start, stop, (height, width)))
+        return self.rule.confidence(self, labels)
+
+    @torch.inference_mode()
+    def class_maps(self) -> Tensor:
+        """The scores of the classes on the patch grid, (C, h, w) float32.
+
+        Cosines, the maximum over the names of a class, or the method's class maps. With windows,
+        their mean; refined maps are averaged over each patch.
+        """
+        rows = self.maps.tiles[0].scores
+        if len(self.maps.tiles) > 1:
+            rows = self.maps.rows(0, self.patches[0], self.patches)
+        elif self.coarse is not None:
+            rows = F.adaptive_avg_pool2d(rows, self.patches)
+        return self.rule.pool(rows, self.texts)[: self.texts.classes].float()
+
+    def segmentation(self, image_labels: Sequence[str | int] | None = None) -> Segmentation:
+        """The result; `image_labels` as for `labels`."""
+        return Segmentation(
+            labels=self.labels(image_labels),
+            names=self.texts.names,
+            scores=self.class_maps().cpu().numpy(),
+            provenance=self.provenance,
+            image=self.image,
+        )
+
+    def blocks(self, maps: ScoreMap | None = None) -> Iterator[tuple[int, int]]:
+        """Start and stop of blocks of rows of `maps` (by default its own) in `block_bytes`."""
+        count = (maps or self.maps).count
+        height, width = self.size
+        rows = max(self.block_bytes // (4 * width * count), 1)
+        for start in range(0, height, rows):
+            yield start, min(start + rows, height)
+
+    def extremes(self) -> tuple[Tensor, Tensor]:
+        """Minimum and maximum of every map at the size of the picture, each (R, 1, 1)."""
+        like = self.maps.tiles[0].scores
+        low = like.new_full((self.maps.count,), torch.inf)
+        high = -low
+        for start, stop in self.blocks():
+            block = self.maps.rows(start, stop, self.size).flatten(1)
+            torch.minimum(low, block.amin(1), out=low)
+            torch.maximum(high, block.amax(1), out=high)
+        return low[:, None, None], high[:, None, None]
+
+
+class Rule:
+    """How the scores of a picture become labels. A method supplies one, see `Method.rule`."""
+
+    gives_probabilities: ClassVar[bool] = False
+
+    def decide(self, scored: Scored, allowed: Tensor | None) -> BlockLabels:
+        """Look at a whole picture once, and return what labels its blocks of rows.
+
+        allowed: (C,) bool, the classes that may get pixels; None: all.
+        """
+        raise TypeError(f"{type(self).__name__} decides nothing")
+
+    def pool(self, maps: Tensor, texts: TextQueries) -> Tensor:
+        """Maps (R, h, w) as maps of classes (C or C + 1, h, w), which class maps are already."""
+        return maps
+
+    def image_maps(self, maps: Tensor, texts: TextQueries) -> Tensor:
+        """What image-level scores are the maximum of, from maps (R, L) as (C or C + 1, L)."""
+        return maps
+
+    def labels(self, scored: Scored, allowed: Tensor | None) -> np.ndarray:
+        """See `Scored.labels`."""
+        dtype = np.uint8 if scored.texts.classes <= 255 else np.uint16
+        labels = np.empty(scored.size, dtype)
+        decide = self.decide(scored, allowed)
+        for start, stop in scored.blocks():
+            block = decide(scored.maps.rows(start, stop, scored.size))
+            labels[start:stop] = block.cpu().numpy().astype(dtype)
+        return labels
+
+    def image_scores(self, scored: Scored) -> Tensor:
+        """See `Scored.image_scores`; (C,)."""
+        maxima = []
+        for maps in [scored.maps] if scored.coarse is None else [scored.coarse, scored.maps]:
+            tiles = [self.image_maps(tile.scores.flatten(1), scored.texts) for tile in maps.tiles]
+            maxima.append(torch.stack([t[: scored.texts.classes].amax(1) for t in tiles]).amax(0))
+        return torch.stack(maxima).mean(0)
+
+    def confidence(self, scored: Scored, labels: np.ndarray) -> np.ndarray:
+        """See `Scored.confidence`."""
+        raise WordmaskError(
+            f"{scored.provenance.get('method', 'this method')} gives class maps and no "
+            "probabilities"
+        )
+
+
+@dataclass(frozen=True)
+class SoftmaxRule(Rule):
+    """Softmax over all names, maximum over the names of a class, argmax; then the background.
+
+    The rule of the harness that SCLIP, ClearCLIP, NACLIP and others share.
+
+    Args:
+        logit_scale, area_threshold, min_max: as in `Method`.
+    """
+
+    gives_probabilities: ClassVar[bool] = True
+
+    logit_scale: float = 40.0
+    area_threshold: float = 0.0
+    min_max: bool = False
+
+    def probability(self, scores: Tensor, texts: TextQueries) -> Tensor:
+        """Scores of names (R, ...) as probabilities of classes, and of the background if named."""
+        return texts.pool(torch.softmax(self.logit_scale * scores, dim=0), dim=0)
+
+    def pool(self, maps: Tensor, texts: TextQueries) -> Tensor:
+        """The maximum over the names of each class."""
+        return texts.pool(maps, dim=0)
+
+    def image_maps(self, maps: Tensor, texts: TextQueries) -> Tensor:
+        """Probabilities."""
+        return self.probability(maps, texts)
+
+    def decide(self, scored: Scored, allowed: Tensor | None) -> BlockLabels:
+        """See `Rule.decide`."""
+        texts, strategy, classes = scored.texts, scored.texts.strategy, scored.texts.classes
+        extremes = scored.extremes() if self.min_max else None
+        kept: Tensor | None = None
+        if allowed is not None:
+            kept = allowed.to(scored.maps.tiles[0].scores)
+        elif self.area_threshold:
+            kept = self._large_classes(scored, extremes)
+
+        def label(block: Tensor) -> Tensor:
+            probability, value = self._values(block, texts, extremes)
+            if kept is not None:
+                value = torch.cat([value[:classes] * kept[:, None, None], value[classes:]])
+                probability = value if extremes is None else probability
+            # a tie goes to the background, which the harness counts first
+            value = torch.cat([value[classes:], value[:classes]])
+            labels = value.argmax(0) + (0 if len(value) > classes else 1)
+            best = probability[:classes].amax(0)
+            if strategy.probability is not None:
+                unsure = probability.amax(0) < strategy.probability
+                return labels.masked_fill(unsure, 0)
+            if strategy.power is not None:
+                return labels.masked_fill((1 - best) ** strategy.power > best, 0)
+            return labels
+
+        return label
+
+    def _values(
+        self, block: Tensor, texts: TextQueries, extremes: tuple[Tensor, Tensor] | None
+    ) -> tuple[Tensor, Tensor]:
+        """Probabilities and what the argmax compares, both (C or C + 1, rows, W)."""
+        probability = self.probability(block, texts)
+        if extremes is None:
+            return probability, probability
+        low, high = extremes
+        return probability, texts.pool((block - low) / (high - low).clamp_min(1e-12), dim=0)
+
+    def _large_classes(self, scored: Scored, extremes: tuple[Tensor, Tensor] | None) -> Tensor:
+        """Classes with more than `area_threshold` of all pixels that any class won."""
+        classes = scored.texts.classes
+        area = torch.zeros(classes + 1, dtype=torch.long)
+        for start, stop in scored.blocks():
+            block = scored.maps.rows(start, stop, scored.size)
+            _, value = self._values(block, scored.texts, extremes)
+            area += torch.bincount(value.argmax(0).flatten().cpu(), minlength=classes + 1)
+        share = area[:classes] / area[:classes].sum().clamp_min(1)
+        return (share > self.area_threshold).to(scored.maps.tiles[0].scores)
+
+    def confidence(self, scored: Scored, labels: np.ndarray) -> np.ndarray:
+        """See `Scored.confidence`."""
+        classes, strategy = scored.texts.classes, scored.texts.strategy
+        sure = np.empty(labels.shape, np.float32)
+        for start, stop in scored.blocks():
+            block = scored.maps.rows(start, stop, scored.size)
+            probability = self.probability(block, scored.texts)
             own = probability[classes:]
-            if not len(own) or rule.probability is not None or rule.power is not None:
+            if not len(own) or strategy.probability is not None or strategy.power is not None:
                 best = probability[:classes].amax(0, keepdim=True)
-                own = torch.cat([own, (1 - best) ** (rule.power or 1)])
+                own = torch.cat([own, (1 - best) ** (strategy.power or 1)])
             probability = torch.cat([own.amax(0, keepdim=True), probability[:classes]])
             label = torch.from_numpy(labels[start:stop].astype(np.int64)).to(probability.device)
             sure[start:stop] = probability.gather(0, label[None])[0].cpu().numpy()
         return sure
 
-    def probability(self, scores: Tensor) -> Tensor:
-        """Scores of names (R, ...) as probabilities of classes, and of the background if named."""
-        return self.queries.pool(torch.softmax(self.method.logit_scale * scores, dim=0), dim=0)
 
-    def _voted(self, scores: ScoreMap, size: tuple[int, int], regions: ScoreMap | None) -> ScoreMap:
-        """The scores as pixels have them where regions vote by their mean."""
-        if regions is None or getattr(self.method, "vote", "majority") != "mean":
-            return scores
-        return _RegionMeans(self, scores, regions, size)
+@dataclass(frozen=True)
+class ClassMapRule(Rule):
+    """For methods that give class maps of at least 0 and not cosines (CLIPer, supplement 6).
 
-    def _let_majority_decide(self, labels: np.ndarray, regions: ScoreMap) -> None:
-        """Give all pixels of a region the label that most of them have, in place."""
-        height, width = labels.shape
-        region = np.empty((height, width), np.intp)
-        for start, stop in self.blocks(regions, (height, width)):
-            region[start:stop] = regions.rows(start, stop, (height, width)).argmax(0).cpu().numpy()
-        shape = regions.count, self.queries.classes + 1
-        votes = np.bincount((region * shape[1] + labels).ravel(), minlength=shape[0] * shape[1])
-        winner = votes.reshape(shape).argmax(1).astype(labels.dtype)
-        np.copyto(labels, winner[region], where=region > 0)
-
-    def presence(self, scores: ScoreMap) -> Tensor:
-        """How much each class seems to be in the picture, (C,): the maximum of its map.
-
-        Of its probability where the method's scores are cosines. With refiners the mean of the
-        maxima before and after them (CLIPer's released code).
-        """
-        maxima = []
-        for maps in [scores] if self.coarse is None else [self.coarse, scores]:
-            tiles = [tile.scores.flatten(1) for tile in maps.tiles]
-            if self.method.decision == "softmax":
-                tiles = [self.probability(tile) for tile in tiles]
-            maxima.append(torch.stack([t[: self.queries.classes].amax(1) for t in tiles]).amax(0))
-        return torch.stack(maxima).mean(0)
-
-    def blocks(self, scores: ScoreMap, size: tuple[int, int]) -> Iterator[tuple[int, int]]:
-        """Start and stop of blocks of rows that fit `block_bytes`."""
-        height, width = size
-        rows = max(self.block_bytes // (4 * width * scores.count), 1)
-        for start in range(0, height, rows):
-            yield start, min(start + rows, height)
-
-
-class _RegionMeans(ScoreMap):
-    """Scores whose pixels hold the mean of their region; outside of all regions, their own."""
-
-    def __init__(
-        self, decision: Decision, scores: ScoreMap, regions: ScoreMap, size: tuple[int, int]
-    ):
-        super().__init__(scores.tiles, scores.pixel_size)
-        self.scores, self.regions = scores, regions
-        like = scores.tiles[0].scores
-        total = like.new_zeros(scores.count, regions.count)
-        pixels = like.new_zeros(regions.count)
-        for start, stop in decision.blocks(scores, size):
-            region = regions.rows(start, stop, size).argmax(0).flatten()
-            total.index_add_(1, region, scores.rows(start, stop, size).flatten(1))
-            pixels += region.bincount(minlength=regions.count)
-        self.means = total / pixels.clamp_min(1)
-
-    def rows(self, start: int, stop: int, size: tuple[int, int]) -> Tensor:
-        """As of any score map."""
-        region = self.regions.rows(start, stop, size).argmax(0)
-        own = self.scores.rows(start, stop, size)
-        return torch.where(region > 0, self.means[:, region], own)
-
-
-class _Softmax:
-    """Softmax over all names, maximum over the names of a class, argmax; then the background."""
-
-    def __init__(self, decision: Decision, scores: ScoreMap, size: tuple[int, int]):
-        self.decision = decision
-        self.method = decision.method
-        self.low = self.high = None
-        if self.method.min_max:
-            self.low, self.high = _extremes(decision, scores, size)
-        self.kept: Tensor | None = None
-        if decision.present is not None:
-            self.kept = decision.present.to(scores.tiles[0].scores)
-        elif self.method.area_threshold:
-            self.kept = self._large_classes(scores, size)
-
-    def _values(self, block: Tensor) -> tuple[Tensor, Tensor]:
-        """Probabilities and what the argmax compares, both (C or C + 1, rows, W)."""
-        queries = self.decision.queries
-        probability = self.decision.probability(block)
-        if self.low is None or self.high is None:
-            return probability, probability
-        span = (self.high - self.low).clamp_min(1e-12)
-        return probability, queries.pool((block - self.low) / span, dim=0)
-
-    def _large_classes(self, scores: ScoreMap, size: tuple[int, int]) -> Tensor:
-        """Classes with more than `area_threshold` of all pixels that any class won."""
-        classes = self.decision.queries.classes
-        area = torch.zeros(classes + 1, dtype=torch.long)
-        for start, stop in self.decision.blocks(scores, size):
-            _, value = self._values(scores.rows(start, stop, size))
-            area += torch.bincount(value.argmax(0).flatten().cpu(), minlength=classes + 1)
-        share = area[:classes] / area[:classes].sum().clamp_min(1)
-        return (share > self.method.area_threshold).to(scores.tiles[0].scores)
-
-    def __call__(self, block: Tensor) -> Tensor:
-        background = self.decision.background
-        classes = self.decision.queries.classes
-        probability, value = self._values(block)
-        if self.kept is not None:
-            value = torch.cat([value[:classes] * self.kept[:, None, None], value[classes:]])
-            probability = value if self.low is None else probability
-        # a tie goes to the background, which the harness counts first
-        value = torch.cat([value[classes:], value[:classes]])
-        label = value.argmax(0) + (0 if len(value) > classes else 1)
-        best = probability[:classes].amax(0)
-        if background.probability is not None:
-            unsure = probability.amax(0) < background.probability
-            return label.masked_fill(unsure, 0)
-        if background.power is not None:
-            return label.masked_fill((1 - best) ** background.power > best, 0)
-        return label
-
-
-class _Presence:
-    """CLIPer's decision (supplement 6; methods that hand over class maps and not cosines).
-
-    Each map is divided by its maximum and weighted by the class's score (`presence`); absent
-    classes are dropped; then threshold or complement, and argmax. A pixel where nothing is left is
+    Each map is divided by its maximum and weighted by the class's image-level score; absent classes
+    are dropped; then threshold or complement, and argmax. A pixel where nothing is left is
     background.
+
+    Args:
+        score_threshold: classes whose image-level score is not above this are absent.
+        normalize: stretch each map to [0, 1] in place of dividing and weighting it.
     """
 
-    def __init__(self, decision: Decision, scores: ScoreMap, size: tuple[int, int]):
-        self.background = decision.background
-        self.method = decision.method
-        self.score = score = decision.presence(scores)  # (C,)
-        low, high = _extremes(decision, scores, size)
-        kept = score > getattr(self.method, "score_threshold", 0.0)
-        if decision.present is not None:
-            kept = decision.present.to(score.device)
+    score_threshold: float = 0.0
+    normalize: bool = False
+
+    def weights(self, scored: Scored, allowed: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Image-level scores (C,), and what is taken off each map and what it is multiplied by."""
+        score = self.image_scores(scored)
+        low, high = scored.extremes()
+        kept = score > self.score_threshold if allowed is None else allowed.to(score.device)
         kept = kept[:, None, None]
-        if getattr(self.method, "normalize", False):
-            self.low, self.factor = low, kept / (high - low).clamp_min(1e-12)
-        else:
-            self.low = torch.zeros_like(low)
-            self.factor = kept * score[:, None, None] / (high + 1e-5)
+        if self.normalize:
+            return score, low, kept / (high - low).clamp_min(1e-12)
+        return score, torch.zeros_like(low), kept * score[:, None, None] / (high + 1e-5)
 
-    def __call__(self, block: Tensor) -> Tensor:
-        best, label = block.sub_(self.low).mul_(self.factor).max(0)
-        label = label + 1
-        if self.background.probability is not None:
-            return label.masked_fill(best < self.background.probability, 0)
-        power = self.background.power
-        if power is None and self.background.kind in ("names", "auto"):
-            power = COMPLEMENT_POWER  # names alone are distractors and leave no pixel unlabelled
-        if power is not None:
-            return label.masked_fill((1 - best).clamp_min(0) ** power >= best, 0)
-        return label.masked_fill(best <= 0, 0)
+    def decide(self, scored: Scored, allowed: Tensor | None) -> BlockLabels:
+        """See `Rule.decide`."""
+        strategy = scored.texts.strategy
+        _, low, factor = self.weights(scored, allowed)
 
+        def label(block: Tensor) -> Tensor:
+            best, labels = block.sub_(low).mul_(factor).max(0)
+            labels = labels + 1
+            if strategy.probability is not None:
+                return labels.masked_fill(best < strategy.probability, 0)
+            power = strategy.power
+            if power is None and strategy.kind in ("names", "auto"):
+                power = (
+                    COMPLEMENT_POWER  # names alone are distractors and leave no pixel unlabelled
+                )
+            if power is not None:
+                return labels.masked_fill((1 - best).clamp_min(0) ** power >= best, 0)
+            return labels.masked_fill(best <= 0, 0)
 
-class _Paint(_Presence):
-    """CaR's decision: masks are painted one over the other, that of the surest class last.
-
-    A class covers the pixels where its map is above `mask_threshold` of its maximum. What no mask
-    covers is background; where there is no background, the class whose weighted map is highest.
-    """
-
-    def __init__(self, decision: Decision, scores: ScoreMap, size: tuple[int, int]):
-        super().__init__(decision, scores, size)
-        self.score = self.score[:, None, None]
-        self.threshold = decision.method.mask_threshold * self.score  # type: ignore[attr-defined]
-
-    def __call__(self, block: Tensor) -> Tensor:
-        value = block.mul_(self.factor)  # score * map / maximum
-        best, index = torch.where(value > self.threshold, 1 + self.score, value).max(0)
-        label = index + 1
-        if self.background.kind == "none":
-            return label.masked_fill(best <= 0, 0)
-        own = value.gather(0, index[None])[0]
-        if self.background.probability is not None:
-            label = label.masked_fill(own < self.background.probability, 0)
-        if self.background.power is not None:
-            unsure = (1 - own).clamp_min(0) ** self.background.power >= own
-            label = label.masked_fill(unsure, 0)
-        return label.masked_fill(best <= 1, 0)
-
-
-RULES: dict[str, type[_Softmax] | type[_Presence]] = {
-    "softmax": _Softmax,
-    "presence": _Presence,
-    "paint": _Paint,
-}
-
-
-def _extremes(decision: Decision, scores: ScoreMap, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Minimum and maximum of every map at output size, each (R, 1, 1)."""
-    like = scores.tiles[0].scores
-    low = like.new_full((scores.count,), torch.inf)
-    high = -low
-    for start, stop in decision.blocks(scores, size):
-        block = scores.rows(start, stop, size).flatten(1)
-        torch.minimum(low, block.amin(1), out=low)
-        torch.maximum(high, block.amax(1), out=high)
-    return low[:, None, None], high[:, None, None]
+        return label

@@ -1,54 +1,138 @@
-"""Words and a background strategy, made into the text embeddings that a method is asked with."""
+"""Words and a background strategy as text embeddings, for pictures to be compared with."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from wordmask.encoding import Queries
-from wordmask.errors import WordmaskError
-from wordmask.methods import Method
-from wordmask.towers.auxiliary import Networks
-from wordmask.towers.clip import ClipTower
-from wordmask.towers.text import TextTower
-from wordmask.vocabulary import (
-    Background,
-    Vocabulary,
-    pick_distractors,
-    scene_words,
-    templates,
-)
+from wordmask.errors import WordmaskError, unknown
+from wordmask.vocabulary import Background, Vocabulary, pick_distractors, scene_words, templates
+
+if TYPE_CHECKING:
+    from wordmask.towers.text import TextTower
+
+
+@dataclass(frozen=True, eq=False)
+class TextQueries:
+    """Text embeddings and whose they are.
+
+    Attributes:
+        embeddings: (Q, E) unit rows, float32: the names of all classes, then background names.
+        owner: (Q,) class index of each row, 0..C-1; C marks a background name.
+        names: one name for each class.
+        strategy: what becomes of pixels that show none of the classes.
+        vocabulary: the words, where names were given and not embeddings.
+    """
+
+    embeddings: Tensor
+    owner: Tensor
+    names: tuple[str, ...]
+    strategy: Background = Background("none")  # noqa: RUF009 (frozen)
+    vocabulary: Vocabulary | None = None
+
+    @classmethod
+    def of(
+        cls,
+        classes: Sequence[Tensor],
+        background: Tensor | None = None,
+        names: Sequence[str] | None = None,
+        strategy: Background | None = None,
+        vocabulary: Vocabulary | None = None,
+    ) -> TextQueries:
+        """Join per-class embeddings (names_c, E) and background embeddings (K, E)."""
+        rows = [*classes] + ([] if background is None else [background])
+        owner = torch.cat([torch.full((len(x),), i) for i, x in enumerate(rows)])
+        embeddings = F.normalize(torch.cat(rows).float(), dim=-1)
+        labels = tuple(names) if names else tuple(f"class {i + 1}" for i in range(len(classes)))
+        rule = strategy or Background("none" if background is None else "names")
+        return cls(embeddings, owner.to(embeddings.device), labels, rule, vocabulary)
+
+    @property
+    def classes(self) -> int:
+        """C, without the background."""
+        return len(self.names)
+
+    @property
+    def foreground(self) -> Tensor:
+        """The rows that belong to a class."""
+        return self.embeddings[self.owner < self.classes]
+
+    @property
+    def background(self) -> Tensor:
+        """The rows of background names, (K, E), perhaps none."""
+        return self.embeddings[self.owner == self.classes]
+
+    def select(self, image_labels: Sequence[str | int]) -> Tensor:
+        """Which classes are among image-level labels, names or numbers from 0 on, as (C,) bool.
+
+        Raises:
+            WordmaskError: a name that is not a class.
+        """
+        if isinstance(image_labels, str):
+            raise WordmaskError(
+                f"got {image_labels!r} as image-level labels; give a list of names for each picture"
+            )
+        chosen = torch.zeros(self.classes, dtype=torch.bool)
+        for item in image_labels:
+            if isinstance(item, str) and item in self.names:
+                chosen[self.names.index(item)] = True
+            elif isinstance(item, int) and 0 <= item < self.classes:
+                chosen[item] = True
+            else:
+                raise unknown("image-level label", str(item), self.names)
+        return chosen
+
+    def pool_foreground(self, scores: Tensor, dim: int) -> Tensor:
+        """Maximum over the names of each class of scores that hold foreground rows only."""
+        return self._pool(scores, dim, self.owner[self.owner < self.classes], self.classes)
+
+    def pool(self, scores: Tensor, dim: int) -> Tensor:
+        """Maximum over the names of each class along `dim`; a background row is added if any."""
+        return self._pool(scores, dim, self.owner, self.classes + bool(len(self.background)))
+
+    @staticmethod
+    def _pool(scores: Tensor, dim: int, owner: Tensor, size: int) -> Tensor:
+        if scores.shape[dim] == size:
+            return scores
+        shape = list(scores.shape)
+        shape[dim] = size
+        view = [1] * scores.ndim
+        view[dim] = -1
+        index = owner.view(view).expand_as(scores)
+        pooled = scores.new_full(shape, -torch.inf)
+        return pooled.scatter_reduce(dim, index, scores, "amax")
 
 
 @dataclass(frozen=True)
-class Asker:
-    """Asks in the way of one method, with the text half of one model.
+class TextEncoder:
+    """Makes `TextQueries` in the way of one method, with the text half of one model.
 
     Args:
-        method: gives the templates, how synonyms are pooled, and what else it compares with.
         text: None for a model without a text half, which takes text features only.
-        tower: where embeddings go, and how wide they are.
-        networks: for a method with a classifier of its own.
+        templates, pooling: as in `Method`.
+        width: E, the width of text features.
+        device: where embeddings go.
         source: what the model is called, for messages.
     """
 
-    method: Method
     text: TextTower | None
-    tower: ClipTower
-    networks: Networks
+    templates: str | tuple[str, ...]
+    pooling: str
+    width: int
+    device: torch.device
     source: str
 
-    def ask(self, words: Any, background: Any) -> tuple[Queries, Background]:
-        """See `Segmenter.queries`."""
+    def encode(self, words: Any, background: Any = None) -> TextQueries:
+        """See `Segmenter.encode_text`."""
         rows = None
         strategy = Background.none()
         if isinstance(background, Tensor):
-            rows = self._check_text(background)
+            rows = self._check(background)
             strategy = Background("names")
         elif background is not None:
             strategy = Background.of(background)
@@ -58,10 +142,10 @@ class Asker:
                     'got words as a tensor and background "auto", which compares names; give words '
                     "as a list, or another background"
                 )
-            classes = list(self._check_text(words)[:, None])
+            classes = list(self._check(words)[:, None])
             if strategy.distractors:
                 rows = self._embed(strategy.distractors)
-            return Queries.of(classes, rows), strategy
+            return TextQueries.of(classes, rows, strategy=strategy)
         vocabulary = Vocabulary.of(words)
         strategy.check(vocabulary)
         embeddings = self._embed(vocabulary.queries)
@@ -73,13 +157,9 @@ class Asker:
         elif strategy.distractors:
             rows = self._embed(strategy.distractors)
         classes = list(embeddings.split([len(names) for names in vocabulary]))
-        if self.method.pooling == "mean":
+        if self.pooling == "mean":
             classes = [F.normalize(x.mean(0, keepdim=True), dim=-1) for x in classes]
-        queries = Queries.of(classes, rows, vocabulary.names)
-        if self.method.wants_empty_text:
-            queries = queries.with_empty(self._embed([""]))
-        again = self.method.classifier_texts(vocabulary, self.text, self.networks)
-        return replace(queries, classifier=again), strategy
+        return TextQueries.of(classes, rows, vocabulary.names, strategy, vocabulary)
 
     def _embed(self, names: Sequence[str]) -> Tensor:
         if self.text is None:
@@ -87,17 +167,16 @@ class Asker:
                 f"got names, and {self.source} has no text half; give text features as a (C, E) "
                 "tensor"
             )
-        return self.text.encode(names, templates(self.method.templates)).to(self.tower.device)
+        return self.text.encode(names, templates(self.templates)).to(self.device)
 
-    def _check_text(self, rows: Tensor) -> Tensor:
-        width = self.tower.width
-        if rows.ndim != 2 or rows.shape[1] != width or not rows.is_floating_point():
+    def _check(self, rows: Tensor) -> Tensor:
+        if rows.ndim != 2 or rows.shape[1] != self.width or not rows.is_floating_point():
             raise WordmaskError(
                 f"got text features of shape {tuple(rows.shape)}, {rows.dtype}; "
-                f"this model needs float (C, {width})"
+                f"this model needs float (C, {self.width})"
             )
         if not len(rows):
             raise WordmaskError("got no text feature; give at least one class")
         if not torch.isfinite(rows).all():
             raise WordmaskError("got text features that are NaN or infinite")
-        return rows.to(self.tower.device, torch.float32)
+        return rows.to(self.device, torch.float32)

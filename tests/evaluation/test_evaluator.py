@@ -32,10 +32,11 @@ from wordmask.errors import WordmaskError
 from wordmask.evaluation.evaluator import count_share, evaluate
 from wordmask.evaluation.plan import Plan, check
 from wordmask.evaluation.results import collect, markdown
-from wordmask.evaluation.sharing import encoding_key, share_passes
+from wordmask.evaluation.sharing import share_passes
 from wordmask.evaluation.views import view_picture, view_target
 from wordmask.evaluation.workers import Workers
 from wordmask.methods import METHODS, create_method
+from wordmask.refiners import REFINERS
 
 TINY = "wordmask/tiny-clip"
 GROUNDS = tuple(toybox.GROUNDS)
@@ -48,7 +49,7 @@ FORK = multiprocessing.get_context("fork")
 def tiny():
     """The built-in network in memory, and text rows for the folder's classes."""
     segmenter = Segmenter.from_pretrained(TINY, "clip", device="cpu", local_files_only=True)
-    rows = segmenter.queries(list(GROUNDS), "none")[0].embeddings
+    rows = segmenter.encode_text(list(GROUNDS), "none").embeddings
     return segmenter.tower.model, rows
 
 
@@ -159,7 +160,7 @@ def test_calibration_equals_a_direct_computation(folder, tiny, unbroken):
     segmenter = Segmenter.from_pretrained(model, "maskclip", options=_options(maskclip))
     sure, right = [], []
     for sample in benchmark("folder").open(folder):
-        scores = segmenter.score(segmenter.encode(sample.image), rows)
+        scores = segmenter.score(sample.image, rows).class_maps()[None]
         truth = sample.truth().astype(int)
         whole = F.interpolate(scores.double(), size=truth.shape, mode="bilinear")[0]
         value, index = torch.softmax(100 * whole, 0).max(0)
@@ -213,7 +214,8 @@ def test_killed_at_random_moments_and_resumed(folder, tiny, unbroken, tmp_path):
     done = []
     while kills < 21:
         counting = FORK.Event()
-        child = FORK.Process(target=_evaluate, args=(plan, tmp_path, counting))
+        before = done[-1] if done else 0
+        child = FORK.Process(target=_evaluate, args=(plan, tmp_path, before, counting))
         child.start()
         if kills % 6:  # the others are killed while they start
             counting.wait(60)
@@ -236,8 +238,8 @@ def test_killed_at_random_moments_and_resumed(folder, tiny, unbroken, tmp_path):
     assert numbers(again) == numbers(whole)
 
 
-def _evaluate(plan, out, counting):
-    evaluate(plan, out, report=lambda _: counting.set())
+def _evaluate(plan, out, before, counting):
+    evaluate(plan, out, report=lambda progress: progress.done > before and counting.set())
 
 
 def _counted(out: Path) -> int:
@@ -392,17 +394,16 @@ def test_what_scores_read_changes_no_encoding(name, tiny):
         changed = {"short_side": None, option: another(method, option)}
         other = create_method(name, None, changed)[0]
         assert other != method
-        assert encoding_key(other) == encoding_key(method)
+        assert other.encoding_key() == method.encoding_key()
     everything = {o: another(method, o) for o in method.scoring} | {"short_side": None}
     one = base.encode(image)
     two = base.with_method(name, None, everything).encode(image)
     assert torch.equal(one.features, two.features)
-    if one.feature_sets is not None:
-        assert torch.equal(one.feature_sets, two.feature_sets)
-    for key, value in one.extras.items():
+    for key, value in (vars(one.state) if one.state else {}).items():
         if isinstance(value, torch.Tensor):
-            assert torch.equal(value, two.extras[key])
-    assert encoding_key(create_method(name, None, {"short_side": 64})[0]) != encoding_key(method)
+            assert torch.equal(value, getattr(two.state, key))
+    smaller = create_method(name, None, {"short_side": 64})[0]
+    assert smaller.encoding_key() != method.encoding_key()
 
 
 def test_passes_are_shared_where_pictures_come_in_alike():
@@ -534,14 +535,28 @@ def test_image_level_and_boundary_are_optional(folder, tiny, tmp_path):
         assert 0 < entry["metrics"]["boundary_miou_union"] <= 1
 
 
-def test_refiners_look_once_for_all_thresholds(folder, tiny, tmp_path, monkeypatch):
-    from wordmask.refiners.pamr import Pamr
-
-    calls = []
-    look = Pamr.look
+def count_calls(monkeypatch, cls, name):
+    """A list that grows with every call of a method of a class."""
+    calls, original = [], getattr(cls, name)
     monkeypatch.setattr(
-        Pamr, "look", lambda self, view, nets: calls.append(1) or look(self, view, nets)
+        cls, name, lambda self, *arguments: calls.append(1) or original(self, *arguments)
     )
+    return calls
+
+
+def test_each_picture_is_scored_and_refined_once(folder, tiny, tmp_path, monkeypatch):
+    """Labels, image-level scores and confidence are read from the same score maps."""
+    scored = count_calls(monkeypatch, METHODS["sclip"], "scores")
+    prepared = count_calls(monkeypatch, REFINERS["pamr"], "prepare")
+    refined = count_calls(monkeypatch, REFINERS["pamr"], "refine")
+    plan = make_plan(folder, tiny[0], methods=("sclip+pamr",), image_level=True, limit=4)
+    (entry,) = evaluate(plan, tmp_path)["runs"]
+    assert (len(scored), len(prepared), len(refined)) == (4, 4, 4)
+    assert entry["metrics"].keys() >= {"miou_union", "image_map", "calibration_error"}
+
+
+def test_refiners_are_prepared_once_for_all_thresholds(folder, tiny, tmp_path, monkeypatch):
+    calls = count_calls(monkeypatch, REFINERS["pamr"], "prepare")
     plan = make_plan(
         folder,
         tiny[0],

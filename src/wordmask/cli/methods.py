@@ -73,7 +73,9 @@ def describe(one: type[Options], base: type[Options]) -> dict[str, Any]:
     from wordmask.options import describe_type
 
     text, own = split_docstring(inspect.getdoc(one) or "")
-    _, shared = split_docstring(inspect.getdoc(base) or "")
+    shared: dict[str, str] = {}
+    for parent in reversed(base.__mro__):
+        shared |= split_docstring(inspect.cleandoc(parent.__dict__.get("__doc__") or ""))[1]
     defaults = one(**next(iter(one.variants.values()))).options()
     hints = typing.get_type_hints(one)
     common_names = {field.name for field in dataclasses.fields(base)}

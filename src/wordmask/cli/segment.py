@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from wordmask.encoding import Encoding
+    from wordmask.scoring import Scored
     from wordmask.segmentation import Segmentation
     from wordmask.vocabulary import Background, Vocabulary
 
@@ -177,7 +178,7 @@ def segment(
         with common.busy("loading the networks beside CLIP"):
             segmenter.networks.load(sorted(used))
     with common.busy("encoding the words"):
-        queries, strategy = segmenter.queries(words, strategy)
+        texts = segmenter.encode_text(words, strategy)
     tally = _Tally(words.names)
     at_once = LOW_MEMORY_GROUP if low_memory else 1
     with _progress() as bar:
@@ -189,18 +190,13 @@ def segment(
             for picture in group:
                 with _left_out(picture, on_error, tally):
                     encoded.append((picture, segmenter.encode(picture.path)))
-            results: list[Segmentation] = []
+            scored: list[Scored] = []
             if low_memory:
-                encodings = [encoding for _, encoding in encoded]
-                present = [picture.labels for picture, _ in encoded]
-                results = segmenter.decide_all(encodings, queries, strategy, present)
+                scored = list(segmenter.score_all([encoding for _, encoding in encoded], texts))
             for number, (picture, encoding) in enumerate(encoded):
                 with _left_out(picture, on_error, tally):
-                    if low_memory:
-                        result = results[number]
-                    else:
-                        present = [picture.labels]
-                        result = segmenter.decide(encoding, queries, strategy, present)[0]
+                    one = scored[number] if low_memory else segmenter.score(encoding, texts)
+                    result = one.segmentation(picture.labels)
                     if not tally.pictures:
                         record.begin(todo)
                     outputs.write_results(result, picture, words, out, chosen)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,8 @@ from wordmask.evaluation.plan import CLEAN, Condition, Plan, check
 from wordmask.evaluation.progress import Progress, ProgressReporter
 from wordmask.evaluation.results import collect
 from wordmask.evaluation.robustness import corrupt
-from wordmask.evaluation.runs import PictureCounts, Run, RunCounts, Task, label, load, prepare
-from wordmask.evaluation.sharing import SharedTower, encoding_key, share_passes, synchronise
+from wordmask.evaluation.runs import PictureCounts, RunCounts, Task, load, prepare
+from wordmask.evaluation.sharing import SharedTower, share_passes, synchronise
 from wordmask.evaluation.views import view_picture, view_target
 from wordmask.evaluation.workers import Workers, gather, start_workers
 from wordmask.images import read_image
@@ -128,7 +128,7 @@ class PictureEvaluator:
         self.runs = task.runs
         self.metrics = [run.metrics(task.bench, plan.boundary) for run in task.runs]
         self.keys = [  # runs of one key share an encoding
-            (run.protocol.view, *encoding_key(run.segmenter.method), *(() if plan.share else (i,)))
+            (run.protocol.view, run.segmenter.method.encoding_key(), None if plan.share else i)
             for i, run in enumerate(task.runs)
         ]
         self.encoders: dict[tuple[Any, ...], Segmenter] = {}
@@ -162,17 +162,20 @@ class PictureEvaluator:
             encodings, encode = encoded[key]
             decide = self._prepare_refiners(run.segmenter, encodings)
             start = time.perf_counter()
-            labels = label(run, encodings)
+            scored = [run.segmenter.score(encoding, run.texts) for encoding in encodings]
+            labels = [one.labels() for one in scored]
             decide += time.perf_counter() - start
             scores = confidence = None
-            if self.plan.image_level:
-                scores = image_scores(run, encodings)
-            if self.plan.calibration and run.segmenter.method.decision == "softmax":
-                confidence = confidences(run, encodings, labels)
+            if self.plan.image_level:  # a class is where any of the pieces has it
+                scores = torch.stack([one.image_scores() for one in scored]).amax(0).numpy()
+            if self.plan.calibration and not run.segmenter.method.class_maps:
+                confidence = np.concatenate(
+                    [one.confidence(part) for one, part in zip(scored, labels, strict=True)], axis=1
+                )
             counted = metrics.count(
                 sample.id,
                 view_target(target, run.protocol.view),
-                labels,
+                np.concatenate(labels, axis=1),
                 scores=scores,
                 confidence=confidence,
             )
@@ -196,7 +199,6 @@ class PictureEvaluator:
         synchronise(encoder.tower.device)
         return encodings, time.perf_counter() - start + shared
 
-    @torch.inference_mode()
     def _prepare_refiners(self, segmenter: Segmenter, encodings: list[Any]) -> float:
         """Prepare refiners, once for all runs of an encoding; returns the seconds that it takes."""
         total = 0.0
@@ -205,27 +207,11 @@ class PictureEvaluator:
                 key = (id(encoding), refiner)
                 if key not in self.preparing:
                     start = time.perf_counter()
-                    segmenter.look(encoding, 0, refiner)
+                    segmenter.prepare_refiner(encoding, 0, refiner)
                     synchronise(segmenter.tower.device)
                     self.preparing[key] = time.perf_counter() - start
                 total += self.preparing[key]
         return total
-
-
-def image_scores(run: Run, encodings: Sequence[Any]) -> np.ndarray:
-    """The image-level score of each class (C,): the largest over the pieces of a picture."""
-    rows = [run.segmenter.presence(e, run.words, run.background) for e in encodings]
-    return torch.stack(rows).amax(0).numpy()
-
-
-def confidences(run: Run, encodings: Sequence[Any], labels: np.ndarray) -> np.ndarray:
-    """The confidence (H, W) of labels (H, W) that `label` made."""
-    edges = np.cumsum([encoding.sizes[0][1] for encoding in encodings])[:-1]
-    parts = [
-        run.segmenter.confidence(encoding, run.queries, run.background, [part])[0]
-        for encoding, part in zip(encodings, np.split(labels, edges, axis=1), strict=True)
-    ]
-    return np.concatenate(parts, axis=1)
 
 
 def _encoder(segmenter: Segmenter, tower: Any) -> Segmenter:

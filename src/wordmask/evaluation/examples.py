@@ -103,7 +103,7 @@ def _draw(
     truth = view_target(sample.truth(), view)
     answer = label(run, [run.segmenter.encode(piece) for piece in pieces]).astype(np.uint16)
     void = truth == VOID
-    names = [one["name"] for one in entry["classes"]][-run.queries.classes :]
+    names = [one["name"] for one in entry["classes"]][-run.texts.classes :]
     true = np.where(void, np.uint16(0), truth)
     panels = [Image.fromarray(shown)]
     panels += [overlay(shown, labels, names, legend=False) for labels in (true, answer)]

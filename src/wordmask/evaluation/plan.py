@@ -134,7 +134,7 @@ def check(plan: Plan) -> dict[str, Samples]:
 
 def gives_probabilities(method: str) -> bool:
     """Whether the labels of a method, as a plan names it, have a probability."""
-    return METHODS[Entry.parse(method).method].decision == "softmax"
+    return not METHODS[Entry.parse(method).method].class_maps
 
 
 def background_words(protocol: Protocol, bench: Benchmark) -> tuple[str, ...]:

@@ -133,7 +133,7 @@ def _entry(
         "images": confusion.images,
         "expected": bench.expected,
         "protocol": protocol.describe(),
-        "background": run.background.describe(),
+        "background": run.texts.strategy.describe(),
         "miou": headline,
         "metrics": means,
         "intervals": {k: list(v) for k, v in counted.pictures.intervals().items()},
@@ -160,7 +160,7 @@ def _entry(
 
 def _calibration(run: Run, counted: Metrics) -> dict[str, Any]:
     """Pixels, mean confidence and accuracy in every bin; a note where there are none."""
-    if run.segmenter.method.decision != "softmax":
+    if run.segmenter.method.class_maps:
         return {"note": "no calibration error: it gives class maps and no probabilities"}
     confidence, accuracy = counted.calibration.curve()
     pixels = counted.calibration.counts[0].tolist()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 import runpy
@@ -15,7 +16,6 @@ from torch import Tensor, nn
 
 from wordmask import __version__
 from wordmask.datasets import Benchmark, Samples
-from wordmask.encoding import Queries
 from wordmask.errors import WordmaskError
 from wordmask.evaluation.plan import CLEAN, Condition, Plan, background_words
 from wordmask.evaluation.protocols import Entry, Protocol, make_protocol
@@ -23,7 +23,8 @@ from wordmask.evaluation.sharing import share_passes
 from wordmask.journal import Journal
 from wordmask.metrics.collection import Counted, Metrics
 from wordmask.segmenter import Segmenter
-from wordmask.vocabulary import Background, Vocabulary
+from wordmask.text_queries import TextQueries
+from wordmask.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)
@@ -61,9 +62,7 @@ class Run:
     swept: tuple[str, ...]
     protocol: Protocol
     segmenter: Segmenter
-    queries: Queries
-    background: Background
-    words: Vocabulary | Tensor
+    texts: TextQueries
 
     def metrics(self, bench: Benchmark, boundary: bool) -> Metrics:
         """Empty counts."""
@@ -195,11 +194,12 @@ def make_runs(plan: Plan, base: Segmenter, bench: Benchmark) -> tuple[Run, ...]:
             protocol.method, protocol.variant, protocol.options, list(protocol.refine)
         )
         words, background = _words(plan, protocol, bench)
-        queries, strategy = segmenter.queries(words, background)
+        texts = segmenter.encode_text(words, background)
         if isinstance(background, Tensor):
-            strategy = protocol.strategy([f"word {i + 1}" for i in range(len(background))])
+            names = [f"word {i + 1}" for i in range(len(background))]
+            texts = dataclasses.replace(texts, strategy=protocol.strategy(names))
         name = " ".join([protocol.entry, *changes])
-        runs.append(Run(name, changes, protocol, segmenter, queries, strategy, words))
+        runs.append(Run(name, changes, protocol, segmenter, texts))
     return tuple(runs)
 
 
@@ -257,12 +257,12 @@ def prepare(
 
 def label(run: Run, encodings: Sequence[Any]) -> np.ndarray:
     """The labels (H, W) of the pieces of one picture, side by side."""
-    parts = [run.segmenter.decide(e, run.queries, run.background)[0].labels for e in encodings]
-    return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+    parts = [run.segmenter.score(encoding, run.texts).labels() for encoding in encodings]
+    return np.concatenate(parts, axis=1)
 
 
 def _words(plan: Plan, protocol: Protocol, bench: Benchmark) -> tuple[Any, Any]:
-    """Words and background as `Segmenter.queries` takes them."""
+    """Words and background as `Segmenter.encode_text` takes them."""
     if plan.text_features is None:
         known = background_words(protocol, bench)
         names = [list(names) for names in bench.names[protocol.names]]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from typing import Any
 
 import torch
@@ -20,40 +20,16 @@ from wordmask.methods import Method
 from wordmask.towers.clip import Need, Trace
 
 
-def encoding_key(method: Method) -> tuple[Any, ...]:
-    """What an encoding depends on; equal keys give equal encodings of a picture."""
-    options = method.options().items()
-    return method.name, tuple((key, value) for key, value in options if key not in method.scoring)
-
-
-def pass_key(method: Method) -> tuple[Any, ...]:
-    """What a pass of the tower depends on, but for what is kept of it."""
-    windows = (method.window, method.stride, method.own_windows) if method.window else ()
-    return (
-        method.short_side,
-        method.long_side,
-        method.resample,
-        method.whole_patches,
-        method.remainder,
-        method.position,
-        method.activation,
-        method.norm_eps,
-        method.mean,
-        method.std,
-        windows,
-    )
-
-
 def share_passes(methods: Iterable[Method], depth: int) -> list[tuple[list[Method], Need]]:
     """Group methods whose passes are the same, each group with what it needs in all.
 
     Methods that sum attention over different blocks stay apart.
     """
-    groups: list[tuple[tuple[Any, ...], list[Method], Need]] = []
+    groups: list[tuple[Hashable, list[Method], Need]] = []
     for method in methods:
         need = _need(method, depth)
         for index, (key, members, joined) in enumerate(groups):
-            if need is None or key != pass_key(method):
+            if need is None or key != method.pass_key():
                 continue
             try:
                 groups[index] = (key, [*members, method], joined | need)
@@ -61,7 +37,7 @@ def share_passes(methods: Iterable[Method], depth: int) -> list[tuple[list[Metho
                 continue
             break
         else:
-            groups.append((pass_key(method), [method], need or Need()))
+            groups.append((method.pass_key(), [method], need or Need()))
     return [(members, need) for _, members, need in groups]
 
 

@@ -2,41 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch.nn.functional as F
 from torch import Tensor
 
-from wordmask.encoding import Encoding, Queries
-from wordmask.errors import WordmaskError
-from wordmask.options import Options, create, parse_assignment
+from wordmask.encoding import DenseFeatures, Encoding
+from wordmask.options import create, parse_assignment
+from wordmask.preprocessing import Preprocessing
+from wordmask.scoring import Rule, SoftmaxRule
+from wordmask.text_queries import TextQueries
 from wordmask.towers.auxiliary import Networks
 from wordmask.towers.clip import ClipTower, Need, Trace
 from wordmask.towers.text import TextTower
-from wordmask.vocabulary import Vocabulary
 
 METHODS: dict[str, type[Method]] = {}
 
 
 @dataclass(frozen=True)
-class Method(Options):
+class Towers:
+    """The frozen networks that a method may use: CLIP's two halves, and auxiliary models."""
+
+    clip: ClipTower
+    text: TextTower | None
+    networks: Networks
+
+
+@dataclass(frozen=True)
+class Method(Preprocessing):
     """A training-free method. Its fields are its options; a subclass is one paper.
 
-    Common options, all of which a subclass or a variant may change:
+    Common options beside those of `Preprocessing`, all of which a subclass or a variant may change:
 
     Args:
-        short_side: the picture's short side in pixels; None keeps its size.
-        long_side: limit of the long side in pixels.
-        resample: "pil-bicubic", "pil-bilinear" (both antialiased) or "cv2-bilinear".
-        whole_patches: round both sides to whole patches when resizing.
-        remainder: what happens to pixels beyond whole patches: "drop" them and stretch the map, or
-            "pad" with zeros around the picture and cut the pad off the map.
-        position: how the position embedding is resized, see `towers.clip.position_embedding`.
-        activation: "checkpoint", or "gelu" / "quick_gelu" to run the weights with another one.
-        norm_eps: epsilon of the blocks' layer norms; None leaves them as they are.
-        mean, std: normalisation; None takes what the checkpoint states, else CLIP's.
-        window, stride: sliding windows in pixels; window 0 takes the picture whole.
         templates: prompt templates: "openai", "cliper", "maskclip", "single", a file, or a tuple.
         pooling: several names of a class: "max" of their probabilities after the softmax over all
             names, or "mean" of their embeddings.
@@ -46,53 +46,22 @@ class Method(Options):
     """
 
     year: ClassVar[int]
-    decision: ClassVar[Literal["softmax", "presence", "paint"]] = "softmax"  # see decide.py
-    own_windows: ClassVar[bool] = False  # the method's `encode` slides windows itself
-    # options that only scores and labels read: encodings that differ in these alone are the same
+    class_maps: ClassVar[bool] = False  # scores are maps of classes and not cosines of names
+    # options that only `scores` and `rule` read: encodings that differ in these alone are the same
     scoring: ClassVar[frozenset[str]] = frozenset(
         {"templates", "pooling", "logit_scale", "area_threshold", "min_max"}
     )
 
-    short_side: int | None = 336
-    long_side: int = 2048
-    resample: Literal["pil-bicubic", "pil-bilinear", "cv2-bilinear"] = "cv2-bilinear"
-    whole_patches: bool = False
-    remainder: Literal["drop", "pad"] = "drop"
-    position: Literal["bicubic_offset", "bicubic", "bicubic_antialias", "bilinear"] = (
-        "bicubic_offset"
-    )
-    activation: Literal["checkpoint", "gelu", "quick_gelu"] = "checkpoint"
-    norm_eps: float | None = None
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
-    window: int = 0
-    stride: int = 112
     templates: str | tuple[str, ...] = "openai"
     pooling: Literal["max", "mean"] = "max"
     logit_scale: float = 40.0
     area_threshold: float = 0.0
     min_max: bool = False
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        sides = [self.stride, self.long_side]
-        sides += [] if self.short_side is None else [self.short_side]
-        if self.window < 0 or min(sides) < 1:
-            raise WordmaskError(
-                f"got window={self.window}, stride={self.stride}, short_side={self.short_side}, "
-                f"long_side={self.long_side}; sizes are pixels above 0 (window 0: whole picture)"
-            )
-
-    @property
-    def wants_empty_text(self) -> bool:
-        """Whether scores compare with the embedding of the empty name."""
-        return False
-
-    def classifier_texts(
-        self, vocabulary: Vocabulary, text: TextTower | None, networks: Networks
-    ) -> Tensor | None:
-        """Texts of the classes (C, E') for a method that classifies pictures of its own (CaR)."""
-        return None
+    def encoding_key(self) -> Hashable:
+        """What an encoding depends on; equal keys give equal encodings of a picture."""
+        options = self.options().items()
+        return self.name, tuple((key, value) for key, value in options if key not in self.scoring)
 
     # -- what a method defines ------------------------------------------------------------------
 
@@ -100,7 +69,7 @@ class Method(Options):
         """What the method reads from a tower of `depth` blocks."""
         raise TypeError(f"{type(self).__name__} does not say what it needs")
 
-    def features(self, tower: ClipTower, trace: Trace) -> Encoding:
+    def features(self, tower: ClipTower, trace: Trace) -> DenseFeatures:
         """Turn what the tower left behind into dense features."""
         raise TypeError(f"{type(self).__name__} makes no features")
 
@@ -110,20 +79,28 @@ class Method(Options):
 
     # -- what all share -------------------------------------------------------------------------
 
-    def encode(self, tower: ClipTower, pixels: Tensor, networks: Networks) -> Encoding:
-        """Features of normalised pixels (B, 3, H, W).
+    def encode(self, towers: Towers, pixels: Tensor) -> DenseFeatures:
+        """Features of normalised pixels (B, 3, H, W)."""
+        return self.features(towers.clip, self.trace(towers, pixels, self.need(towers.clip.depth)))
 
-        networks: those beside CLIP, for a method that names one in `network`.
+    def trace(self, towers: Towers, pixels: Tensor, need: Need) -> Trace:
+        """One pass over pixels (B, 3, H, W); a method may add what an auxiliary model gives."""
+        return towers.clip.trace(pixels, need, self.position)
+
+    def scores(self, towers: Towers, encoding: Encoding, texts: TextQueries) -> Tensor:
+        """Cosine of every patch feature with every text, (B, Q, h, w).
+
+        A method with `class_maps` returns maps of the classes (B, C, h, w), at least 0.
         """
-        return self.features(tower, self.trace(tower, pixels, self.need(tower.depth), networks))
+        return cosine(encoding.features, texts.embeddings)
 
-    def trace(self, tower: ClipTower, pixels: Tensor, need: Need, networks: Networks) -> Trace:
-        """One pass over pixels (B, 3, H, W), and what a network beside CLIP sees in them."""
-        return tower.trace(pixels, need, self.position)
+    def rule(self, encoding: Encoding, i: int) -> Rule:
+        """How scores of picture i of an encoding become labels."""
+        return SoftmaxRule(self.logit_scale, self.area_threshold, self.min_max)
 
-    def scores(self, encoding: Encoding, queries: Queries) -> Tensor:
-        """Cosine of every patch feature with every query, (B, Q, h, w)."""
-        return cosine(encoding.features, queries.embeddings)
+    def feature_sets(self, dense: DenseFeatures) -> Tensor | None:
+        """Several sets of features (S, B, E, h, w), to be drawn; None where there is one."""
+        return None
 
 
 def register(method: type[Method]) -> type[Method]:

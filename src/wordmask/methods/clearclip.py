@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from wordmask.encoding import Encoding
+from wordmask.encoding import DenseFeatures
 from wordmask.errors import WordmaskError
 from wordmask.methods.base import Method, register, to_grid
 from wordmask.towers.clip import ClipTower, Need, Trace
@@ -72,7 +72,7 @@ class ClearClip(Method):
             states=[depth - 1] if self.residual else [], projections=dict.fromkeys(blocks, letters)
         )
 
-    def features(self, tower: ClipTower, trace: Trace) -> Encoding:
+    def features(self, tower: ClipTower, trace: Trace) -> DenseFeatures:
         """The sum of the last blocks' attention outputs; residual and FFN only where asked."""
         n = tower.depth
         x = self._attention_output(tower, trace, n)
@@ -82,7 +82,7 @@ class ClearClip(Method):
             x = x + self._residual(trace.states[n - 1])
         if self.ffn:
             x = x + tower.block(n).feed_forward(x)
-        return Encoding(to_grid(tower.project(x), trace.grid))
+        return DenseFeatures(to_grid(tower.project(x), trace.grid))
 
     def mixing_map(self, tower: ClipTower, trace: Trace) -> Tensor:
         """softmax(XX^T / sqrt d) of the last block."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from wordmask.encoding import Encoding
+from wordmask.encoding import DenseFeatures
 from wordmask.methods.base import Method, register, to_grid
 from wordmask.towers.clip import ClipTower, Need, Trace
 
@@ -28,9 +28,9 @@ class Clip(Method):
         """F^N, and F^{N-1} to show its last map."""
         return Need.of(states=[depth - 1, depth])
 
-    def features(self, tower: ClipTower, trace: Trace) -> Encoding:
+    def features(self, tower: ClipTower, trace: Trace) -> DenseFeatures:
         """proj(LN(F^N))."""
-        return Encoding(to_grid(tower.project(trace.states[tower.depth]), trace.grid))
+        return DenseFeatures(to_grid(tower.project(trace.states[tower.depth]), trace.grid))
 
     def mixing_map(self, tower: ClipTower, trace: Trace) -> Tensor:
         """softmax(QK^T / sqrt d) of the last block."""

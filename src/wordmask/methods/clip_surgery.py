@@ -9,10 +9,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from wordmask.encoding import Encoding, Queries
+from wordmask.encoding import DenseFeatures, Encoding
 from wordmask.errors import WordmaskError
-from wordmask.methods.base import Method, register, to_grid
+from wordmask.methods.base import Method, Towers, register, to_grid
+from wordmask.text_queries import TextQueries
 from wordmask.towers.clip import ClipTower, Need, Trace
+from wordmask.vocabulary import templates
+
+
+@dataclass(frozen=True)
+class ClassToken:
+    """The class token of the untouched stream, for feature surgery.
+
+    Attributes:
+        embedding: (B, E).
+    """
+
+    embedding: Tensor
 
 
 @register
@@ -55,11 +68,6 @@ class ClipSurgery(Method):
         if self.blocks < 1:
             raise WordmaskError(f"got blocks={self.blocks}; at least one block is changed")
 
-    @property
-    def wants_empty_text(self) -> bool:
-        """Feature surgery of one class alone."""
-        return self.feature_surgery
-
     def _blocks(self, depth: int) -> range:
         return range(max(depth - self.blocks + 1, 1), depth + 1)
 
@@ -69,38 +77,38 @@ class ClipSurgery(Method):
         letters = dict.fromkeys(blocks, "v") | {depth: "qkv"}
         return Need.of(states=[blocks[0] - 1, depth - 1], projections=letters)
 
-    def features(self, tower: ClipTower, trace: Trace) -> Encoding:
+    def features(self, tower: ClipTower, trace: Trace) -> DenseFeatures:
         """x <- x + Proj(softmax(VV^T / sqrt d) V) over the last blocks; the CLS stays CLIP's."""
         blocks = self._blocks(tower.depth)
         x = trace.states[blocks[0] - 1]
         for n in blocks:
             v = trace.values[n]
             x = x + tower.block(n).output(tower.attend(v, v, v))
-        extras = {}
+        state = None
         if self.feature_surgery:
             tower.require_class_token("feature surgery")
-        if tower.class_tokens:
-            extras["cls"] = tower.project(self._class_token(tower, trace))[:, 0]  # (B, E)
-        return Encoding(to_grid(tower.project(x), trace.grid), extras=extras)
+            state = ClassToken(tower.project(self._class_token(tower, trace))[:, 0])
+        return DenseFeatures(to_grid(tower.project(x), trace.grid), state)
 
     def mixing_map(self, tower: ClipTower, trace: Trace) -> Tensor:
         """softmax(VV^T / sqrt d) of the last block."""
         v = trace.values[tower.depth]
         return tower.attention_map(v, v)
 
-    def scores(self, encoding: Encoding, queries: Queries) -> Tensor:
+    def scores(self, towers: Towers, encoding: Encoding, texts: TextQueries) -> Tensor:
         """Cosines, or the similarity after feature surgery; (B, Q, h, w)."""
-        scores = super().scores(encoding, queries)
+        scores = super().scores(towers, encoding, texts)
         if not self.feature_surgery:
             return scores
-        if len(queries.embeddings) == 1:
-            if queries.empty is None:
+        if len(texts.embeddings) == 1:
+            if texts.vocabulary is None or towers.text is None:
                 raise WordmaskError(
                     "feature surgery got one text feature and no name; give a second one"
                 )
-            return redundant_scores(encoding.features, queries.embeddings, queries.empty)
-        cls = F.normalize(encoding.extras["cls"], dim=-1)
-        return surgery(scores, cls @ queries.embeddings.T)
+            empty = towers.text.encode([""], templates(self.templates)).to(towers.clip.device)
+            return redundant_scores(encoding.features, texts.embeddings, empty)
+        cls = F.normalize(encoding.state.embedding, dim=-1)
+        return surgery(scores, cls @ texts.embeddings.T)
 
     def _class_token(self, tower: ClipTower, trace: Trace) -> Tensor:
         """The class token of the untouched last block, (B, 1, D): one query is enough."""

@@ -5,7 +5,7 @@ The stage inside CLIP: early-layer fusion. N is the number of blocks, T = 1 + L 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -13,12 +13,29 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from wordmask.affinity import Sinkhorn
-from wordmask.encoding import Encoding, Queries
+from wordmask.encoding import DenseFeatures, Encoding
 from wordmask.errors import WordmaskError
-from wordmask.methods.base import Method, cosine, register, to_grid
-from wordmask.towers.auxiliary import Networks
+from wordmask.methods.base import Method, Towers, cosine, register, to_grid
+from wordmask.scoring import ClassMapRule
+from wordmask.text_queries import TextQueries
 from wordmask.towers.clip import ClipTower, Need, Trace
 from wordmask.windows import place_windows
+
+
+@dataclass(frozen=True)
+class EarlyEmbeddings:
+    """What class maps are made of.
+
+    Attributes:
+        features: (B, N, E, h, w), projected from every embedding, the last one last.
+        propagation: (B, L, L), the fused attention between patches, mean over the heads.
+        windows: (B, N, E, h, w), the mean of the windows' unit features, mixed by the windows'
+            attention; None without windows.
+    """
+
+    features: Tensor
+    propagation: Tensor
+    windows: Tensor | None = None
 
 
 @register
@@ -68,7 +85,7 @@ class Cliper(Method):
         "official-v1": {"fusion": "v1", "attention_threshold": 0.2},
         "paper": {"fusion": "paper", "attention_threshold": 0.0},
     }
-    decision = "presence"
+    class_maps = True
     own_windows = True
     scoring = Method.scoring | {
         "attention_threshold",
@@ -111,14 +128,18 @@ class Cliper(Method):
             attention_sum=range(1, depth) if self.attention == "early" else [],
         )
 
-    def features(self, tower: ClipTower, trace: Trace) -> Encoding:
-        """Features of every embedding: `feature_sets` (N, B, E, h, w); `features` is the last."""
+    def features(self, tower: ClipTower, trace: Trace) -> DenseFeatures:
+        """The features of the last embedding; those of all are in the state."""
         values = self._values(tower, trace)
         attended, fused = self._attend(tower, trace, values)
         block = tower.block(tower.depth)
         sets = torch.stack([tower.project(block.output(x)) for x in attended])  # (N, B, T, E)
         grids = to_grid(sets, trace.grid)
-        return Encoding(grids[-1], feature_sets=grids, extras={"propagation": fused})
+        return DenseFeatures(grids[-1], EarlyEmbeddings(grids.transpose(0, 1), fused))
+
+    def feature_sets(self, dense: DenseFeatures) -> Tensor:
+        """The features of every embedding, (N, B, E, h, w)."""
+        return dense.state.features.transpose(0, 1)
 
     def mixing_map(self, tower: ClipTower, trace: Trace) -> Tensor:
         """The fused attention after one round of normalisation, per head; or what replaces it."""
@@ -174,15 +195,15 @@ class Cliper(Method):
 
     # -- sliding windows (released code v2) -----------------------------------------------------
 
-    def encode(self, tower: ClipTower, pixels: Tensor, networks: Networks) -> Encoding:
+    def encode(self, towers: Towers, pixels: Tensor) -> DenseFeatures:
         """As every method; with windows, their features and attention on the picture's grid too.
 
         Windows are averaged as unit features, since logits are linear in them, and mixed by the
         windows' fused attention, averaged and row-normalised on the whole grid.
         """
-        whole = super().encode(tower, pixels, networks)
-        h, w = whole.grid
-        p = tower.patch
+        whole = super().encode(towers, pixels)
+        h, w = whole.features.shape[2:]
+        p = towers.clip.patch
         if not self.window or (h * p <= self.window and w * p <= self.window):
             return whole
         if self.window % p or self.stride % p:
@@ -190,51 +211,53 @@ class Cliper(Method):
                 f"got window={self.window}, stride={self.stride}; "
                 f"CLIPer's windows are whole patches of {p} pixels"
             )
-        assert whole.feature_sets is not None
-        features = torch.zeros_like(whole.feature_sets)  # (N, B, E, h, w)
+        features = torch.zeros_like(whole.state.features)  # (B, N, E, h, w)
         hits = features.new_zeros(h, w)
-        mixing = features.new_zeros(features.shape[1], h, w, h, w)
+        mixing = features.new_zeros(len(features), h, w, h, w)
         pairs = features.new_zeros(h, w, h, w)
         for top, left, height, width in place_windows(h, w, self.window // p, self.stride // p):
             y, x = slice(top, top + height), slice(left, left + width)
             crop = pixels[..., top * p : (top + height) * p, left * p : (left + width) * p]
-            part = super().encode(tower, crop, networks)
-            assert part.feature_sets is not None
-            features[..., y, x] += F.normalize(part.feature_sets, dim=2)
+            part = super().encode(towers, crop).state
+            features[..., y, x] += F.normalize(part.features, dim=2)
             hits[y, x] += 1
             pairs[y, x, y, x] += 1
-            mixing[:, y, x, y, x] += part.extras["propagation"].view(
-                -1, height, width, height, width
-            )
+            mixing[:, y, x, y, x] += part.propagation.view(-1, height, width, height, width)
         features /= hits
         mixing /= pairs.clamp_(min=1)
         attention = mixing.flatten(3).flatten(1, 2)  # (B, L, L)
         attention = attention / attention.sum(-1, keepdim=True)
-        mixed = (features.flatten(3) @ attention).view_as(features)
-        return Encoding(whole.features, whole.feature_sets, {**whole.extras, "window_sets": mixed})
+        mixed = (features.flatten(3) @ attention[:, None]).view_as(features)
+        return DenseFeatures(whole.features, replace(whole.state, windows=mixed))
 
     # -- class maps -----------------------------------------------------------------------------
 
-    def scores(self, encoding: Encoding, queries: Queries) -> Tensor:
+    def scores(self, towers: Towers, encoding: Encoding, texts: TextQueries) -> Tensor:
         """The coarse segmentation map, (B, C, h, w)."""
-        assert encoding.feature_sets is not None
-        foreground = queries.foreground
-        texts = [foreground, queries.background]
+        state, foreground = encoding.state, texts.foreground
+        compared = [foreground, texts.background]
         if not self._paper:
-            texts.append(F.normalize(foreground.mean(0, keepdim=True), dim=-1))
-        rows = torch.cat(texts)
-        maps = self._probabilities(cosine(encoding.feature_sets, rows))  # (N, B, K, h, w)
-        if "window_sets" in encoding.extras:
-            sets = encoding.extras["window_sets"]
-            windows = self._probabilities((rows @ sets.flatten(3)).unflatten(-1, encoding.grid))
-            maps = torch.lerp(maps, windows, self.window_weight)
-        maps = queries.pool_foreground(maps[:, :, : len(foreground)], dim=2)  # (N, B, C, h, w)
+            compared.append(F.normalize(foreground.mean(0, keepdim=True), dim=-1))
+        rows = torch.cat(compared)  # (K, E)
+        maps = self._probabilities(cosine(state.features, rows))  # (N, B, K, h, w)
+        if state.windows is not None:
+            cosines = (rows @ state.windows.flatten(3)).unflatten(-1, encoding.grid)
+            maps = torch.lerp(maps, self._probabilities(cosines), self.window_weight)
+        maps = texts.pool_foreground(maps[:, :, : len(foreground)], dim=2)  # (N, B, C, h, w)
         if self._paper:
             return maps[0]
-        return self._fuse(maps, encoding.extras["propagation"])
+        return self._fuse(maps, state.propagation)
+
+    def rule(self, encoding: Encoding, i: int) -> ClassMapRule:
+        """Maps over their maxima, weighted by image-level scores (supplement 6)."""
+        return ClassMapRule(self.score_threshold, self.normalize)
 
     def _probabilities(self, cosines: Tensor) -> Tensor:
-        """Softmax over texts (N, B, K, h, w); for `paper` of the mean over embeddings, N = 1."""
+        """Softmax over texts of (B, N, K, h, w), as (N, B, K, h, w).
+
+        For `paper` of the mean over embeddings, N = 1.
+        """
+        cosines = cosines.transpose(0, 1)
         if self._paper:
             cosines = cosines.mean(0, keepdim=True)
         return torch.softmax(self.logit_scale * cosines, dim=2)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from wordmask.encoding import Encoding
+from wordmask.encoding import DenseFeatures
 from wordmask.errors import WordmaskError
 from wordmask.methods.base import Method, register, to_grid
 from wordmask.towers.clip import ClipTower, Need, Trace
@@ -77,7 +77,7 @@ class Gem(Method):
         blocks = self._blocks(depth)
         return Need.of(states=[n - 1 for n in blocks], projections=dict.fromkeys(blocks, "qkv"))
 
-    def features(self, tower: ClipTower, trace: Trace) -> Encoding:
+    def features(self, tower: ClipTower, trace: Trace) -> DenseFeatures:
         """x <- x + Proj((O_q + O_k + O_v) / 3) over the last blocks."""
         blocks = self._blocks(tower.depth)
         x = trace.states[blocks[0] - 1]
@@ -88,7 +88,7 @@ class Gem(Method):
             scale = self._scale(tower, trace, n)
             streams = self._self_attended(tower, trace, n, scale)
             x = x + tower.block(n).output(tower.attend_sum(streams, v, scale=scale) / 3)
-        return Encoding(to_grid(tower.project(x), trace.grid))
+        return DenseFeatures(to_grid(tower.project(x), trace.grid))
 
     def mixing_map(self, tower: ClipTower, trace: Trace) -> Tensor:
         """Mean of the three maps of the last block."""

@@ -9,14 +9,26 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from wordmask.encoding import Encoding, Queries
-from wordmask.methods.base import Method, finish_block, register, to_grid
+from wordmask.encoding import DenseFeatures, Encoding
+from wordmask.methods.base import Method, Towers, finish_block, register, to_grid
+from wordmask.text_queries import TextQueries
 from wordmask.towers.clip import ClipTower, Need, Trace
 
 IMAGENET: dict[str, Any] = {
     "mean": (0.485, 0.456, 0.406),
     "std": (0.229, 0.224, 0.225),
 }
+
+
+@dataclass(frozen=True)
+class Keys:
+    """The keys of the last block, where maps are smoothed by them.
+
+    Attributes:
+        keys: (B, h*w, D) float32.
+    """
+
+    keys: Tensor
 
 
 @register
@@ -76,15 +88,15 @@ class MaskClip(Method):
         letters = "kv" if self.key_smoothing else "v"
         return Need.of(states=[depth - 1] if self.residual else [], projections={depth: letters})
 
-    def features(self, tower: ClipTower, trace: Trace) -> Encoding:
+    def features(self, tower: ClipTower, trace: Trace) -> DenseFeatures:
         """Proj(V), then the rest of the block."""
         n = tower.depth
         tokens = finish_block(tower, trace, trace.values[n], residual=self.residual, ffn=self.ffn)
-        extras = {}
+        state = None
         if self.key_smoothing:
             keys = tower.block(n).output(trace.keys[n])  # the code sends keys through out_proj
-            extras["keys"] = keys[:, tower.class_tokens :].float()  # (B, h*w, D)
-        return Encoding(to_grid(tower.project(tokens), trace.grid), extras=extras)
+            state = Keys(keys[:, tower.class_tokens :].float())
+        return DenseFeatures(to_grid(tower.project(tokens), trace.grid), state)
 
     def mixing_map(self, tower: ClipTower, trace: Trace) -> Tensor:
         """The identity."""
@@ -93,11 +105,11 @@ class MaskClip(Method):
             len(trace.values[tower.depth]), 1, -1, -1
         )
 
-    def scores(self, encoding: Encoding, queries: Queries) -> Tensor:
+    def scores(self, towers: Towers, encoding: Encoding, texts: TextQueries) -> Tensor:
         """Cosines (B, Q, h, w), after prompt denoising and key smoothing where asked."""
-        scores = super().scores(encoding, queries)
+        scores = super().scores(towers, encoding, texts)
         if self.key_smoothing:
-            scores = self._smooth(scores, encoding.extras["keys"])
+            scores = self._smooth(scores, encoding.state.keys)
         if self.prompt_denoising:
             best = torch.softmax(100 * scores, dim=1).amax(dim=(2, 3), keepdim=True)
             absent = (best < self.prompt_denoising) & (best < best.amax(dim=1, keepdim=True))

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from wordmask.encoding import Encoding
+from wordmask.encoding import DenseFeatures
 from wordmask.errors import WordmaskError
 from wordmask.methods.base import Method, finish_block, register, to_grid
 from wordmask.towers.clip import ClipTower, Need, Trace
@@ -54,7 +54,7 @@ class NaClip(Method):
         letters = "qkv" if self.strategy in ("csa", "nonly") else "kv"
         return Need.of(states=[depth - 1] if self.residual else [], projections={depth: letters})
 
-    def features(self, tower: ClipTower, trace: Trace) -> Encoding:
+    def features(self, tower: ClipTower, trace: Trace) -> DenseFeatures:
         """softmax(KK^T / sqrt d + Omega) V, then the rest of the block."""
         n = tower.depth
         k, v = trace.keys[n], trace.values[n]
@@ -64,7 +64,7 @@ class NaClip(Method):
         else:
             attended = self.mixing_map(tower, trace) @ v
         tokens = finish_block(tower, trace, attended, residual=self.residual, ffn=self.ffn)
-        return Encoding(to_grid(tower.project(tokens), trace.grid))
+        return DenseFeatures(to_grid(tower.project(tokens), trace.grid))
 
     def mixing_map(self, tower: ClipTower, trace: Trace) -> Tensor:
         """The last block's map."""

@@ -10,10 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from wordmask.affinity import MaskedSoftmax
-from wordmask.encoding import Encoding
+from wordmask.encoding import DenseFeatures
 from wordmask.errors import WordmaskError
-from wordmask.methods.base import Method, register, to_grid
-from wordmask.towers.auxiliary import Networks
+from wordmask.methods.base import Method, Towers, register, to_grid
 from wordmask.towers.clip import ClipTower, Need, Trace
 
 
@@ -83,16 +82,15 @@ class ProxyClip(Method):
         letters = "" if self.attention == "vfm" else self.attention
         return Need.of(projections={depth: letters + "v"})
 
-    def trace(self, tower: ClipTower, pixels: Tensor, need: Need, networks: Networks) -> Trace:
+    def trace(self, towers: Towers, pixels: Tensor, need: Need) -> Trace:
         """The pass of CLIP, and the VFM's features of the same pixels."""
-        trace = super().trace(tower, pixels, need, networks)
+        trace = super().trace(towers, pixels, need)
         if self.attention != "vfm":
             return trace
-        std, mean = pixels.new_tensor([self.std or tower.std, self.mean or tower.mean])
-        unit_pixels = pixels * std[:, None, None] + mean[:, None, None]
-        return replace(trace, proxy=networks.vfm.features(unit_pixels, self.facet))
+        pictures = self.unnormalise(pixels, towers.clip)
+        return replace(trace, auxiliary=towers.networks.vfm.features(pictures, self.facet))
 
-    def features(self, tower: ClipTower, trace: Trace) -> Encoding:
+    def features(self, tower: ClipTower, trace: Trace) -> DenseFeatures:
         """Proj(LN(A Up(W_o V))), on the grid of A."""
         n = tower.depth
         values = to_grid(tower.block(n).output(trace.values[n]), trace.grid)  # (B, D, h, w)
@@ -101,7 +99,7 @@ class ProxyClip(Method):
             self._affinity(trace, n, i).mix(value, grid).flatten(1).T  # (L', D)
             for i, value in enumerate(values)
         ]
-        return Encoding(to_grid(tower.project(torch.stack(mixed)), grid))
+        return DenseFeatures(to_grid(tower.project(torch.stack(mixed)), grid))
 
     def mixing_map(self, tower: ClipTower, trace: Trace) -> Tensor:
         """A on CLIP's grid, (B, 1, T, T): what comes from each patch; the class token keeps still.
@@ -121,14 +119,14 @@ class ProxyClip(Method):
 
     def _grid(self, trace: Trace) -> tuple[int, int]:
         """h', w' of the attention."""
-        if trace.proxy is None:
+        if trace.auxiliary is None:
             return trace.grid
-        return trace.proxy.shape[2], trace.proxy.shape[3]
+        return trace.auxiliary.shape[2], trace.auxiliary.shape[3]
 
     def _affinity(self, trace: Trace, n: int, i: int) -> MaskedSoftmax:
         """A of picture i."""
-        if trace.proxy is not None:
-            queries = keys = trace.proxy[i].flatten(1).T  # (L', D')
+        if trace.auxiliary is not None:
+            queries = keys = trace.auxiliary[i].flatten(1).T  # (L', D')
         else:
             h, w = trace.grid
             letters = {"q": trace.queries, "k": trace.keys}

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from wordmask.encoding import Encoding
+from wordmask.encoding import DenseFeatures
 from wordmask.methods.base import Method, finish_block, register, to_grid
 from wordmask.towers.clip import ClipTower, Need, Trace
 
@@ -39,12 +39,12 @@ class Sclip(Method):
         """Q, K, V of block N and, for the residual, F^{N-1}."""
         return Need.of(states=[depth - 1], projections={depth: "qkv"})
 
-    def features(self, tower: ClipTower, trace: Trace) -> Encoding:
+    def features(self, tower: ClipTower, trace: Trace) -> DenseFeatures:
         """(softmax(QQ^T / sqrt d) + softmax(KK^T / sqrt d)) V, then the rest of the block."""
         n = tower.depth
         attended = tower.attend_sum([trace.queries[n], trace.keys[n]], trace.values[n])
         tokens = finish_block(tower, trace, attended, residual=self.residual, ffn=self.ffn)
-        return Encoding(to_grid(tower.project(tokens), trace.grid))
+        return DenseFeatures(to_grid(tower.project(tokens), trace.grid))
 
     def mixing_map(self, tower: ClipTower, trace: Trace) -> Tensor:
         """The sum of both maps; rows sum to 2."""

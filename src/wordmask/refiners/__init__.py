@@ -4,7 +4,7 @@ from wordmask.refiners import diffusion, pamr, sam, vfm
 from wordmask.refiners.base import (
     REFINERS,
     Refiner,
-    View,
+    RefinerInput,
     create_refiner,
     read_refiners,
     register_refiner,
@@ -13,7 +13,7 @@ from wordmask.refiners.base import (
 __all__ = [
     "REFINERS",
     "Refiner",
-    "View",
+    "RefinerInput",
     "create_refiner",
     "diffusion",
     "pamr",

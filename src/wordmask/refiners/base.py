@@ -1,4 +1,4 @@
-"""What every refiner is: it looks at a picture once, then sharpens any score maps of it."""
+"""What every refiner is: it prepares a picture once, then sharpens any score maps of it."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ REFINERS: dict[str, type[Refiner]] = {}
 
 
 @dataclass(frozen=True)
-class View:
-    """What a refiner sees of one picture.
+class RefinerInput:
+    """One picture as refiners get it.
 
     Attributes:
         image: (3, H, W) float32 in [0, 1], the picture as it was given.
@@ -30,17 +30,17 @@ class View:
 
 @dataclass(frozen=True)
 class Refiner(Options):
-    """A refiner knows the picture and score maps, and nothing of the method that made them."""
+    """Sharpens score maps. It knows the picture and the maps, and not the method behind them."""
 
-    def look(self, view: View, networks: Networks) -> Any:
+    def prepare(self, picture: RefinerInput, networks: Networks) -> Any:
         """The costly half, once a picture: whatever `refine` needs that no words change."""
-        raise TypeError(f"{type(self).__name__} does not look at pictures")
+        raise TypeError(f"{type(self).__name__} prepares nothing")
 
-    def refine(self, seen: Any, scores: Tensor) -> Tensor:
+    def refine(self, prepared: Any, scores: Tensor) -> Tensor:
         """Sharpen score maps of one picture.
 
         Args:
-            seen: what `look` returned.
+            prepared: what `prepare` returned.
             scores: (R, h, w) float32 over the whole picture on any grid: cosines, or class maps of
                 at least 0, as the method makes them.
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from wordmask.affinity import Affinity, Chain, Mean, Sharpened
 from wordmask.errors import WordmaskError
-from wordmask.refiners.base import Refiner, View, register_refiner
+from wordmask.refiners.base import Refiner, RefinerInput, register_refiner
 from wordmask.towers.auxiliary import Networks
 from wordmask.towers.diffusion import LAYERS, SelfAttention
 
@@ -93,18 +93,18 @@ class Diffusion(Refiner):
                 "from 0"
             )
 
-    def look(self, view: View, networks: Networks) -> Fused:
+    def prepare(self, picture: RefinerInput, networks: Networks) -> Fused:
         """One denoising pass; what is kept of it is the fused attention."""
         tower = networks.diffusion
-        seen = tower.attention(
-            view.image,
+        attention = tower.attention(
+            picture.image,
             self.layers,
             time_step=self.time_step,
             t=self.t,
-            size=self._size(view.image, tower.size),
+            size=self._size(picture.image, tower.size),
             seed=self.seed,
         )
-        return self.fuse(seen)
+        return self.fuse(attention)
 
     def _size(self, image: Tensor, native: int) -> tuple[int, int]:
         side = self.side or native
@@ -113,13 +113,13 @@ class Diffusion(Refiner):
         scale = side / min(image.shape[-2:])
         return round(image.shape[-2] * scale), round(image.shape[-1] * scale)
 
-    def fuse(self, seen: SelfAttention) -> Fused:
+    def fuse(self, attention: SelfAttention) -> Fused:
         """A_f of the heads, Eq. 9 or Table 7.
 
         Raises:
             WordmaskError: a single head that does not exist.
         """
-        heads = seen.heads
+        heads = attention.heads
         if self.fusion == "single":
             if self.head >= len(heads):
                 raise WordmaskError(f"got head={self.head}; these layers have {len(heads)} heads")
@@ -129,10 +129,10 @@ class Diffusion(Refiner):
             Sharpened(h, self.threshold, column_maximum=self.column_maximum, epsilon=epsilon)
             for h in heads
         ]
-        return Fused(Mean(sharpened) if self.fusion == "mean" else Chain(sharpened), seen.grid)
+        return Fused(Mean(sharpened) if self.fusion == "mean" else Chain(sharpened), attention.grid)
 
-    def refine(self, seen: Fused, scores: Tensor) -> Tensor:
+    def refine(self, prepared: Fused, scores: Tensor) -> Tensor:
         """S_f of S_c (R, h, w), on the attention's grid."""
-        upscaled = F.interpolate(scores[None].float(), size=seen.grid, mode="bilinear")[0]
-        refined = seen.attention @ upscaled.flatten(1).T.contiguous()
-        return refined.T.unflatten(1, seen.grid).contiguous()
+        upscaled = F.interpolate(scores[None].float(), size=prepared.grid, mode="bilinear")[0]
+        refined = prepared.attention @ upscaled.flatten(1).T.contiguous()
+        return refined.T.unflatten(1, prepared.grid).contiguous()

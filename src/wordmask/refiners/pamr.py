@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from wordmask.errors import WordmaskError
-from wordmask.refiners.base import Refiner, View, register_refiner
+from wordmask.refiners.base import Refiner, RefinerInput, register_refiner
 from wordmask.towers.auxiliary import Networks
 
 BLOCK_BYTES = 2 * 2**20  # for one copy of the maps that are refined together, to stay in the cache
@@ -53,17 +53,17 @@ class Pamr(Refiner):
                 "dilations whole pixels of at least 1"
             )
 
-    def look(self, view: View, networks: Networks) -> Tensor:
+    def prepare(self, picture: RefinerInput, networks: Networks) -> Tensor:
         """The weight of every neighbour, (8 * dilations, H, W)."""
-        pixels = view.pixels.float()
+        pixels = picture.pixels.float()
         if self.at == "picture":
-            size = view.image.shape[1:]
+            size = picture.image.shape[1:]
             pixels = F.interpolate(pixels[None], size=size, mode="bilinear")[0]
         return self.affinity(pixels)
 
-    def refine(self, seen: Tensor, scores: Tensor) -> Tensor:
+    def refine(self, prepared: Tensor, scores: Tensor) -> Tensor:
         """Scores (R, h, w), first stretched to (H, W) with corners aligned, after all steps."""
-        height, width = seen.shape[1:]
+        height, width = prepared.shape[1:]
         out = scores.new_empty(len(scores), height, width)
         chunk = max(BLOCK_BYTES // (4 * height * width), 1)
         for start in range(0, len(scores), chunk):
@@ -75,7 +75,7 @@ class Pamr(Refiner):
             )[0]
             for _ in range(self.steps):
                 mean = torch.zeros_like(maps)
-                for weight, neighbour in zip(seen, self._neighbours(maps), strict=True):
+                for weight, neighbour in zip(prepared, self._neighbours(maps), strict=True):
                     mean.addcmul_(weight, neighbour)
                 maps = mean
             out[start : start + chunk] = maps

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from wordmask.errors import WordmaskError
-from wordmask.refiners.base import Refiner, View, register_refiner
+from wordmask.refiners.base import Refiner, RefinerInput, register_refiner
 from wordmask.towers.auxiliary import Networks
 from wordmask.towers.sam import Masks, SamImage, centres
 
@@ -69,28 +69,29 @@ class Sam(Refiner):
                 "both are at least 1"
             )
 
-    def look(self, view: View, networks: Networks) -> Any:
+    def prepare(self, picture: RefinerInput, networks: Networks) -> Any:
         """The embedded picture; for `vote` its masks (K, h, w) and their quality (K,)."""
-        seen = networks.sam.look(view.image)
+        embedded = networks.sam.embed(picture.image)
         if self.prompt != "vote":
-            return seen
+            return embedded
         places = [
-            (torch.arange(self.points_per_side) + 0.5) / self.points_per_side * n for n in seen.size
+            (torch.arange(self.points_per_side) + 0.5) / self.points_per_side * n
+            for n in embedded.size
         ]
         y, x = torch.meshgrid(*places, indexing="ij")
         points = torch.stack([x, y], -1).flatten(0, 1)[:, None]
-        good = [self.good_masks(seen.predict(some)) for some in points.split(POINTS)]
+        good = [self.good_masks(embedded.predict(some)) for some in points.split(POINTS)]
         return self.choose(torch.cat([m for m, _ in good]), torch.cat([q for _, q in good]))
 
-    def refine(self, seen: Any, scores: Tensor) -> Tensor:
+    def refine(self, prepared: Any, scores: Tensor) -> Tensor:
         """Scores (R, h, w) on the grid of SAM's masks."""
         if self.prompt == "vote":
-            masks, quality = seen
+            masks, quality = prepared
             return vote(masks, quality, scores)
         won = scores.flatten(1).argmax(0)
         classes = won.unique().tolist()
-        prompted = self.prompted(seen, scores, classes)
-        out = F.interpolate(scores[None], size=seen.grid, mode="bilinear")[0]
+        prompted = self.prompted(prepared, scores, classes)
+        out = F.interpolate(scores[None], size=prepared.grid, mode="bilinear")[0]
         for c, mask in zip(classes, prompted, strict=True):
             inside = mask.sigmoid().to(out)
             if inside.sum() < 1:
@@ -114,24 +115,24 @@ class Sam(Refiner):
         kept = order[different(logits[order], self.max_overlap)]
         return logits[kept] > 0, quality[kept]
 
-    def prompted(self, seen: SamImage, scores: Tensor, classes: list[int]) -> list[Tensor]:
+    def prompted(self, image: SamImage, scores: Tensor, classes: list[int]) -> list[Tensor]:
         """The mask that each of the maps `classes` prompts, (h, w) logits."""
         won = scores.argmax(0)
-        peaks = [peak_places(scores[c], won == c, self.points, seen.size) for c in classes]
+        peaks = [peak_places(scores[c], won == c, self.points, image.size) for c in classes]
         if self.prompt == "points":
-            return list(seen.separate(peaks, self.points))
+            return list(image.separate(peaks, self.points))
         if self.prompt == "boxes":
-            boxes = torch.stack([box_around(won == c, seen.size) for c in classes])
-            return list(seen.predict(boxes=boxes).best)
+            boxes = torch.stack([box_around(won == c, image.size) for c in classes])
+            return list(image.predict(boxes=boxes).best)
         if self.prompt == "surgery":
-            prompts = [text_to_points(scores[c], seen.size) for c in classes]
-            return [seen.predict(p[None], labels[None]).best[0] for p, labels in prompts]
+            prompts = [text_to_points(scores[c], image.size) for c in classes]
+            return [image.predict(p[None], labels[None]).best[0] for p, labels in prompts]
         masks = []
         for c, own in zip(classes, peaks, strict=True):
             others = torch.cat([scores[:c], scores[c + 1 :]])
             above = scores[c] - others.amax(0) if len(others) else scores[c]
             margin = 5 * above / above.abs().mean().clamp_min(1e-12)
-            masks.append(seen.predict(own[None], masks=margin.clamp(-10, 10)[None]).best[0])
+            masks.append(image.predict(own[None], masks=margin.clamp(-10, 10)[None]).best[0])
         return masks
 
 

@@ -10,12 +10,12 @@ from torch import Tensor
 
 from wordmask.affinity import MaskedSoftmax
 from wordmask.errors import WordmaskError
-from wordmask.refiners.base import Refiner, View, register_refiner
+from wordmask.refiners.base import Refiner, RefinerInput, register_refiner
 from wordmask.towers.auxiliary import Networks
 
 
 @dataclass(frozen=True)
-class Seen:
+class PatchAffinity:
     """The affinity of one picture, and the grid h, w of the patches it is between."""
 
     affinity: MaskedSoftmax
@@ -63,9 +63,9 @@ class Vfm(Refiner):
                 " gamma is above 0, threshold a cosine between -1 and 1, short_side pixels above 0"
             )
 
-    def look(self, view: View, networks: Networks) -> Seen:
+    def prepare(self, picture: RefinerInput, networks: Networks) -> PatchAffinity:
         """The VFM's features of the picture, and the affinity between them."""
-        image = view.image[None]
+        image = picture.image[None]
         shrink = (self.short_side or min(image.shape[2:])) / min(image.shape[2:])
         if shrink < 1:
             size = [round(side * shrink) for side in image.shape[2:]]
@@ -74,8 +74,8 @@ class Vfm(Refiner):
         affinity = MaskedSoftmax(
             features.flatten(1).T, beta=self.beta, gamma=self.gamma, threshold=self.threshold
         )
-        return Seen(affinity, (features.shape[1], features.shape[2]))
+        return PatchAffinity(affinity, (features.shape[1], features.shape[2]))
 
-    def refine(self, seen: Seen, scores: Tensor) -> Tensor:
+    def refine(self, prepared: PatchAffinity, scores: Tensor) -> Tensor:
         """A Up(S): scores (R, h, w) on any grid, refined (R, h', w') on the VFM's."""
-        return seen.affinity.mix(scores, seen.grid)
+        return prepared.affinity.mix(scores, prepared.grid)

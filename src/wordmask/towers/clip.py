@@ -101,7 +101,7 @@ class Trace:
     values: dict[int, Tensor] = field(default_factory=dict)  # (B, M, T, d)
     attention: dict[int, Tensor] = field(default_factory=dict)  # (B, M, T, T), rows sum to 1
     attention_sum: Tensor | None = None  # (B, M, T, T)
-    proxy: Tensor | None = None  # (B, D', h', w'): features of a network beside CLIP
+    auxiliary: Tensor | None = None  # (B, D', h', w'): features of an auxiliary model
 
 
 class Block:

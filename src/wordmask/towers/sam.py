@@ -81,7 +81,7 @@ class SamTower:
         return next(self.model.parameters()).dtype
 
     @torch.no_grad()
-    def look(self, image: Tensor) -> SamImage:
+    def embed(self, image: Tensor) -> SamImage:
         """Embed a picture (3, H, W) in [0, 1], any size.
 
         SAM brings the long side to `side` pixels and pads with zeros at the right or the bottom;

@@ -5,16 +5,16 @@ Its masks come from CLIP-ES, see clip_es.py. C classes, K background words, L = 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from wordmask.encoding import Encoding, Queries
+from wordmask.encoding import DenseFeatures, Encoding
 from wordmask.errors import WordmaskError, unknown
-from wordmask.methods.base import Method, register, to_grid
+from wordmask.methods.base import Method, Towers, register, to_grid
 from wordmask.methods.car.clip_es import (
     affinity,
     component_boxes,
@@ -22,13 +22,28 @@ from wordmask.methods.car.clip_es import (
     gradcam,
     over_maximum,
 )
+from wordmask.methods.car.paint import PaintRule
 from wordmask.methods.car.visual_prompts import PROMPTS, Prompter
-from wordmask.towers.auxiliary import Networks
+from wordmask.text_queries import TextQueries
 from wordmask.towers.clip import ClipTower, Need, Trace
-from wordmask.towers.text import TextTower
-from wordmask.vocabulary import Vocabulary, templates
+from wordmask.vocabulary import templates
 
 AT_ONCE = 8  # prompted pictures that the classifier sees at once
+
+
+@dataclass(frozen=True)
+class Proposals:
+    """What mask proposals are made of, and the pictures that masks are drawn into.
+
+    Attributes:
+        states: (B, T, D), F^{N-1}.
+        spread: (B, L, L), what spreads the maps.
+        pictures: (B, 3, H, W) in [0, 1], None before they are known.
+    """
+
+    states: Tensor
+    spread: Tensor
+    pictures: Tensor | None = None
 
 
 @register
@@ -99,7 +114,7 @@ class Car(Method):
             "prompts": ("gray", "blur"),
         },
     }
-    decision = "paint"
+    class_maps = True
     scoring = Method.scoring | {
         "confidence",
         "mask_threshold",
@@ -136,19 +151,11 @@ class Car(Method):
                 raise unknown("visual prompt", prompt, PROMPTS)
         if self.attention_blocks < 1:
             raise WordmaskError(f"got attention_blocks={self.attention_blocks}; at least one")
-        if self.classifier == "second":
-            object.__setattr__(self, "network", "classifier")
 
-    def classifier_texts(
-        self, vocabulary: Vocabulary, text: TextTower | None, networks: Networks
-    ) -> Tensor:
-        """The names of a class in all templates, as one text a class (C, E')."""
-        text = networks.classifier.text if self.classifier == "second" else text
-        if text is None:
-            raise WordmaskError("got names, and the classifier has no text half; give another one")
-        rows = text.encode(vocabulary.queries, templates(self.classifier_templates))
-        groups = rows.split([len(names) for names in vocabulary])
-        return F.normalize(torch.stack([x.mean(0) for x in groups]), dim=-1)
+    @property
+    def networks(self) -> tuple[str, ...]:
+        """The second CLIP, where it judges the prompted pictures."""
+        return ("classifier",) if self.classifier == "second" else ()
 
     # -- what does not depend on the words ------------------------------------------------------
 
@@ -157,16 +164,14 @@ class Car(Method):
         blocks = range(max(depth - self.attention_blocks, 0) + 1, depth + 1)
         return Need.of(states=[depth - 1, depth], attention_sum=blocks)
 
-    def features(self, tower: ClipTower, trace: Trace) -> Encoding:
+    def features(self, tower: ClipTower, trace: Trace) -> DenseFeatures:
         """CLIP's features as they are, F^{N-1}, and what spreads the maps."""
         assert trace.attention_sum is not None
         patches = trace.grid[0] * trace.grid[1]
         attention = trace.attention_sum.mean(1)[:, -patches:, -patches:]
         spread = torch.stack([affinity(a) for a in attention])  # (B, L, L)
         features = to_grid(tower.project(trace.states[tower.depth]), trace.grid)
-        return Encoding(
-            features, extras={"states": trace.states[tower.depth - 1], "spread": spread}
-        )
+        return DenseFeatures(features, Proposals(trace.states[tower.depth - 1], spread))
 
     def mixing_map(self, tower: ClipTower, trace: Trace) -> Tensor:
         """softmax(QK^T / sqrt d) of the last block, which stays as it is."""
@@ -174,79 +179,91 @@ class Car(Method):
         z = block.norm1(trace.states[tower.depth - 1])
         return tower.attention_map(block.queries(z), block.keys(z))
 
-    def encode(self, tower: ClipTower, pixels: Tensor, networks: Networks) -> Encoding:
-        """As every method; the pixels and the networks stay at hand for the rounds."""
-        encoding = super().encode(tower, pixels, networks)
-        mean, std = self.mean or tower.mean, self.std or tower.std
-        shift, scale = pixels.new_tensor([mean, std])[..., None, None]
-        encoding.extras["unit"] = (pixels * scale + shift).clamp(0, 1)  # (B, 3, H, W)
-        encoding.towers = (tower, networks)
-        return encoding
+    def encode(self, towers: Towers, pixels: Tensor) -> DenseFeatures:
+        """As every method; the pictures are kept, to be prompted."""
+        dense = super().encode(towers, pixels)
+        pictures = self.unnormalise(pixels, towers.clip).clamp(0, 1)
+        return DenseFeatures(dense.features, replace(dense.state, pictures=pictures))
 
     # -- the rounds -----------------------------------------------------------------------------
 
-    def scores(self, encoding: Encoding, queries: Queries) -> Tensor:
+    def scores(self, towers: Towers, encoding: Encoding, texts: TextQueries) -> Tensor:
         """(B, C, h, w): each map over its maximum, times its word's probability; else 0."""
-        tower, networks = encoding.towers
-        looker = networks.classifier.tower if self.classifier == "second" else tower
-        texts = torch.stack(
-            [queries.embeddings[queries.owner == c].mean(0) for c in range(queries.classes)]
+        judge = towers.clip
+        if self.classifier == "second":
+            judge = towers.networks.classifier.tower
+        rows = torch.stack(
+            [texts.embeddings[texts.owner == c].mean(0) for c in range(texts.classes)]
         )
-        texts = F.normalize(torch.cat([texts, queries.background]), dim=-1)  # (C + K, E)
-        labels = self._labels(queries, texts[: queries.classes], looker)
+        rows = F.normalize(torch.cat([rows, texts.background]), dim=-1)  # (C + K, E)
+        labels = self._labels(towers, texts, rows[: texts.classes], judge)
+        state = encoding.state
         return torch.stack(
             [
-                self._rounds(tower, looker, texts, labels, *parts).unflatten(-1, encoding.grid)
-                for parts in zip(
-                    *(encoding.extras[name] for name in ("states", "spread", "unit")), strict=True
-                )
+                self._rounds(towers.clip, judge, rows, labels, *parts).unflatten(-1, encoding.grid)
+                for parts in zip(state.states, state.spread, state.pictures, strict=True)
             ]
         )
 
-    def _labels(self, queries: Queries, texts: Tensor, looker: ClipTower) -> Tensor:
-        """What the prompted pictures are compared with, (C, E') unit rows."""
-        if queries.classifier is not None:
-            return queries.classifier.to(looker.device)
-        if self.classifier == "second":
-            raise WordmaskError(
-                "got words as a tensor and classifier='second', which reads names; give names, or "
-                "classifier='same'"
-            )
-        return texts
+    def rule(self, encoding: Encoding, i: int) -> PaintRule:
+        """Masks are painted one over the other."""
+        return PaintRule(mask_threshold=self.mask_threshold)
+
+    def _labels(self, towers: Towers, texts: TextQueries, rows: Tensor, judge: ClipTower) -> Tensor:
+        """What the prompted pictures are compared with, (C, E') unit rows.
+
+        The names of a class in all `classifier_templates`, as one text a class; `rows` (C, E) where
+        words are text features.
+        """
+        second = self.classifier == "second"
+        if texts.vocabulary is None:
+            if second:
+                raise WordmaskError(
+                    "got words as a tensor and classifier='second', which reads names; give names, "
+                    "or classifier='same'"
+                )
+            return rows
+        text = towers.networks.classifier.text if second else towers.text
+        if text is None:
+            raise WordmaskError("got names, and the classifier has no text half; give another one")
+        names = text.encode(texts.vocabulary.queries, templates(self.classifier_templates))
+        groups = names.split([len(synonyms) for synonyms in texts.vocabulary])
+        unit = F.normalize(torch.stack([x.mean(0) for x in groups]), dim=-1)
+        return unit.to(judge.device)
 
     def _rounds(
         self,
         tower: ClipTower,
-        looker: ClipTower,
+        judge: ClipTower,
         texts: Tensor,
         labels: Tensor,
         state: Tensor,
         spread: Tensor,
-        unit: Tensor,
+        picture: Tensor,
     ) -> Tensor:
-        """The maps (C, L) of one picture: state (T, D), spread (L, L), unit (3, H, W)."""
+        """The maps (C, L) of one picture: state (T, D), spread (L, L), picture (3, H, W)."""
         classes = len(labels)
-        grid = unit.shape[1] // tower.patch, unit.shape[2] // tower.patch
+        grid = picture.shape[1] // tower.patch, picture.shape[2] // tower.patch
         cosines, signed = cosine_maps(tower, state, texts, grid[0] * grid[1])
         background = torch.arange(classes, len(texts), device=texts.device)
-        draw = Prompter(unit, self.prompts)
+        draw = Prompter(picture, self.prompts)
         active = torch.arange(classes, device=texts.device)
-        masks: dict[int, int] = {}  # a hash of the mask that each word was seen with
-        seen = labels.new_zeros(classes, classes)  # cosine of each word's picture with each word
+        masks: dict[int, int] = {}  # a hash of the mask that each word was judged with
+        judged = labels.new_zeros(classes, classes)  # cosine of each word's picture with each word
         result = signed.new_zeros(classes, signed.shape[1])
         while len(active):
             rows = torch.cat([active, background])
             maps = gradcam(self.logit_scale * cosines[rows], signed[rows])[: len(active)]
             maps = self._spread(maps, spread, grid)  # (n, L)
             for words, some in zip(active.split(AT_ONCE), maps.split(AT_ONCE), strict=True):
-                shown = self._masks(some.unflatten(1, grid), (unit.shape[1], unit.shape[2]))
+                shown = self._masks(some.unflatten(1, grid), (picture.shape[1], picture.shape[2]))
                 keys = [hash(mask.cpu().numpy().tobytes()) for mask in shown]
                 new = [i for i, c in enumerate(words.tolist()) if masks.get(c) != keys[i]]
                 if new:
                     prompted = torch.stack([draw(shown[i]) for i in new])
-                    seen[words[new]] = look(looker, prompted) @ labels.T
+                    judged[words[new]] = embed(judge, prompted) @ labels.T
                 masks.update(zip(words.tolist(), keys, strict=True))
-            own = torch.softmax(self.logit_scale * seen[active][:, active], dim=1).diagonal()
+            own = torch.softmax(self.logit_scale * judged[active][:, active], dim=1).diagonal()
             stays = (own > self.confidence) & (maps.amax(1) > 0)
             if stays.all():
                 result[active] = maps * own[:, None]
@@ -265,10 +282,10 @@ class Car(Method):
         return over_maximum((maps * boxes) @ spread.T)
 
 
-def look(tower: ClipTower, unit: Tensor) -> Tensor:
+def embed(tower: ClipTower, pictures: Tensor) -> Tensor:
     """Embeddings (n, E) of whole pictures (n, 3, H, W) in [0, 1], squeezed to the native square."""
     side = tower.vision.config.image_size
-    pixels = F.interpolate(unit, (side, side), mode="bicubic", antialias=True).clamp(0, 1)
+    pixels = F.interpolate(pictures, (side, side), mode="bicubic", antialias=True).clamp(0, 1)
     mean, std = (pixels.new_tensor(x)[:, None, None] for x in (tower.mean, tower.std))
     trace = tower.trace((pixels - mean) / std, Need.of(states=[tower.depth]))
     return F.normalize(tower.pool(trace.states[tower.depth]), dim=-1)

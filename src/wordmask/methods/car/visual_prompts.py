@@ -1,4 +1,4 @@
-"""Visual prompts: drawing into a picture where a model shall look (CaR, section 3.2)."""
+"""Visual prompts: drawing into a picture for a model to look at (CaR, section 3.2)."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Prompter:
     other, "circle" draws a red ellipse that touches the mask's bounding box.
     """
 
-    def __init__(self, unit: Tensor, prompts: tuple[str, ...]):
-        self.unit = outside = unit
+    def __init__(self, picture: Tensor, prompts: tuple[str, ...]):
+        self.picture = outside = picture
         self.circle = "circle" in prompts
         if "blur" in prompts:
             outside = blur(outside)
@@ -32,20 +32,20 @@ class Prompter:
 
     def __call__(self, mask: Tensor) -> Tensor:
         """The picture with prompts for a mask (H, W) bool, which must not be empty for a circle."""
-        drawn = torch.where(mask, self.unit, self.outside)
+        drawn = torch.where(mask, self.picture, self.outside)
         if self.circle and mask.any():
             red = drawn.new_tensor(RED)[:, None, None]
             drawn = torch.where(ellipse_around(mask), red, drawn)
         return drawn
 
 
-def blur(unit: Tensor) -> Tensor:
+def blur(picture: Tensor) -> Tensor:
     """A Gaussian blur of (3, H, W) by BLUR_SIDE pixels, edges repeated."""
     reach = BLUR_SIDE // 2
-    along = torch.arange(-reach, reach + 1, dtype=unit.dtype, device=unit.device)
+    along = torch.arange(-reach, reach + 1, dtype=picture.dtype, device=picture.device)
     kernel = torch.exp(-((along / BLUR_SIGMA) ** 2) / 2)
     kernel = (kernel / kernel.sum()).expand(3, 1, 1, -1)
-    padded = F.pad(unit[None], (reach,) * 4, mode="replicate")
+    padded = F.pad(picture[None], (reach,) * 4, mode="replicate")
     rows = F.conv2d(padded, kernel, groups=3)
     return F.conv2d(rows, kernel.transpose(2, 3), groups=3)[0]
 

@@ -3,23 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from wordmask.encoding import Encoding, Queries
+from wordmask.encoding import DenseFeatures, Encoding
 from wordmask.errors import WordmaskError
-from wordmask.methods.base import Method, cosine, register, to_grid
+from wordmask.methods.base import Method, Towers, cosine, register, to_grid
 from wordmask.methods.cliptrase.clusters import dbscan, prototypes
-from wordmask.towers.auxiliary import Networks
+from wordmask.methods.cliptrase.vote import RegionVote
+from wordmask.scoring import Rule, SoftmaxRule
+from wordmask.text_queries import TextQueries
 from wordmask.towers.clip import ClipTower, Need, Trace
 from wordmask.towers.sam import centres
 from wordmask.windows import place_windows
 
 CODE_PATCHES = 441  # of the released code at 336 pixels
+
+
+@dataclass(frozen=True)
+class Regions:
+    """What regions vote by.
+
+    Attributes:
+        class_token: (B, E), projected.
+        maps: one (1 + K, h', w') a picture, whose argmax cuts it into regions; map 0 stands for no
+            region. None where nothing was clustered.
+    """
+
+    class_token: Tensor
+    maps: tuple[Tensor, ...] | None = None
 
 
 @register
@@ -117,8 +133,6 @@ class Cliptrase(Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        beside = "vfm" if self.clusters == "vfm" else "sam" if self.masks == "sam" else "none"
-        object.__setattr__(self, "network", beside)
         if max(self.block, self.cluster_block) >= 0:
             raise WordmaskError(
                 f"got block={self.block}, cluster_block={self.cluster_block}; count from the end: "
@@ -131,6 +145,12 @@ class Cliptrase(Method):
                 "above 0, min_samples at least 1, median 0 or a size in quarters of a patch"
             )
 
+    @property
+    def networks(self) -> tuple[str, ...]:
+        """The VFM whose features are clustered, and SAM where it cuts the picture."""
+        vfm = ("vfm",) if self.clusters == "vfm" else ()
+        return (*vfm, "sam") if self.masks == "sam" and self.clusters != "none" else vfm
+
     # -- semantic correlation recovery ----------------------------------------------------------
 
     def need(self, depth: int) -> Need:
@@ -142,7 +162,9 @@ class Cliptrase(Method):
     def _number(from_end: int, depth: int) -> int:
         return max(depth + 1 + from_end, 1)
 
-    def features(self, tower: ClipTower, trace: Trace, regions: Tensor | None = None) -> Encoding:
+    def features(
+        self, tower: ClipTower, trace: Trace, regions: Tensor | None = None
+    ) -> DenseFeatures:
         """Patch features after the recovery, and the class token's.
 
         regions (B, h, w) integers: patches attend within their region alone (the bound with the
@@ -163,7 +185,7 @@ class Cliptrase(Method):
             x = x + block.output(tower.attend(block.queries(z), block.keys(z), block.values(z)))
             x = x + block.feed_forward(x)
         tokens = tower.project(x)
-        return Encoding(to_grid(tokens, trace.grid), extras={"cls": tokens[:, 0]})
+        return DenseFeatures(to_grid(tokens, trace.grid), Regions(tokens[:, 0]))
 
     def mixing_map(self, tower: ClipTower, trace: Trace, regions: Tensor | None = None) -> Tensor:
         """What the recovered block mixes tokens with, (B, M or 1, T, T); see `features`."""
@@ -183,49 +205,50 @@ class Cliptrase(Method):
 
     # -- clusters, regions ----------------------------------------------------------------------
 
-    def encode(self, tower: ClipTower, pixels: Tensor, networks: Networks) -> Encoding:
-        """Features and, in `regions`, the maps whose argmax cuts each picture into regions.
+    def encode(self, towers: Towers, pixels: Tensor) -> DenseFeatures:
+        """Features, and the maps that cut each picture into regions.
 
         Clusters are those of the whole picture; with windows, features are their mean over windows.
         """
+        tower = towers.clip
         tower.require_class_token(self.title)
-        trace = self.trace(tower, pixels, self.need(tower.depth), networks)
-        encoding = self.features(tower, trace)
+        trace = self.trace(towers, pixels, self.need(tower.depth))
+        dense = self.features(tower, trace)
+        features, state = dense.features, dense.state
         if self.clusters != "none":
-            encoding.regions = self._regions(tower, trace, encoding.features, pixels, networks)
+            state = replace(state, maps=self._regions(towers, trace, features, pixels))
         if self.window:
-            encoding.features = self._over_windows(tower, pixels, encoding.features)
-        return encoding
+            features = self._over_windows(tower, pixels, features)
+        return DenseFeatures(features, state)
 
     def _regions(
-        self, tower: ClipTower, trace: Trace, features: Tensor, pixels: Tensor, networks: Networks
+        self, towers: Towers, trace: Trace, features: Tensor, pixels: Tensor
     ) -> tuple[Tensor, ...]:
-        """One (1 + K, h', w') a picture, see `Encoding`; map 0 is the highest in no region."""
-        std, mean = pixels.new_tensor([self.std or tower.std, self.mean or tower.mean])
-        pictures = pixels * std[:, None, None] + mean[:, None, None]  # (B, 3, H, W) in [0, 1]
-        w, common, grid = self._correlations(tower, trace, pictures, networks)
+        """One (1 + K, h', w') a picture, see `Regions`; map 0 is the highest in no region."""
+        pictures = self.unnormalise(pixels, towers.clip)  # (B, 3, H, W) in [0, 1]
+        w, common, grid = self._correlations(towers, trace, pictures)
         rows = features.flatten(2).transpose(1, 2)  # (B, L, E)
         regions = []
         for i in range(len(pixels)):
             clean, labels = self._cluster(w[i], common[i], rows[i])
             if self.masks == "sam":
-                seen = networks.sam.look(pictures[i])
+                image = towers.networks.sam.embed(pictures[i])
                 members = [(labels == k).nonzero()[:, 0] for k in range(int(labels.max()) + 1)]
-                masks = seen.separate([centres(m, grid, seen.size) for m in members])
+                masks = image.separate([centres(m, grid, image.size) for m in members])
                 regions.append(F.pad(masks, (0, 0, 0, 0, 1, 0)))  # in no mask: no region
             else:
                 regions.append(prototypes(clean, labels, grid, self.median))
         return tuple(regions)
 
     def _correlations(
-        self, tower: ClipTower, trace: Trace, pictures: Tensor, networks: Networks
+        self, towers: Towers, trace: Trace, pictures: Tensor
     ) -> tuple[Tensor, Tensor, tuple[int, int]]:
         """w between patches (B, L, L), what the class token shares with each (B, L), and h, w."""
         if self.clusters == "vfm":
-            f = networks.vfm.features(pictures)  # (B, D, h, w) on a grid of its own
+            f = towers.networks.vfm.features(pictures)  # (B, D, h, w) on a grid of its own
             w = correlate([f.flatten(2).transpose(1, 2)[:, None]], self.correlation, self.heads)
             return w, torch.zeros_like(w[:, 0]), (f.shape[2], f.shape[3])
-        n = self._number(self.cluster_block, tower.depth)
+        n = self._number(self.cluster_block, towers.clip.depth)
         streams = [trace.queries[n], trace.keys[n], trace.values[n]]
         w = correlate(streams, self.correlation, self.heads)
         return w[:, 1:, 1:], w[:, 0, 1:], trace.grid
@@ -274,16 +297,24 @@ class Cliptrase(Method):
 
     # -- scores ---------------------------------------------------------------------------------
 
-    def scores(self, encoding: Encoding, queries: Queries) -> Tensor:
-        """Cosine (or product) of every patch feature with every query, (B, Q, h, w)."""
-        features, cls = encoding.features, encoding.extras["cls"]
+    def scores(self, towers: Towers, encoding: Encoding, texts: TextQueries) -> Tensor:
+        """Cosine (or product) of every patch feature with every text, (B, Q, h, w)."""
+        features, cls = encoding.features, encoding.state.class_token
         if self.unit_features:
-            scores, cls = cosine(features, queries.embeddings), F.normalize(cls, dim=-1)
+            scores, cls = cosine(features, texts.embeddings), F.normalize(cls, dim=-1)
         else:
-            scores = torch.einsum("qe,behw->bqhw", queries.embeddings, features)
+            scores = torch.einsum("qe,behw->bqhw", texts.embeddings, features)
         if self.class_prior:
-            scores = scores * (self.logit_scale * cls @ queries.embeddings.T)[..., None, None]
+            scores = scores * (self.logit_scale * cls @ texts.embeddings.T)[..., None, None]
         return scores
+
+    def rule(self, encoding: Encoding, i: int) -> Rule:
+        """The softmax of all methods; then the patches of a region vote."""
+        pixelwise = SoftmaxRule(self.logit_scale, self.area_threshold, self.min_max)
+        if encoding.state.maps is None:
+            return pixelwise
+        regions = encoding.score_map(encoding.state.maps[i][None])
+        return RegionVote(pixelwise, regions, self.vote)
 
 
 def correlate(streams: Sequence[Tensor], kind: str, heads: str) -> Tensor:

@@ -1,0 +1,47 @@
+"""CaR's decision: masks are painted one over the other, that of the surest class last."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from wordmask.scoring import BlockLabels, ClassMapRule, Scored
+
+
+@dataclass(frozen=True)
+class PaintRule(ClassMapRule):
+    """A class covers the pixels where its map is above a share of its maximum.
+
+    What no mask covers is background; where there is no background, the class whose weighted map is
+    highest.
+
+    Args:
+        mask_threshold: the share.
+    """
+
+    mask_threshold: float = 0.4
+
+    def decide(self, scored: Scored, allowed: Tensor | None) -> BlockLabels:
+        """See `Rule.decide`."""
+        strategy = scored.texts.strategy
+        score, _, factor = self.weights(scored, allowed)
+        score = score[:, None, None]
+        threshold = self.mask_threshold * score
+
+        def label(block: Tensor) -> Tensor:
+            value = block.mul_(factor)  # score * map / maximum
+            best, index = torch.where(value > threshold, 1 + score, value).max(0)
+            labels = index + 1
+            if strategy.kind == "none":
+                return labels.masked_fill(best <= 0, 0)
+            own = value.gather(0, index[None])[0]
+            if strategy.probability is not None:
+                labels = labels.masked_fill(own < strategy.probability, 0)
+            if strategy.power is not None:
+                unsure = (1 - own).clamp_min(0) ** strategy.power >= own
+                labels = labels.masked_fill(unsure, 0)
+            return labels.masked_fill(best <= 1, 0)
+
+        return label

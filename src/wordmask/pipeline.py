@@ -1,0 +1,152 @@
+"""From pixels to scores: windows, one pass of the method, refiners, and what is in memory when."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from wordmask.encoding import DenseFeatures, Encoding
+from wordmask.methods.base import Method, Towers
+from wordmask.refiners.base import Refiner, RefinerInput
+from wordmask.text_queries import TextQueries
+from wordmask.windows import ScoreMap, Tile, Window
+
+BATCH = 8  # pictures or windows that go through the network at once on a GPU
+CPU_BATCH = 1  # on a CPU one at a time: as fast, and it takes a fraction of the memory
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """One method and its refiners on loaded networks.
+
+    Args:
+        method, refiners: in the order in which refiners are applied.
+        towers: the networks.
+        low_memory: hold one auxiliary network at a time, and take CLIP off the GPU meanwhile.
+    """
+
+    method: Method
+    towers: Towers
+    refiners: tuple[Refiner, ...] = ()
+    low_memory: bool = False
+
+    @torch.inference_mode()
+    def encode(
+        self,
+        pixels: Tensor,
+        sizes: Sequence[tuple[int, int]],
+        images: Sequence[np.ndarray] = (),
+        single: bool = False,
+    ) -> Encoding:
+        """Encode normalised pixels (B, 3, H', W'), whole or in windows.
+
+        sizes, images, single: as in `Encoding`.
+        """
+        windows = self.method.place_windows(pixels.shape[2], pixels.shape[3])
+        batch = pixels
+        if windows:
+            crops = [pixels[..., y : y + h, x : x + w] for y, x, h, w in windows]
+            batch = torch.stack(crops, dim=1).flatten(0, 1)  # windows of a picture side by side
+        batch, pad = self.method.pad(batch, self.towers.clip.patch)
+        at_once = CPU_BATCH if self.towers.clip.device.type == "cpu" else BATCH
+        parts = [self.method.encode(self.towers, x) for x in batch.split(at_once)]
+        dense = DenseFeatures.join(parts)
+        encoding = Encoding(
+            dense.features, dense.state, pixels, tuple(sizes), pad, windows, tuple(images), single
+        )
+        if self.low_memory:  # refiners see the pictures when it is their turn, see `score`
+            self.towers.networks.release()
+        else:
+            for i in range(len(encoding)):
+                for refiner in self.refiners:
+                    self.prepare_refiner(encoding, i, refiner)
+        return encoding
+
+    @torch.inference_mode()
+    def prepare_refiner(self, encoding: Encoding, i: int, refiner: Refiner) -> Any:
+        """What a refiner needs of picture i, made once and kept with the encoding.
+
+        With `low_memory` nothing is kept.
+        """
+        prepared = encoding.prepared.get((i, refiner))
+        if prepared is None:
+            networks = self.towers.networks
+            pixels = encoding.pixels[i].to(networks.device)
+            if encoding.images:
+                image = torch.from_numpy(encoding.images[i]).to(pixels).permute(2, 0, 1) / 255
+            else:
+                image = self.method.unnormalise(pixels, self.towers.clip)
+            prepared = refiner.prepare(RefinerInput(image, pixels), networks)
+            if not self.low_memory:
+                encoding.prepared[i, refiner] = prepared
+        return prepared
+
+    def score(
+        self, encodings: Sequence[Encoding], texts: TextQueries
+    ) -> Iterator[tuple[Encoding, int, ScoreMap, ScoreMap]]:
+        """Score the pictures of several encodings, one after the other.
+
+        With `low_memory` one network is held at a time: every refiner goes over all pictures, then
+        its network is freed.
+
+        Yields:
+            The encoding, the number of the picture in it, and its maps before and after refiners.
+        """
+        pictures = [(e, i) for e in encodings for i in range(len(e))]
+        with torch.inference_mode():
+            coarse = [
+                maps
+                for e in encodings
+                for maps in e.score_maps(self.method.scores(self.towers, e, texts))
+            ]
+        if not self.low_memory:
+            for (encoding, i), before in zip(pictures, coarse, strict=True):
+                yield encoding, i, before, self._refine(encoding, i, before, self.refiners)
+            return
+        self.towers.networks.release()  # what the method's scores used
+        fine = coarse
+        with self._parked():
+            for refiner in self.refiners:
+                fine = [
+                    self._refine(encoding, i, maps, [refiner])
+                    for (encoding, i), maps in zip(pictures, fine, strict=True)
+                ]
+                self.towers.networks.release(refiner.network)
+        for (encoding, i), before, after in zip(pictures, coarse, fine, strict=True):
+            yield encoding, i, before, after
+
+    @torch.inference_mode()
+    def _refine(
+        self, encoding: Encoding, i: int, scores: ScoreMap, refiners: Sequence[Refiner]
+    ) -> ScoreMap:
+        """The score map of picture i after refiners."""
+        if not refiners:
+            return scores
+        maps = scores.tiles[0].scores
+        if not scores.direct:  # from windows and pad to the patches of the picture alone
+            h, w = encoding.patches(self.towers.clip.patch)
+            maps = scores.rows(0, h, (h, w))
+        for refiner in refiners:
+            maps = refiner.refine(self.prepare_refiner(encoding, i, refiner), maps)
+        size = encoding.pixel_size
+        return ScoreMap([Tile(maps, Window(0, 0, *size), size, (0, 0))], size)
+
+    @contextmanager
+    def _parked(self) -> Iterator[None]:
+        """CLIP leaves the GPU while refiners are at work."""
+        clip = self.towers.clip
+        place = clip.device
+        if not self.refiners or place.type == "cpu":
+            yield
+            return
+        clip.model.to("cpu")
+        try:
+            yield
+        finally:
+            clip.model.to(place)

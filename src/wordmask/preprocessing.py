@@ -1,0 +1,116 @@
+"""How a picture reaches CLIP: the options that decide it, and what they do to its pixels."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+import torch.nn.functional as F
+from torch import Tensor
+
+from wordmask.errors import WordmaskError
+from wordmask.images import prepare
+from wordmask.options import Options
+from wordmask.towers.clip import ClipTower
+from wordmask.windows import Window, place_windows
+
+
+@dataclass(frozen=True)
+class Preprocessing(Options):
+    """The options of a pass of CLIP over a picture. Methods that agree in them can share a pass.
+
+    Args:
+        short_side: the picture's short side in pixels; None keeps its size.
+        long_side: limit of the long side in pixels.
+        resample: "pil-bicubic", "pil-bilinear" (both antialiased) or "cv2-bilinear".
+        whole_patches: round both sides to whole patches when resizing.
+        remainder: what happens to pixels beyond whole patches: "drop" them and stretch the map, or
+            "pad" with zeros around the picture and cut the pad off the map.
+        position: how the position embedding is resized, see `towers.clip.position_embedding`.
+        activation: "checkpoint", or "gelu" / "quick_gelu" to run the weights with another one.
+        norm_eps: epsilon of the blocks' layer norms; None leaves them as they are.
+        mean, std: normalisation; None takes what the checkpoint states, else CLIP's.
+        window, stride: sliding windows in pixels; window 0 takes the picture whole.
+    """
+
+    own_windows: ClassVar[bool] = False  # the method's `encode` slides windows itself
+
+    short_side: int | None = 336
+    long_side: int = 2048
+    resample: Literal["pil-bicubic", "pil-bilinear", "cv2-bilinear"] = "cv2-bilinear"
+    whole_patches: bool = False
+    remainder: Literal["drop", "pad"] = "drop"
+    position: Literal["bicubic_offset", "bicubic", "bicubic_antialias", "bilinear"] = (
+        "bicubic_offset"
+    )
+    activation: Literal["checkpoint", "gelu", "quick_gelu"] = "checkpoint"
+    norm_eps: float | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    window: int = 0
+    stride: int = 112
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        sides = [self.stride, self.long_side]
+        sides += [] if self.short_side is None else [self.short_side]
+        if self.window < 0 or min(sides) < 1:
+            raise WordmaskError(
+                f"got window={self.window}, stride={self.stride}, short_side={self.short_side}, "
+                f"long_side={self.long_side}; sizes are pixels above 0 (window 0: whole picture)"
+            )
+
+    def pass_key(self) -> Hashable:
+        """What a pass depends on, but for what is kept of it: all options of this class."""
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(Preprocessing)}
+        if not self.window:
+            return tuple((values | {"stride": 0}).items())
+        return (*values.items(), self.own_windows)
+
+    def prepare(self, picture: np.ndarray, tower: ClipTower) -> Tensor:
+        """Resize and normalise an upright uint8 picture (H, W, 3).
+
+        Returns (3, H', W') float32, at least one patch on each side, not yet padded.
+        """
+        mean, std = self.normalisation(tower)
+        return prepare(
+            picture,
+            short_side=self.short_side,
+            long_side=self.long_side,
+            resample=self.resample,
+            multiple=tower.patch if self.whole_patches else 1,
+            mean=mean,
+            std=std,
+            minimum_side=tower.patch,
+        )
+
+    def normalisation(self, tower: ClipTower) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and standard deviation of the three channels."""
+        return self.mean or tower.mean, self.std or tower.std
+
+    def unnormalise(self, pixels: Tensor, tower: ClipTower) -> Tensor:
+        """Undo the normalisation of (..., 3, H, W); about 0 to 1."""
+        shift, scale = pixels.new_tensor(self.normalisation(tower))[..., None, None]
+        return pixels * scale + shift
+
+    def place_windows(self, height: int, width: int) -> tuple[Window, ...]:
+        """The windows over a picture of (H', W') pixels; none where it is taken whole."""
+        if not self.window or self.own_windows:
+            return ()
+        windows = place_windows(height, width, self.window, self.stride)
+        return windows if len(windows) > 1 else ()
+
+    def pad(self, pixels: Tensor, patch: int) -> tuple[Tensor, tuple[int, int, int, int]]:
+        """Pad (B, 3, H, W) to whole patches where `remainder` says so.
+
+        Returns the pixels, and what was added at (top, left, bottom, right).
+        """
+        if self.remainder == "drop":
+            return pixels, (0, 0, 0, 0)
+        tall, wide = (-pixels.shape[2]) % patch, (-pixels.shape[3]) % patch
+        top, left = tall // 2, wide // 2
+        pad = (top, left, tall - top, wide - left)
+        return F.pad(pixels, (pad[1], pad[3], pad[0], pad[2])), pad
