@@ -3,10 +3,10 @@
     OMP_NUM_THREADS=1 python benchmarks/evaluation.py [--rounds 15] [--images 5000]
 
 Encoding is `clearclip`, the cheapest method, with random weights in the shape of ViT-B/16, from a
-picture of 500 x 375. Truths and answers are smooth regions; every truth has void along its edges.
-21 classes are a background and 20 words, 847 a background and 846. Times are CPU seconds of the
-process, of which the least of all rounds is taken, as other programs only ever add to them. Memory
-is the resident set, read while pictures are counted.
+picture of 500 x 375. Targets and predictions are smooth regions; every target has void along its
+edges. 21 classes are a background and 20 words, 847 a background and 846. Times are CPU seconds of
+the process, of which the least of all rounds is taken, as other programs only ever add to them.
+Memory is the resident set, read while pictures are counted.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ from PIL import Image
 from encode import make_model
 from memory import resident
 from wordmask import Segmenter
+from wordmask.datasets import VOID
+from wordmask.metrics import Confusion, Metrics
 from wordmask.metrics.boundary import boundary
-from wordmask.metrics.collection import VOID, Confusion, Metrics
 
 SIZE = (375, 500)
 
@@ -43,14 +44,14 @@ def regions(random: np.random.Generator, labels: np.ndarray, cells: int) -> np.n
 
 
 def make_picture(random: np.random.Generator, classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """A truth of 4 or 12 labels with void along the edges, and an answer of 8 or 60."""
-    shown, said = (4, 8) if classes < 100 else (12, 60)
+    """A target of 4 or 12 labels with void along the edges, and a prediction of 8 or 60."""
+    in_target, in_prediction = (4, 8) if classes < 100 else (12, 60)
     kind = np.uint8 if classes < 256 else np.uint16
-    truth = regions(random, random.choice(classes, shown, False).astype(np.uint16), 4)
-    answer = regions(random, random.choice(classes, said, False).astype(kind), 12)
-    edges = boundary(truth, 2)
+    target = regions(random, random.choice(classes, in_target, False).astype(np.uint16), 4)
+    prediction = regions(random, random.choice(classes, in_prediction, False).astype(kind), 12)
+    edges = boundary(target, 2)
     edges[:2], edges[-2:], edges[:, :2], edges[:, -2:] = False, False, False, False
-    return np.where(edges, np.uint16(VOID), truth), answer
+    return np.where(edges, np.uint16(VOID), target), prediction
 
 
 def least(call: Callable[[], object], rounds: int) -> float:
@@ -88,17 +89,17 @@ def main() -> None:
     print(f"encoding {SIZE[1]} x {SIZE[0]} at a short side of 336: {1000 * encoding:.0f} ms")
     print(f"{'classes':>7} {'counted':32}{'ms':>6}{'of encoding':>13}")
     for classes in (21, 847):
-        truth, answer = make_picture(random, classes)
+        maps = make_picture(random, classes)
         confidence = random.random(SIZE, np.float32)
         confusion, metrics = Confusion(classes - 1), Metrics(classes - 1)
         scores = np.zeros(classes - 1, np.float32)
         ids = map(str, itertools.count())  # a picture is counted once
         calls = {
-            "confusion matrix": functools.partial(confusion.update, truth, answer),
-            "all but mAP and calibration": lambda m=metrics, x=(truth, answer), ids=ids: m.update(
+            "confusion matrix": functools.partial(confusion.update, *maps),
+            "all but mAP and calibration": lambda m=metrics, x=maps, ids=ids: m.update(
                 next(ids), *x
             ),
-            "all": lambda m=metrics, x=(truth, answer), s=scores, c=confidence, ids=ids: m.update(
+            "all": lambda m=metrics, x=maps, s=scores, c=confidence, ids=ids: m.update(
                 next(ids), *x, scores=s, confidence=c
             ),
         }

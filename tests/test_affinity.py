@@ -15,7 +15,6 @@ from wordmask.affinity import (
     Dense,
     HeadAttention,
     Mean,
-    Regions,
     Sharpened,
 )
 
@@ -173,19 +172,6 @@ def test_mean_and_dense_of_chain():
     assert torch.allclose(Mean([Dense(a), Dense(b)]) @ x, (a + b) / 2 @ x, atol=1e-6)
     assert torch.allclose(Mean([Dense(a), Dense(b)]).dense(), (a + b) / 2, atol=1e-6)
     assert torch.allclose(Chain([Dense(a), Dense(b)]).dense(), a @ b, atol=1e-6)
-
-
-def test_regions_are_block_diagonal():
-    labels = torch.tensor([3, -1, 3, 3, -1, 7])
-    q, k = random(6, 4), random(6, 4, seed=1)
-    regions = Regions(labels, lambda places: HeadAttention(q[places], k[places]))
-    same = labels[:, None] == labels
-    expected = torch.softmax((q @ k.T / 2).masked_fill(~same, -torch.inf), dim=-1)
-    assert torch.allclose(regions.dense(), expected, atol=1e-6)
-    assert torch.equal(regions.dense()[~same], torch.zeros(int((~same).sum())))
-    x = random(6, 2, seed=2)
-    assert torch.allclose(regions @ x, expected @ x, atol=1e-6)
-    assert torch.equal((regions @ x)[5], x[5])  # a region of one place keeps its own
 
 
 def test_a_subclass_must_say_how_it_is_applied():

@@ -40,7 +40,6 @@ def test_a_list_of_names_and_of_synonyms() -> None:
     assert words.classes == (("cat",), ("sofa", "couch"), ("tv",))
     assert words.names == ("cat", "sofa", "tv")
     assert words.queries == ("cat", "sofa", "couch", "tv")
-    assert words.query_classes == (0, 1, 1, 2)
     assert len(words) == 3
     assert list(words) == list(words.classes)
 

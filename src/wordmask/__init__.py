@@ -8,7 +8,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-__version__ = "0.1.0"
+from wordmask.version import __version__
 
 if TYPE_CHECKING:
     from wordmask.encoding import Encoding
@@ -39,6 +39,7 @@ __all__ = [
     "Segmenter",
     "Vocabulary",
     "WordmaskError",
+    "__version__",
     "list_methods",
     "list_refiners",
     "read_image",

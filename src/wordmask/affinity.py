@@ -7,7 +7,7 @@ is applied right to left, an attention is made a block of rows at a time.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -248,26 +248,6 @@ class Mean(Affinity):
         for member in self.members[1:]:
             total = total + member @ x
         return total / len(self.members)
-
-
-class Regions(Affinity):
-    """Block-diagonal by region: nothing passes from one region to another.
-
-    Args:
-        labels: (L,) the region of every place, any integers.
-        within: makes the affinity of one region from the places in it, (n,) indices.
-    """
-
-    def __init__(self, labels: Tensor, within: Callable[[Tensor], Affinity]):
-        self.size = len(labels)
-        places = [(labels == label).nonzero()[:, 0] for label in labels.unique()]
-        self.parts = [(index, within(index)) for index in places]
-
-    def __matmul__(self, x: Tensor) -> Tensor:
-        out = torch.empty_like(x)
-        for index, part in self.parts:
-            out[index] = part @ x[index]
-        return out
 
 
 class Sinkhorn:

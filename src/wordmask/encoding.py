@@ -105,6 +105,6 @@ class Encoding:
         return ScoreMap(tiles, self.pixel_size)
 
     def patches(self, patch: int) -> tuple[int, int]:
-        """The patch grid of a picture alone: without pad, whole though seen through windows."""
+        """The patch grid of a picture alone: without pad, and whole where windows slide."""
         height, width = (max(side // patch, 1) for side in self.pixel_size)
         return height, width

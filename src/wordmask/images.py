@@ -26,7 +26,7 @@ from wordmask.errors import ImageError, WordmaskError, unknown
 RGB = npt.NDArray[np.uint8]
 
 DEFAULT_MAX_PIXELS = 128_000_000
-"""Largest picture that is decoded unless asked otherwise: 384 MB as RGB, above a 108 MP phone."""
+"""Largest picture that is decoded by default: 384 MB as RGB, above a 108 MP phone."""
 
 # fmt: off
 IMAGE_SUFFIXES = frozenset({

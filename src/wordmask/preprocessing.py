@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -86,6 +87,26 @@ class Preprocessing(Options):
             std=std,
             minimum_side=tower.patch,
         )
+
+    def check(self, pixels: Tensor, tower: ClipTower) -> None:
+        """Check a tensor that takes the place of prepared pictures.
+
+        Raises:
+            WordmaskError: not float (B, 3, H, W), NaN, or smaller than a patch.
+        """
+        shape = tuple(pixels.shape)
+        if pixels.ndim != 4 or shape[1] != 3 or not pixels.is_floating_point() or not len(pixels):
+            raise WordmaskError(
+                f"got a {str(pixels.dtype).removeprefix('torch.')} tensor of shape {shape}; give "
+                "float (B, 3, H, W), normalised"
+            )
+        if not torch.isfinite(pixels).all():
+            raise WordmaskError("got pixels that are NaN or infinite; the tensor must be finite")
+        if min(shape[2:]) < tower.patch and self.remainder == "drop":
+            raise WordmaskError(
+                f"got a tensor of shape {shape}; both sides need at least one patch, {tower.patch} "
+                "pixels"
+            )
 
     def normalisation(self, tower: ClipTower) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Mean and standard deviation of the three channels."""

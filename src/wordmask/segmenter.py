@@ -12,7 +12,6 @@ import PIL.Image
 import torch
 from torch import Tensor, nn
 
-from wordmask import __version__
 from wordmask.encoding import Encoding
 from wordmask.errors import WordmaskError
 from wordmask.images import DEFAULT_MAX_PIXELS, read_image
@@ -34,6 +33,7 @@ from wordmask.towers.hub import (
     tower_of,
 )
 from wordmask.towers.text import TextTower, default_cache_dir
+from wordmask.version import __version__
 from wordmask.vocabulary import Background
 
 
@@ -217,7 +217,7 @@ class Segmenter:
             WordmaskError: a picture that cannot be read, a wrong shape, NaN, mixed sizes in a list.
         """
         if isinstance(image, Tensor):
-            self._check_tensor(image)
+            self.method.check(image, self.tower)
             return self.pipeline.encode(image, [(image.shape[2], image.shape[3])] * len(image))
         single = not isinstance(image, (list, tuple))
         sources = [image] if single else list(image)
@@ -233,21 +233,6 @@ class Segmenter:
             )
         sizes = [(p.shape[0], p.shape[1]) for p in pictures]
         return self.pipeline.encode(torch.stack(prepared), sizes, pictures, single)
-
-    def _check_tensor(self, image: Tensor) -> None:
-        shape = tuple(image.shape)
-        if image.ndim != 4 or shape[1] != 3 or not image.is_floating_point() or not len(image):
-            raise WordmaskError(
-                f"got a {str(image.dtype).removeprefix('torch.')} tensor of shape {shape}; give "
-                "float (B, 3, H, W), normalised"
-            )
-        if not torch.isfinite(image).all():
-            raise WordmaskError("got pixels that are NaN or infinite; the tensor must be finite")
-        if min(shape[2:]) < self.tower.patch and self.method.remainder == "drop":
-            raise WordmaskError(
-                f"got a tensor of shape {shape}; both sides need at least one patch, "
-                f"{self.tower.patch} pixels"
-            )
 
     def prepare_refiner(self, encoding: Encoding, i: int, refiner: Refiner) -> Any:
         """What a refiner needs of picture i of an encoding, made once and kept with it."""

@@ -89,13 +89,8 @@ class Vocabulary:
 
     @property
     def queries(self) -> tuple[str, ...]:
-        """Every name of every class, class by class: what the text tower is asked."""
+        """Every name of every class, class by class: what the text tower encodes."""
         return tuple(name for names in self.classes for name in names)
-
-    @property
-    def query_classes(self) -> tuple[int, ...]:
-        """For each of `queries`, the 0-based index of its class."""
-        return tuple(i for i, names in enumerate(self.classes) for _ in names)
 
     def __len__(self) -> int:
         return len(self.classes)

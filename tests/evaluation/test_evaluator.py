@@ -115,7 +115,7 @@ def test_numbers_are_those_of_plain_calls(folder, tiny, tmp_path):
         counts = np.zeros((len(GROUNDS) + 1, len(GROUNDS) + 1), int)
         for sample in benchmark("folder").open(folder)[:12]:
             answer = segmenter(sample.image, rows).labels
-            truth = sample.truth()
+            truth = sample.target()
             np.add.at(counts, (truth[truth != VOID], answer[truth != VOID]), 1)
         hit, true, said = counts.diagonal()[1:], counts.sum(1)[1:], counts.sum(0)[1:]
         iou = hit / (true + said - hit)
@@ -125,7 +125,7 @@ def test_numbers_are_those_of_plain_calls(folder, tiny, tmp_path):
         assert entry["miou"] == pytest.approx(iou.mean(), abs=1e-3)
         assert entry["metrics"]["pixel_accuracy"] == pytest.approx(hit.sum() / true.sum(), abs=1e-3)
         assert entry["images"] == 12
-        assert sum(one["truth"] for one in entry["classes"]) == true.sum()
+        assert sum(one["target"] for one in entry["classes"]) == true.sum()
         assert [one["name"] for one in entry["classes"]] == list(GROUNDS)
         low, high = entry["intervals"]["miou_union"]
         assert 0 < low < high < 1
@@ -161,7 +161,7 @@ def test_calibration_equals_a_direct_computation(folder, tiny, unbroken):
     sure, right = [], []
     for sample in benchmark("folder").open(folder):
         scores = segmenter.score(sample.image, rows).class_maps()[None]
-        truth = sample.truth().astype(int)
+        truth = sample.target().astype(int)
         whole = F.interpolate(scores.double(), size=truth.shape, mode="bilinear")[0]
         value, index = torch.softmax(100 * whole, 0).max(0)
         sure.append(value.numpy()[truth != VOID])
@@ -194,9 +194,9 @@ def test_calibration_of_halves_and_backgrounds(tmp_path):
         calibration=True,
     )
     for entry in evaluate(plan, tmp_path)["runs"]:
-        pixels = sum(one["truth"] for one in entry["classes"])
+        pixels = sum(one["target"] for one in entry["classes"])
         assert sum(entry["calibration"]["pixels"]) == pixels
-        unlabelled = pixels - sum(one["answer"] for one in entry["classes"])
+        unlabelled = pixels - sum(one["prediction"] for one in entry["classes"])
         curve = entry["calibration"]
         assert sum(curve["pixels"][:6]) == 0
         assert 100 < sum(curve["pixels"][6:9]) < unlabelled  # 0.4 to 0.6: only a 1 - p is there
@@ -453,9 +453,9 @@ def test_sharing_changes_nothing_but_rounding(folder, tiny, tmp_path):
     shared = evaluate(plan, tmp_path / "shared")
     apart = evaluate(dataclasses.replace(plan, share=False), tmp_path / "apart")
     for one, two in zip(shared["runs"], apart["runs"], strict=True):
-        pixels = sum(c["truth"] for c in two["classes"])
+        pixels = sum(c["target"] for c in two["classes"])
         moved = sum(
-            abs(a["answer"] - b["answer"])
+            abs(a["prediction"] - b["prediction"])
             for a, b in zip(one["classes"], two["classes"], strict=True)
         )
         assert moved <= 0.002 * pixels
@@ -507,9 +507,9 @@ def test_views_are_evaluated(folder, tiny, tmp_path, view):
     plan = make_plan(folder, tiny[0], settings=(NATIVE, f"view={view}"), limit=3)
     results = evaluate(plan, tmp_path)
     samples = benchmark("folder").open(folder)[:3]
-    scored = sum((view_target(s.truth(), view) != VOID).sum() for s in samples)
+    scored = sum((view_target(s.target(), view) != VOID).sum() for s in samples)
     for entry in results["runs"]:
-        assert sum(one["truth"] for one in entry["classes"]) == scored
+        assert sum(one["target"] for one in entry["classes"]) == scored
 
 
 def test_corruptions_are_a_curve_and_repeat(folder, tiny, tmp_path):
@@ -753,7 +753,7 @@ def test_real_network_on_photographs(shared, tmp_path):
         )
         right = total = 0
         for sample in samples:
-            truth = sample.truth()
+            truth = sample.target()
             labels = segmenter(sample.image, rows, "none").labels
             right += (labels == truth)[truth != VOID].sum()
             total += (truth != VOID).sum()

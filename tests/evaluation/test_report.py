@@ -217,7 +217,7 @@ def runs(tmp_path):
     pictures = tmp_path / "a" / "pictures"
     pictures.mkdir()
     Image.new("RGB", (30, 10), "red").save(pictures / "x.jpg")
-    legend = {"name": "a & b", "colour": "#ff0000", "truth": 0.5, "answer": 0.25}
+    legend = {"name": "a & b", "colour": "#ff0000", "target": 0.5, "prediction": 0.25}
     about = {"dataset": "voc20", "label": "clip", "group": "worst", "picture": "2007<1>",
              "miou": 0.25, "file": "x.jpg", "legend": [legend]}  # fmt: skip
     (pictures / "pictures.json").write_text(json.dumps([about]))

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
 from conftest import GOLDEN
+from wordmask.datasets import VOID
 from wordmask.errors import WordmaskError
-from wordmask.metrics.boundary import Boundary, boundary, boundary_distance
-from wordmask.metrics.calibration import Calibration
-from wordmask.metrics.collection import VOID, Confusion, Counted, Metrics, Pictures, Presence
+from wordmask.metrics import Boundary, Calibration, Confusion, Counted, Metrics, PerPicture
+from wordmask.metrics.boundary import boundary, boundary_distance
 from wordmask.metrics.confusion import count_pairs
 from wordmask.metrics.image_level import average_precision
 
@@ -51,9 +51,9 @@ def golden(case):
     meta = json.loads((GOLDEN / "metrics" / case / "meta.json").read_text())["parameters"]
     pictures = []
     for i in range(4):
-        truth = tensors[f"gt.{i}"].astype(np.uint16)
-        truth[truth == meta["ignore"]] = V
-        pictures.append((truth, tensors[f"pred.{i}"]))
+        target = tensors[f"gt.{i}"].astype(np.uint16)
+        target[target == meta["ignore"]] = V
+        pictures.append((target, tensors[f"pred.{i}"]))
     return tensors, meta["results"], meta["num_classes"], pictures
 
 
@@ -61,13 +61,13 @@ def golden(case):
 def test_released_code(case):
     tensors, results, classes, pictures = golden(case)
     confusion = Confusion(classes - 1)
-    for truth, answer in pictures:
-        confusion.update(truth, answer)
+    for target, prediction in pictures:
+        confusion.update(target, prediction)
     assert np.array_equal(confusion.counts, tensors["confusion"])
     assert np.array_equal(confusion.intersect, tensors["mmseg.intersect"])
     assert np.array_equal(confusion.union, tensors["mmseg.union"])
-    assert np.array_equal(confusion.truth_area, tensors["mmseg.label"])
-    assert np.array_equal(confusion.answer_area, tensors["mmseg.pred"])
+    assert np.array_equal(confusion.target_area, tensors["mmseg.label"])
+    assert np.array_equal(confusion.prediction_area, tensors["mmseg.pred"])
 
     def equal(ours, theirs, tolerance=1e-9):
         theirs = np.array(theirs, np.float64)  # null is NaN
@@ -92,10 +92,10 @@ def test_released_code(case):
     equal(confusion.mean_iou("present"), first["mIoU"])
     equal(confusion.pixel_accuracy(), first["pAcc"])
     equal(confusion.mean_accuracy("present"), first["mAcc"])
-    present = confusion.truth_area > 0
+    present = confusion.target_area > 0
     smoothed = (confusion.intersect / (confusion.union + 1e-5))[present].mean()
     equal(smoothed, second["mIoU"])
-    equal((confusion.intersect / (confusion.truth_area + 1e-5)).mean(), second["mAcc"])
+    equal((confusion.intersect / (confusion.target_area + 1e-5)).mean(), second["mAcc"])
     assert confusion.mean_accuracy("all") == pytest.approx(second["mAcc"], abs=1e-7)
     # CLIPtrase gives percent with two digits
     trase = results["cliptrase"]
@@ -110,13 +110,13 @@ def test_released_code(case):
 
 # -- by hand --------------------------------------------------------------------------------------
 
-TRUTH = labels([0, 0, 1], [0, 1, 1], [2, 2, V])
-ANSWER = labels([0, 1, 1], [0, 1, 2], [2, 0, 0])
+TARGET = labels([0, 0, 1], [0, 1, 1], [2, 2, V])
+PREDICTION = labels([0, 1, 1], [0, 1, 2], [2, 0, 0])
 
 
 def test_nine_pixels_by_hand():
     confusion = Confusion(3)
-    confusion.update(TRUTH, ANSWER)
+    confusion.update(TARGET, PREDICTION)
     expected = np.zeros((4, 4), int)
     expected[0, :2] = 2, 1
     expected[1, 1:3] = 2, 1
@@ -139,22 +139,22 @@ def test_nine_pixels_by_hand():
 
 
 def test_a_class_that_is_not_there_counts_in_one_definition_alone():
-    answer = ANSWER.copy()
-    answer[2, 1] = 3
+    prediction = PREDICTION.copy()
+    prediction[2, 1] = 3
     confusion = Confusion(3)
-    confusion.update(TRUTH, answer)
+    confusion.update(TARGET, prediction)
     assert confusion.mean_iou("union") == pytest.approx((2 / 3 + 2 / 4 + 1 / 3 + 0) / 4)
     assert confusion.mean_iou("present") == pytest.approx((2 / 3 + 2 / 4 + 1 / 3) / 3)
-    # said in the void alone: its union stays empty
-    answer[2, 1], answer[2, 2] = 0, 3
+    # predicted in the void alone: its union stays empty
+    prediction[2, 1], prediction[2, 2] = 0, 3
     confusion = Confusion(3)
-    confusion.update(TRUTH, answer)
+    confusion.update(TARGET, prediction)
     assert math.isnan(confusion.per_class_iou()[3])
 
 
 def test_void_as_background():
     confusion = Confusion(3, void="background")
-    confusion.update(TRUTH, ANSWER)
+    confusion.update(TARGET, PREDICTION)
     assert confusion.per_class_iou()[0] == pytest.approx(3 / 5)
     assert confusion.pixel_accuracy() == pytest.approx(6 / 9)
     assert confusion.void_pixels == 0
@@ -163,12 +163,11 @@ def test_void_as_background():
     assert alone.counts.tolist() == [[1, 0], [1, 0]]
 
 
-def test_without_background_nothing_is_a_wrong_answer_and_no_class():
-    truth = labels([1, 1, 2], [V, 2, 2], [3, 3, 3])
-    answer = labels([1, 0, 2], [1, 2, 0], [3, 3, 1])
+def test_without_background_nothing_is_a_wrong_prediction_and_no_class():
+    target = labels([1, 1, 2], [V, 2, 2], [3, 3, 3])
+    prediction = labels([1, 0, 2], [1, 2, 0], [3, 3, 1])
     confusion = Confusion(3, background=False)
-    confusion.update(truth, answer)
-    assert confusion.labels.tolist() == [1, 2, 3]
+    confusion.update(target, prediction)
     np.testing.assert_allclose(confusion.per_class_iou(), [1 / 3, 2 / 3, 2 / 3])
     assert confusion.mean_iou() == pytest.approx(5 / 9)
     assert confusion.pixel_accuracy() == pytest.approx(5 / 8)
@@ -181,8 +180,8 @@ def test_nothing_counted_is_not_a_number():
     assert confusion.mean_accuracy("all") == 0
     assert confusion.images == 1
     metrics = Metrics(2)
-    assert math.isnan(metrics.pictures.intervals(resamples=3)["miou_union"][0])
-    assert math.isnan(metrics.presence.summary()["f1"])
+    assert math.isnan(metrics.per_picture.intervals(resamples=3)["miou_union"][0])
+    assert math.isnan(metrics.image_level.summary()["f1"])
     assert math.isnan(Calibration().error())
 
 
@@ -198,9 +197,9 @@ def test_counts_equal_counting_pixel_by_pixel(seed, classes, background, void):
     random = np.random.default_rng(seed)
     confusion = Confusion(classes, background, void)
     expected = np.zeros((classes + 1, classes + 1), int)
-    for _, truth, answer in draw_maps(random, classes, background):
-        confusion.update(truth, answer.astype(np.uint8))
-        for t, a in zip(truth.ravel().tolist(), answer.ravel().tolist(), strict=True):
+    for _, target, prediction in draw_maps(random, classes, background):
+        confusion.update(target, prediction.astype(np.uint8))
+        for t, a in zip(target.ravel().tolist(), prediction.ravel().tolist(), strict=True):
             if t != V:
                 expected[t, a] += 1
             elif void == "background":
@@ -214,18 +213,18 @@ def test_counts_equal_counting_pixel_by_pixel(seed, classes, background, void):
 @given(SEEDS, st.sampled_from([1, 20, 300, 847]))
 def test_pairs_of_any_labels(seed, classes):
     random = np.random.default_rng(seed)
-    truth = random.integers(0, classes + 1, (6, 5)).astype(random.choice([np.uint16, np.int64]))
-    answer = random.integers(0, classes + 1, (6, 5)).astype(np.uint16)
-    rows, columns, pixels = count_pairs(truth, answer)
-    assert (rows.tolist(), columns.tolist()) == (sorted({*truth.flat}), sorted({*answer.flat}))
+    target = random.integers(0, classes + 1, (6, 5)).astype(random.choice([np.uint16, np.int64]))
+    prediction = random.integers(0, classes + 1, (6, 5)).astype(np.uint16)
+    rows, columns, pixels = count_pairs(target, prediction)
+    assert (rows.tolist(), columns.tolist()) == (sorted({*target.flat}), sorted({*prediction.flat}))
     for i, row in enumerate(rows):
         for j, column in enumerate(columns):
-            assert pixels[i, j] == ((truth == row) & (answer == column)).sum()
+            assert pixels[i, j] == ((target == row) & (prediction == column)).sum()
 
 
 @settings(max_examples=25, deadline=None)
 @given(SEEDS, st.booleans())
-def test_streaming_equals_all_at_once_and_two_workers_equal_one(seed, background):
+def test_counts_add_up_and_neither_order_nor_a_journal_matters(seed, background):
     random = np.random.default_rng(seed)
     pictures = draw_maps(random, 4, background, count=6)
     extra = [
@@ -239,24 +238,20 @@ def test_streaming_equals_all_at_once_and_two_workers_equal_one(seed, background
     at_once.update(*(np.concatenate([p[i] for p in pictures]) for i in (1, 2)))
     assert np.array_equal(at_once.counts, one.confusion.counts)
 
-    order = random.permutation(len(pictures))
-    workers = [Metrics(4, background), Metrics(4, background)]
-    for turn, i in enumerate(order):
-        worker = workers[random.integers(2)]
-        counted = worker.count(*pictures[i], **extra[i])
-        worker.add(Counted.from_state(json.loads(json.dumps(counted.state()))))
-        if turn == 3:  # killed, and gone on from what was written
-            workers = [Metrics.from_state(json.loads(json.dumps(w.state()))) for w in workers]
-    workers[0].merge(workers[1])
-    merged = workers[0]
-    assert merged.confusion.state() == one.confusion.state()
-    assert np.array_equal(merged.boundary.areas, one.boundary.areas)
-    assert np.array_equal(merged.calibration.counts, one.calibration.counts)
-    np.testing.assert_equal(merged.summary(), one.summary())
+    other = Metrics(4, background)
+    for i in random.permutation(len(pictures)):
+        counted = other.count(*pictures[i], **extra[i])
+        other.add(Counted.from_state(json.loads(json.dumps(counted.state()))))
+    assert np.array_equal(other.confusion.counts, one.confusion.counts)
+    assert other.confusion.void_pixels == one.confusion.void_pixels
+    assert other.confusion.images == one.confusion.images == 6
+    assert np.array_equal(other.boundary.areas, one.boundary.areas)
+    assert np.array_equal(other.calibration.counts, one.calibration.counts)
+    np.testing.assert_equal(other.summary(), one.summary())
     np.testing.assert_equal(
-        merged.pictures.intervals(resamples=20), one.pictures.intervals(resamples=20)
+        other.per_picture.intervals(resamples=20), one.per_picture.intervals(resamples=20)
     )
-    np.testing.assert_equal(merged.pictures.mean_iou(), one.pictures.mean_iou())
+    np.testing.assert_equal(other.per_picture.mean_iou(), one.per_picture.mean_iou())
 
 
 def test_areas_of_pictures_add_up_to_those_of_the_set():
@@ -265,10 +260,10 @@ def test_areas_of_pictures_add_up_to_those_of_the_set():
         for picture in draw_maps(np.random.default_rng(3), 5, background, count=9):
             metrics.update(*picture)
         sums = np.zeros((3, 6), int)
-        for areas in metrics.pictures.areas.values():
+        for areas in metrics.per_picture.areas.values():
             sums[:, areas[0]] += areas[1:].astype(int)
         confusion = metrics.confusion
-        expected = [confusion.intersect, confusion.truth_area, confusion.answer_area]
+        expected = [confusion.intersect, confusion.target_area, confusion.prediction_area]
         assert np.array_equal(sums[:, confusion.first :], expected)
 
 
@@ -280,29 +275,29 @@ def test_intervals_equal_counting_the_drawn_pictures_again():
     metrics = Metrics(70)
     for picture in pictures:
         metrics.update(*picture)
-    found = metrics.pictures.intervals(0.8, resamples=30, seed=5)
+    found = metrics.per_picture.intervals(0.8, resamples=30, seed=5)
     draws = np.random.default_rng(5).multinomial(8, [1 / 8] * 8, 30)
     drawn = []
     for counts in draws:
         confusion = Confusion(70)
-        for (_, truth, answer), times in zip(pictures, counts, strict=True):
+        for (_, target, prediction), times in zip(pictures, counts, strict=True):
             for _ in range(times):
-                confusion.update(truth, answer)
+                confusion.update(target, prediction)
         drawn.append(confusion.summary())
     for name, interval in found.items():
         expected = np.percentile([one[name] for one in drawn], [10, 90])
         np.testing.assert_allclose(interval, expected, rtol=0, atol=1e-12)
         low, high = interval
         assert low < high
-    assert metrics.pictures.intervals(0.8, 30, seed=6) != found
+    assert metrics.per_picture.intervals(0.8, 30, seed=6) != found
 
 
 def test_one_picture_has_no_spread():
     metrics = Metrics(3)
-    metrics.update("a", TRUTH, ANSWER)
-    low, high = metrics.pictures.intervals(resamples=10)["miou_union"]
+    metrics.update("a", TARGET, PREDICTION)
+    low, high = metrics.per_picture.intervals(resamples=10)["miou_union"]
     assert low == high == pytest.approx(4 / 9)
-    assert metrics.pictures.mean_iou("union") == {"a": pytest.approx(4 / 9)}
+    assert metrics.per_picture.mean_iou("union") == {"a": pytest.approx(4 / 9)}
 
 
 # -- boundary IoU ---------------------------------------------------------------------------------
@@ -341,18 +336,18 @@ def test_boundary_iou_equals_the_plain_one(seed, background):
     ratio, classes = 0.15, 3
     counted = Boundary(classes, background, ratio)
     expected = np.zeros((3, classes + 1), int)
-    for _, truth, answer in draw_maps(np.random.default_rng(seed), classes, background):
-        counted.update(truth, answer)
-        distance, known = boundary_distance(truth.shape, ratio), truth != V
+    for _, target, prediction in draw_maps(np.random.default_rng(seed), classes, background):
+        counted.update(target, prediction)
+        distance, known = boundary_distance(target.shape, ratio), target != V
         for label in range(classes + 1):
-            of_truth = plain_boundary(truth == label, distance)
-            of_answer = plain_boundary((answer == label) & known, distance)
-            both = of_truth & of_answer
-            expected[:, label] += both.sum(), of_truth.sum(), of_answer.sum()
+            target_boundary = plain_boundary(target == label, distance)
+            prediction_boundary = plain_boundary((prediction == label) & known, distance)
+            both = target_boundary & prediction_boundary
+            expected[:, label] += both.sum(), target_boundary.sum(), prediction_boundary.sum()
     assert distance == 2
     assert np.array_equal(counted.areas, expected)
-    intersect, truth_area, answer_area = expected[:, 0 if background else 1 :]
-    union = truth_area + answer_area - intersect
+    intersect, target_area, prediction_area = expected[:, 0 if background else 1 :]
+    union = target_area + prediction_area - intersect
     assert counted.mean_iou("union") == pytest.approx((intersect / union.clip(1))[union > 0].mean())
 
 
@@ -362,19 +357,19 @@ def test_the_distance_is_a_fiftieth_of_the_diagonal():
     assert boundary_distance((3, 3)) == 1
 
 
-def test_boundaries_by_hand_and_a_right_answer_is_one():
+def test_boundaries_by_hand_and_a_right_prediction_is_one():
     counted = Boundary(1)
     counted.update(labels([0, 0, 0], [0, 0, 0], [0, 0, 0]), labels([0] * 3, [0, 1, 0], [0] * 3))
     assert counted.areas.tolist() == [[8, 0], [8, 0], [8, 1]]  # the inner pixel is no boundary
     np.testing.assert_allclose(counted.per_class_iou(), [1, 0])
     assert (counted.mean_iou("union"), counted.mean_iou("present")) == (0.5, 1)
-    for _, truth, answer in draw_maps(np.random.default_rng(0), 3, size=(40, 60)):
+    for _, target, prediction in draw_maps(np.random.default_rng(0), 3, size=(40, 60)):
         counted = Boundary(3)
-        counted.update(truth, np.where(truth == V, answer, truth))
+        counted.update(target, np.where(target == V, prediction, target))
         assert counted.mean_iou() == 1
 
 
-# -- classes of pictures --------------------------------------------------------------------------
+# -- image-level classification -------------------------------------------------------------------
 
 
 def test_average_precision_by_hand():
@@ -392,40 +387,40 @@ def test_average_precision_equals_one_threshold_after_another(rows):
     present, scores = np.array([r[0] for r in rows]), np.array([r[1] for r in rows], float)
     expected, before = 0.0, 0.0
     for threshold in sorted(set(scores), reverse=True):
-        said = scores >= threshold
-        recall = (present & said).sum() / max(present.sum(), 1)
-        expected += (recall - before) * (present & said).sum() / said.sum()
+        predicted = scores >= threshold
+        recall = (present & predicted).sum() / max(present.sum(), 1)
+        expected += (recall - before) * (present & predicted).sum() / predicted.sum()
         before = recall
     found = average_precision(present, scores)
     assert math.isnan(found) if not present.any() else found == pytest.approx(expected)
 
 
-def test_presence_by_hand():
+def test_image_level_scores_by_hand():
     metrics = Metrics(3)
-    # classes 1 and 2 are there; 1 and 3 are said
+    # classes 1 and 2 are there; 1 and 3 are predicted
     metrics.update("a", labels([0, 1, 2]), labels([1, 1, 3]), scores=[0.9, 0.2, 0.8])
-    # class 1 is there and said; 2 is said in the void alone
+    # class 1 is there and predicted; 2 is predicted in the void alone
     metrics.update("b", labels([0, 1, V]), labels([0, 1, 2]), scores=[0.6, 0.3, 0.1])
-    presence = metrics.presence
+    image_level = metrics.image_level
     expected = {
         "map": (1 + 1 / 2) / 2,  # class 2 is only in "a", where "b" has the higher score
-        "precision": (1 + 0) / 2,  # class 1: 2 of 2, class 2: never said; class 3 is nowhere
+        "precision": (1 + 0) / 2,  # class 1: 2 of 2, class 2: never predicted; class 3 is nowhere
         "precision_micro": 2 / 3,
         "recall": (1 + 0) / 2,
         "recall_micro": 2 / 3,
         "f1": (1 + 0) / 2,
         "f1_micro": 2 * 2 / (3 + 3),
     }
-    assert presence.summary() == pytest.approx(expected)
+    assert image_level.summary() == pytest.approx(expected)
     # by threshold: class 1 in both, 2 in "b" alone, 3 in "a"
-    by_threshold = presence.summary(threshold=0.25)
+    by_threshold = image_level.summary(threshold=0.25)
     assert by_threshold["precision_micro"] == pytest.approx(2 / 4)
     assert by_threshold["recall"] == pytest.approx(1 / 2)
     assert metrics.summary()["image_map"] == pytest.approx(3 / 4)
     metrics.update("c", labels([0, 1]), labels([0, 1]))
-    assert "map" not in presence.summary()  # not of a part of the pictures
+    assert "map" not in image_level.summary()  # not of a part of the pictures
     with pytest.raises(WordmaskError, match="no scores"):
-        presence.summary(threshold=0.5)
+        image_level.summary(threshold=0.5)
 
 
 # -- calibration ----------------------------------------------------------------------------------
@@ -433,42 +428,41 @@ def test_presence_by_hand():
 
 def test_calibration_by_hand():
     calibration = Calibration(bins=2)
-    truth, answer = labels([1, 0, 1, 1, V]), labels([1, 1, 1, 1, 1])
+    target, prediction = labels([1, 0, 1, 1, V]), labels([1, 1, 1, 1, 1])
     confidence = np.array([[0.2, 0.4, 0.9, 1.0, 0.7]], np.float32)
-    calibration.add(calibration.count(truth, answer, confidence))
+    calibration.add(calibration.count(target, prediction, confidence))
     assert calibration.counts[:2].tolist() == [[2, 2], [1, 2]]
     mean, accuracy = calibration.curve()
     np.testing.assert_allclose(mean, [0.3, 0.95], atol=2e-5)
     np.testing.assert_allclose(accuracy, [0.5, 1])
     assert calibration.error() == pytest.approx((0.2 + 0.05) / 2, abs=2e-5)
-    sure = Calibration()
-    sure.add(sure.count(truth, np.where(truth == V, 0, truth), np.ones((1, 5))))
-    assert sure.error() == 0
+    perfect = Calibration()
+    perfect.add(perfect.count(target, np.where(target == V, 0, target), np.ones((1, 5))))
+    assert perfect.error() == 0
 
 
 # -- what is refused ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("truth", "answer", "match"),
+    ("target", "prediction", "match"),
     [
-        (labels([0, 4]), labels([0, 1]), "label 4 in a truth; labels are 0 to 3"),
-        (labels([0, 1]), labels([0, 4]), "label 4 in an answer"),
-        (labels([0, 1]), labels([0, V]), "label 65535 in an answer"),
-        (labels([0, 1]), labels([0], [1]), r"shape \(1, 2\) and an answer of shape \(2, 1\)"),
+        (labels([0, 4]), labels([0, 1]), "label 4 in a target; labels are 0 to 3"),
+        (labels([0, 1]), labels([0, 4]), "label 4 in a prediction"),
+        (labels([0, 1]), labels([0, V]), "label 65535 in a prediction"),
+        (labels([0, 1]), labels([0], [1]), r"shape \(1, 2\) and a prediction of shape \(2, 1\)"),
         (np.zeros((0, 3), int), np.zeros((0, 3), int), r"\(0, 3\)"),
         (np.zeros(3, int), np.zeros(3, int), r"\(3,\)"),
-        (np.array([[0.0, 1.0]]), labels([0, 1]), "float64 labels as the truth"),
-        (labels([0, 1]), np.array([[-1, 0]]), "int64 labels as the answer"),
+        (np.array([[0.0, 1.0]]), labels([0, 1]), "float64 labels as the target"),
+        (labels([0, 1]), np.array([[-1, 0]]), "int64 labels as the prediction"),
     ],
 )
-def test_bad_maps_are_named_and_nothing_is_counted(truth, answer, match):
+def test_bad_maps_are_named_and_nothing_is_counted(target, prediction, match):
     metrics = Metrics(3)
     with pytest.raises(WordmaskError, match=match):
-        metrics.update("a", truth, answer)
+        metrics.update("a", target, prediction)
     assert not metrics.confusion.counts.any()
-    assert metrics.confusion.images == len(metrics) == 0
-    assert "a" not in metrics
+    assert metrics.confusion.images == len(metrics.per_picture.areas) == 0
 
 
 @pytest.mark.parametrize(
@@ -484,22 +478,20 @@ def test_bad_maps_are_named_and_nothing_is_counted(truth, answer, match):
 def test_bad_scores_and_confidences_are_named_and_nothing_is_counted(extra, match):
     metrics = Metrics(3)
     with pytest.raises(WordmaskError, match=match):
-        metrics.update("a", TRUTH, ANSWER, **extra)
-    assert len(metrics) == metrics.confusion.images == 0
+        metrics.update("a", TARGET, PREDICTION, **extra)
+    assert len(metrics.per_picture.areas) == metrics.confusion.images == 0
     assert not metrics.calibration.counts.any()
     assert not metrics.boundary.areas.any()
 
 
 def test_a_picture_counts_once():
-    one, two = Metrics(3), Metrics(3)
-    one.update("a", TRUTH, ANSWER)
-    two.update("a", TRUTH, ANSWER)
-    before = one.state()
+    metrics = Metrics(3)
+    metrics.update("a", TARGET, PREDICTION)
+    before = metrics.summary()
     with pytest.raises(WordmaskError, match="'a' is counted already"):
-        one.update("a", TRUTH, ANSWER)
-    with pytest.raises(WordmaskError, match="by two workers"):
-        one.merge(two)
-    assert one.state() == before
+        metrics.update("a", TARGET, PREDICTION)
+    assert metrics.confusion.images == 1
+    np.testing.assert_equal(metrics.summary(), before)
 
 
 @pytest.mark.parametrize(
@@ -508,18 +500,12 @@ def test_a_picture_counts_once():
         (lambda: Confusion(0), "got 0 classes"),
         (lambda: Confusion(3, void="drop"), "unknown void 'drop'"),
         (lambda: Confusion(3, False, "background"), "without background"),
-        (lambda: Confusion(3, False).update(TRUTH, ANSWER), "label 0 in a truth without"),
+        (lambda: Confusion(3, False).update(TARGET, PREDICTION), "label 0 in a target without"),
         (lambda: Confusion(3).mean_iou("all"), "unknown mean over 'all'"),
         (lambda: Confusion(3).mean_accuracy("union"), "unknown mean over 'union'"),
-        (lambda: Confusion(3).merge(Confusion(4)), "classes 3 and 4"),
-        (lambda: Confusion(3).merge(Confusion(3, False)), "background True and False"),
-        (lambda: Metrics(3).merge(Metrics(3, void="background")), "void ignore and background"),
-        (lambda: Metrics(3).merge(Metrics(3, boundary=False)), "with and without boundaries"),
-        (lambda: Presence(3).merge(Presence(2)), "classes 3 and 2"),
         (lambda: Calibration(0), "got 0 bins"),
-        (lambda: Calibration(3).merge(Calibration(4)), "bins 3 and 4"),
-        (lambda: Pictures(3).intervals(level=1), "got level 1"),
-        (lambda: Pictures(3).intervals(resamples=0), "0 resamples"),
+        (lambda: PerPicture(3).intervals(level=1), "got level 1"),
+        (lambda: PerPicture(3).intervals(resamples=0), "0 resamples"),
     ],
 )
 def test_what_does_not_fit_is_refused(call, match):

@@ -18,7 +18,8 @@ from wordmask.cli import run
 from wordmask.toybox import demo
 from wordmask.toybox.selftest import candidates
 
-WEIGHTS = Path(wordmask.__file__).parent / "networks" / "tiny-clip" / "model.safetensors"
+PACKAGE = Path(wordmask.__file__).parent
+WEIGHTS = PACKAGE / "networks" / "tiny-clip" / "model.safetensors"
 needs_weights = pytest.mark.skipif(
     not WEIGHTS.is_file(), reason="the weights of wordmask/tiny-clip are not in this checkout"
 )
@@ -38,11 +39,11 @@ socket.create_connection = socket.getaddrinfo = refuse
 def ran(tmp_path_factory) -> tuple[str, Path]:
     """What the command printed, and where it wrote; every attempt to connect fails the test."""
     folder = tmp_path_factory.mktemp("demo")
-    asked = folder / "asked.txt"
-    (folder / "sitecustomize.py").write_text(NO_NETWORK.format(path=str(asked)))
+    connections = folder / "connections.txt"
+    (folder / "sitecustomize.py").write_text(NO_NETWORK.format(path=str(connections)))
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "WORDMASK_"))}
     environment |= {
-        "PYTHONPATH": str(folder),
+        "PYTHONPATH": os.pathsep.join([str(folder), str(PACKAGE.parent)]),
         "WORDMASK_CACHE": str(folder / "cache"),
         "HF_HOME": str(folder / "hub"),
         "COLUMNS": "100",
@@ -54,7 +55,7 @@ def ran(tmp_path_factory) -> tuple[str, Path]:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
-    assert not asked.exists(), asked.read_text()
+    assert not connections.exists(), connections.read_text()
     return done.stdout, folder / "wordmask-demo"
 
 
@@ -86,7 +87,7 @@ def test_the_command_writes_what_the_library_finds(ran, result):
 def test_the_tables_name_what_is_there_and_every_method(ran, result):
     text, _ = ran
     lines = text.splitlines()
-    for word in np.array(result.words)[np.unique(result.truth) - 1]:
+    for word in np.array(result.words)[np.unique(result.target) - 1]:
         assert any(line.startswith(f" {word} ") for line in lines), word
     for method, quality in result.quality.items():
         (line,) = [line for line in lines if line.startswith(f" {method}  ")]
@@ -100,7 +101,7 @@ def test_the_tables_name_what_is_there_and_every_method(ran, result):
 def test_the_demo_is_right(result):
     """All that is there is found and nothing else; nothing worth a look is missed."""
     found = result.found()
-    assert {word for word, said, _, _ in found if said} == {w for w, _, true, _ in found if true}
+    assert {word for word, share, _, _ in found if share} == {w for w, _, true, _ in found if true}
     assert min(iou for _, _, _, iou in found) >= 0.75
     assert result.name == demo.COMPLETE
     assert result.quality[result.name].pixels >= 0.95
@@ -108,7 +109,7 @@ def test_the_demo_is_right(result):
     assert set(result.results) == {one.label for one in candidates()}
 
 
-def test_the_scene_is_one_of_many_words_and_known_truth():
+def test_the_scene_is_one_of_many_words_and_known_labels():
     scene = toybox.render(demo.SEED, demo.SIZE, things=(4, 5))
     words = toybox.choices(scene, demo.WORDS)
     assert len(words) >= 16

@@ -16,8 +16,7 @@ from wordmask.cli import run
 from wordmask.errors import WordmaskError
 from wordmask.methods import METHODS
 from wordmask.methods.clip import Clip
-from wordmask.metrics.boundary import Boundary
-from wordmask.metrics.confusion import Confusion
+from wordmask.metrics import Boundary, Confusion
 from wordmask.refiners import REFINERS
 from wordmask.toybox import selftest
 
@@ -59,11 +58,11 @@ def test_impossible_scenes_are_refused(count, seed):
 
 def test_counting_and_judging_by_hand():
     # the first 8 classes are grounds, 9 and 10 are things
-    truth = np.array([[1, 1, 1, 1], [9, 9, 10, 10]], np.uint8)
-    answer = np.array([[1, 1, 1, 9], [9, 0, 10, 2]], np.uint8)
+    target = np.array([[1, 1, 1, 1], [9, 9, 10, 10]], np.uint8)
+    prediction = np.array([[1, 1, 1, 9], [9, 0, 10, 2]], np.uint8)
     counted = [kind(10, background=False) for kind in (Confusion, Boundary)]
     for one in counted:
-        one.update(truth, answer)
+        one.update(target, prediction)
     quality = selftest.judge(*counted)
     # class 1: 3 of 4; class 2: 0 of 1; class 9: 1 of 3; class 10: 1 of 2
     assert quality.mean_iou == pytest.approx((3 / 4 + 0 + 1 / 3 + 1 / 2) / 4)
@@ -72,15 +71,15 @@ def test_counting_and_judging_by_hand():
     assert quality.things == pytest.approx(2 / 4)
 
 
-def fake(scenes, answer):
-    """A segmenter that answers by a function of scene and words."""
+def fake(scenes, predict):
+    """A segmenter that labels by a function of scene and words."""
     by_image = {id(scene.image): scene for scene in scenes}
     return lambda image, words, background: SimpleNamespace(
-        labels=answer(by_image[id(image)], words)
+        labels=predict(by_image[id(image)], words)
     )
 
 
-def test_the_truth_is_perfect_and_one_word_for_all_is_not():
+def test_the_target_is_perfect_and_one_word_for_all_is_not():
     scenes = toybox.fresh_scenes(6)
     seconds: list[float] = []
     perfect = selftest.judge(*selftest.count(fake(scenes, toybox.label_map), scenes, seconds))

@@ -13,7 +13,6 @@ from typing import Annotated, Any
 
 import typer
 
-from wordmask import __version__
 from wordmask.cli import (
     bench,
     datasets,
@@ -29,6 +28,7 @@ from wordmask.cli import (
 )
 from wordmask.cli.common import one_line
 from wordmask.errors import WordmaskError
+from wordmask.version import __version__
 
 app = typer.Typer(
     name="wordmask",

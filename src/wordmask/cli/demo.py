@@ -30,7 +30,7 @@ def demo(
     """Segment a rendered scene with the built-in tiny networks; no download.
 
     scene.png: the picture. labels.png: the labels as pixel values. overlay.png: the labels over the
-    picture. methods.png: the labels of every method beside the truth. Earlier files of these names
+    picture. methods.png: the target and the labels of every method. Earlier files of these names
     are replaced.
     """
     common.make_folder(out)

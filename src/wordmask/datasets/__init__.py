@@ -15,14 +15,13 @@ from wordmask.datasets import (
 from wordmask.datasets.base import (
     BENCHMARKS,
     SOURCES,
-    VOID,
     Benchmark,
     Sample,
     Samples,
     benchmark,
-    present,
     register,
 )
+from wordmask.datasets.reading import VOID
 from wordmask.datasets.verify import Report, verify
 
 __all__ = [
@@ -42,7 +41,6 @@ __all__ = [
     "coco_stuff",
     "context",
     "folder",
-    "present",
     "register",
     "toyscenes",
     "verify",

@@ -15,7 +15,7 @@ import numpy as np
 from wordmask.datasets import layout
 from wordmask.datasets.base import Benchmark, Listing, register
 from wordmask.datasets.names import read_names
-from wordmask.datasets.reading import VOID, IndexMask, Truth, read_colours, table
+from wordmask.datasets.reading import VOID, IndexMask, Table, Target, read_colours, table
 from wordmask.errors import WordmaskError
 
 ADE150 = table({value: value for value in range(1, 151)}, void=(0,))
@@ -57,8 +57,8 @@ class Ade847(Benchmark):
     """The 2,000 pictures of validation in ADE20K_2021_17_01, the full annotation.
 
     A mask is coded in colours: the number of an object is R // 10 * 256 + G, and index_ade20k.pkl
-    beside the pictures names the numbers. The 847 classes are found there by name, and what is none
-    of them is void. Where images/ADE is absent, the maps that detectron2's projects convert
+    next to the pictures names the numbers. The 847 classes are found there by name; all others are
+    void. Where images/ADE is absent, the maps that detectron2's projects convert
     (annotations_detectron2/validation/*.tif) are read.
     """
 
@@ -106,9 +106,9 @@ class ColourMask:
     """A mask of the full annotation, and what its numbers mean; call it to read the labels."""
 
     path: Path
-    table: Truth
+    table: Table
 
-    def __call__(self) -> Truth:
+    def __call__(self) -> Target:
         """The labels, (H, W) uint16.
 
         Raises:
@@ -128,7 +128,7 @@ def object_numbers(colours: np.ndarray) -> np.ndarray:
     return colours[..., 0].astype(np.uint16) // 10 * 256 + colours[..., 1]
 
 
-def full_table(objects: Sequence[str], classes: Sequence[str], shown: object) -> Truth:
+def full_table(objects: Sequence[str], classes: Sequence[str], shown: object) -> Table:
     """The table from object numbers (1 for the first of `objects`) to the classes of that name.
 
     Raises:

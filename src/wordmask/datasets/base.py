@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from wordmask.datasets import reading
 from wordmask.datasets.names import read_background, read_names
-from wordmask.datasets.reading import VOID, Truth
+from wordmask.datasets.reading import Target
 from wordmask.errors import WordmaskError, unknown
 
 SOURCES = ("plain", "cliper", "sclip", "clearclip", "proxyclip", "cliptrase")
@@ -38,14 +38,14 @@ class Sample:
     Attributes:
         id: unique in its benchmark, such as "2007_000033".
         image: path of the picture, or uint8 (H, W, 3) RGB: what `read_image` takes.
-        load: reads the true labels; `truth` calls it and checks the size.
+        load: reads the true labels; `target` calls it and checks the size.
     """
 
     id: str
     image: Path | npt.NDArray[np.uint8]
-    load: Callable[[], Truth]
+    load: Callable[[], Target]
 
-    def truth(self) -> Truth:
+    def target(self) -> Target:
         """The true labels: (H, W) uint16.
 
         0 = background (only where the benchmark has one), 1 to C = its classes, `VOID` = pixels
@@ -55,10 +55,10 @@ class Sample:
             WordmaskError: a mask that cannot be read, is coded in colours, holds a value that the
                 benchmark does not know, or has another size than the picture.
         """
-        truth = self.load()
+        target = self.load()
         if isinstance(self.image, Path):
-            return reading.match_picture(truth, self.image, self.id)
-        return truth
+            return reading.match_picture(target, self.image, self.id)
+        return target
 
 
 @dataclass(frozen=True)
@@ -224,10 +224,3 @@ def benchmark(name: str) -> Benchmark:
     if key not in BENCHMARKS:
         raise unknown("benchmark", name, BENCHMARKS)
     return BENCHMARKS[key]
-
-
-def present(truth: Truth) -> tuple[int, ...]:
-    """The classes (1 to C) with at least one pixel, increasing; neither background nor void."""
-    seen = np.zeros(VOID + 1, bool)
-    seen[truth.ravel()] = True
-    return tuple((np.flatnonzero(seen[1:VOID]) + 1).tolist())

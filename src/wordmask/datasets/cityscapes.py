@@ -47,15 +47,15 @@ class Cityscapes(Benchmark):
         places = [f"{base}leftImg8bit/val" for base in ("", "cityscapes/", "Cityscapes/")]
         folder = layout.locate(root, places, "Cityscapes pictures")
         base = folder.parent.parent
-        truths = layout.locate(base, ("gtFine/val",), "Cityscapes masks")
-        masks = _by_city(truths, "_gtFine_labelIds")
+        annotation = layout.locate(base, ("gtFine/val",), "Cityscapes masks")
+        masks = _by_city(annotation, "_gtFine_labelIds")
         meaning = CITY19 if self.classes == 19 else CITY27
         if not masks and self.classes == 19:
-            masks, meaning = _by_city(truths, "_gtFine_labelTrainIds"), TRAIN_IDS
+            masks, meaning = _by_city(annotation, "_gtFine_labelTrainIds"), TRAIN_IDS
         pictures = _by_city(folder, _SUFFIX)
         for found, where, wanted in (
             (pictures, folder, f"CITY/*{_SUFFIX}.png"),
-            (masks, truths, "CITY/*_gtFine_labelIds.png"),
+            (masks, annotation, "CITY/*_gtFine_labelIds.png"),
         ):
             if not found:
                 raise WordmaskError(layout.nothing_in(where, wanted))

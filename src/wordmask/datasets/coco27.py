@@ -14,7 +14,7 @@ from wordmask.datasets import layout
 from wordmask.datasets.base import Listing, register
 from wordmask.datasets.coco_stuff import IDS, CocoStuff
 from wordmask.datasets.names import read_names
-from wordmask.datasets.reading import Truth, table
+from wordmask.datasets.reading import Table, table
 
 CURATED = "curated/val2017/Coco164kFull_Stuff_Coarse_7.txt"
 
@@ -70,14 +70,14 @@ class Coco27(CocoStuff):
     """val2017 with the coarse classes.
 
     The papers of the unsupervised setting score a list of 2,175 pictures of val2017. Where that
-    list lies beside the data (`CURATED`) it is used.
+    list lies next to the data (`CURATED`) it is used.
     """
 
     title: str = "COCO-Stuff val2017, 27 coarse"
     classes: int = 27
     words: str = "coco27"
     note: str = f"Papers score the 2,175 pictures of {CURATED}, which is used where it is there."
-    values: ClassVar[Truth] = table(
+    values: ClassVar[Table] = table(
         {number - 1: coarse for number, coarse in coarse_classes().items()}, void=(255,)
     )
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from wordmask.datasets import coco_stuff, layout
 from wordmask.datasets.base import Benchmark, Listing, Sample, register
-from wordmask.datasets.reading import VOID, IndexMask, Truth, table
+from wordmask.datasets.reading import VOID, IndexMask, Target, table
 from wordmask.errors import WordmaskError
 
 _LABELS = {number: label for label, number in enumerate(coco_stuff.IDS, 1)}
@@ -85,7 +85,7 @@ class CocoObjectInstances(CocoObject):
     note: str = "From instance masks, not the maps that papers use; crowds are left out."
 
     def find(self, root: Path) -> Listing:
-        """All pictures of the annotation, whose objects are kept until their truth is asked for."""
+        """All pictures of the annotation, whose objects are kept until their labels are read."""
         pictures = coco_stuff.find_pictures(root)
         places = ("annotations", "coco/annotations", "COCO/annotations", ".")
         folder = layout.locate(root, places, "COCO annotation")
@@ -106,7 +106,7 @@ class InstanceMask:
     objects: tuple[dict[str, Any], ...]
     shown: str
 
-    def __call__(self) -> Truth:
+    def __call__(self) -> Target:
         """The labels, (H, W) uint16.
 
         Raises:
@@ -118,7 +118,7 @@ class InstanceMask:
             raise WordmaskError(
                 'reading instances needs pycocotools: pip install "wordmask[evaluate]"'
             ) from None
-        truth = np.zeros((self.height, self.width), np.uint16)
+        target = np.zeros((self.height, self.width), np.uint16)
         # Crowds first, then the largest objects: what comes later lies on top.
         by_size = sorted(self.objects, key=lambda one: (not one.get("iscrowd"), -one["area"]))
         for one in by_size:
@@ -130,13 +130,13 @@ class InstanceMask:
                 if isinstance(shape, list):
                     shape = outlines.merge(shape)
                 inside = outlines.decode(shape).astype(bool)
-                truth[inside] = label
+                target[inside] = label
             except Exception as error:
                 reason = " ".join(str(error).split()) or type(error).__name__
                 raise WordmaskError(
                     f"an outline of {self.shown} cannot be used: {reason}"
                 ) from None
-        return truth
+        return target
 
 
 def read_instances(path: Path) -> dict[str, InstanceMask]:

@@ -15,7 +15,7 @@ from typing import ClassVar
 from wordmask.datasets import layout
 from wordmask.datasets.base import Benchmark, Listing, register
 from wordmask.datasets.matlab import MatlabMask
-from wordmask.datasets.reading import IndexMask, Truth, table
+from wordmask.datasets.reading import IndexMask, Table, table
 from wordmask.errors import WordmaskError
 
 UNUSED_IDS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83, 91)
@@ -47,7 +47,7 @@ def find_pictures(root: Path) -> dict[str, Path]:
 
 
 def find_maps(root: Path) -> dict[str, Path]:
-    """The pixel maps of val2017 by id; what converters put beside them is left out.
+    """The pixel maps of val2017 by id; what converters put next to them is left out.
 
     Raises:
         WordmaskError: there is no folder for them, or it holds none.
@@ -74,7 +74,7 @@ class CocoStuff(Benchmark):
         "or annotations/val2017/*.png"
     )
     words: str = "coco_stuff"
-    values: ClassVar[Truth] = STUFF
+    values: ClassVar[Table] = STUFF
 
     def find(self, root: Path) -> Listing:
         """All photographs of val2017 and their maps."""

@@ -1,7 +1,7 @@
 """PASCAL Context (Mottaghi et al., CVPR 2014): 60, 59 and 459 classes.
 
 Read from the annotation as it is given out: one MATLAB file a picture, whose `LabelMap` holds the
-numbers 1 to 459 of the categories in alphabetical order (the file labels.txt beside it), 0 where
+numbers 1 to 459 of the categories in alphabetical order (the file labels.txt next to it), 0 where
 nothing was labelled. The 59 classes are those of the authors' list, in alphabetical order as in
 mmsegmentation; `NUMBERS_59` are their numbers among the 459.
 """

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from wordmask.datasets.base import Listing, Sample
-from wordmask.datasets.reading import Truth
+from wordmask.datasets.reading import Target
 from wordmask.errors import WordmaskError
 
-Load = Callable[[], Truth]
+Load = Callable[[], Target]
 
 
 def locate(root: Path, places: Sequence[str], what: str, *more_roots: Path) -> Path:
@@ -23,7 +23,7 @@ def locate(root: Path, places: Sequence[str], what: str, *more_roots: Path) -> P
         more_roots: tried after the root.
 
     Raises:
-        WordmaskError: none of them is there; all that were tried are told.
+        WordmaskError: none of them is there; the message lists all that were tried.
     """
     tried = list(dict.fromkeys(base / place for base in (root, *more_roots) for place in places))
     for path in tried:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from wordmask.datasets.reading import Truth, look_up
+from wordmask.datasets.reading import Table, Target, look_up
 from wordmask.errors import WordmaskError
 
 
@@ -17,9 +17,9 @@ class MatlabMask:
 
     path: Path
     variable: str
-    table: Truth
+    table: Table
 
-    def __call__(self) -> Truth:
+    def __call__(self) -> Target:
         """The labels, (H, W) uint16.
 
         Raises:
@@ -45,5 +45,5 @@ class MatlabMask:
             )
         values = np.asarray(found[self.variable])
         if values.dtype.kind == "f" and (values == values.astype(np.int32)).all():
-            values = values.astype(np.int32)  # MATLAB's numbers are doubles unless told otherwise
+            values = values.astype(np.int32)  # MATLAB's numbers are doubles by default
         return look_up(values, self.table, str(self.path))

@@ -14,7 +14,8 @@ from PIL.ExifTags import Base
 
 from wordmask.errors import WordmaskError
 
-Truth = npt.NDArray[np.uint16]
+Target = npt.NDArray[np.uint16]  # (H, W) labels
+Table = npt.NDArray[np.uint16]  # from a value of a mask file to its label
 Values = npt.NDArray[np.integer[Any]]
 
 VOID = 65535
@@ -26,7 +27,7 @@ _INDEX_MODES = ("P", "L", "1", "I", "I;16", "I;16B", "I;16L")
 # Grey values of few bits are spread over 0..255 when they are decoded: by what to divide them.
 _SPREAD = {"1": 255, "L;2": 85, "L;4": 17}
 # What turns a stored picture upright where that swaps its sides, by EXIF orientation.
-_QUARTER_TURNS: dict[int, Callable[[Truth], Truth]] = {
+_QUARTER_TURNS: dict[int, Callable[[Target], Target]] = {
     5: np.transpose,
     6: lambda labels: np.rot90(labels, 3),
     7: lambda labels: np.rot90(labels.T, 2),
@@ -34,7 +35,7 @@ _QUARTER_TURNS: dict[int, Callable[[Truth], Truth]] = {
 }
 
 
-def table(labels: Mapping[int, int], void: Iterable[int] = (), size: int = 256) -> Truth:
+def table(labels: Mapping[int, int], void: Iterable[int] = (), size: int = 256) -> Table:
     """A lookup table from values of a mask file to labels.
 
     Args:
@@ -56,10 +57,10 @@ class IndexMask:
     """A file with one index a pixel, and what its values mean; call it to read the labels."""
 
     path: Path
-    table: Truth
+    table: Table
     hint: str = ""
 
-    def __call__(self) -> Truth:
+    def __call__(self) -> Target:
         """The labels, (H, W) uint16."""
         return look_up(read_index(self.path), self.table, str(self.path), self.hint)
 
@@ -119,7 +120,7 @@ def decode(image: Image.Image, path: Path) -> Values:
         raise WordmaskError(f"the mask {path} is damaged: {' '.join(str(error).split())}") from None
 
 
-def look_up(values: Values, meaning: Truth, shown: str, hint: str = "") -> Truth:
+def look_up(values: Values, meaning: Table, shown: str, hint: str = "") -> Target:
     """Turn the values (H, W) of a mask into labels by a table.
 
     Raises:
@@ -136,15 +137,15 @@ def look_up(values: Values, meaning: Truth, shown: str, hint: str = "") -> Truth
         out = (values < 0) | (values >= len(meaning))
         if out.any():
             raise _wrong_values(values, out, meaning, shown, hint)
-    truth = meaning[values]
-    out = truth == INVALID
+    target = meaning[values]
+    out = target == INVALID
     if out.any():
         raise _wrong_values(values, out, meaning, shown, hint)
-    return truth
+    return target
 
 
 def _wrong_values(
-    values: Values, out: npt.NDArray[np.bool_], meaning: Truth, shown: str, hint: str
+    values: Values, out: npt.NDArray[np.bool_], meaning: Table, shown: str, hint: str
 ) -> WordmaskError:
     wrong = [int(value) for value in np.unique(values[out])]
     listed = ", ".join(map(str, wrong[:5])) + (", ..." if len(wrong) > 5 else "")
@@ -175,8 +176,8 @@ def picture_size(path: Path) -> tuple[tuple[int, int], int]:
     try:
         with Image.open(path) as image:
             # Asking a PNG without EXIF for it would decode the whole picture.
-            asked = image.format != "PNG" or "exif" in image.info
-            orientation = image.getexif().get(Base.Orientation, 1) if asked else 1
+            has_exif = image.format != "PNG" or "exif" in image.info
+            orientation = image.getexif().get(Base.Orientation, 1) if has_exif else 1
             return (image.height, image.width), int(orientation)
     except FileNotFoundError:
         raise WordmaskError(f"there is no picture {path}") from None
@@ -185,7 +186,7 @@ def picture_size(path: Path) -> tuple[tuple[int, int], int]:
         raise WordmaskError(f"cannot read the picture {path}: {reason}") from None
 
 
-def match_picture(truth: Truth, path: Path, name: str) -> Truth:
+def match_picture(target: Target, path: Path, name: str) -> Target:
     """Check that labels have the size of their picture, as `read_image` turns it upright.
 
     Labels that were drawn on the picture as stored, before its EXIF orientation, are turned with
@@ -197,11 +198,11 @@ def match_picture(truth: Truth, path: Path, name: str) -> Truth:
     (height, width), orientation = picture_size(path)
     quarter = _QUARTER_TURNS.get(orientation)
     upright = (width, height) if quarter else (height, width)
-    if truth.shape == upright:
-        return truth
-    if quarter and truth.shape == (height, width):
-        return np.ascontiguousarray(quarter(truth))
+    if target.shape == upright:
+        return target
+    if quarter and target.shape == (height, width):
+        return np.ascontiguousarray(quarter(target))
     raise WordmaskError(
-        f"{name}: the mask is {truth.shape[1]} x {truth.shape[0]} pixels and the picture "
+        f"{name}: the mask is {target.shape[1]} x {target.shape[0]} pixels and the picture "
         f"{upright[1]} x {upright[0]}; they must have one size (a resized or cropped copy?)"
     )

@@ -11,7 +11,7 @@ from typing import ClassVar
 import numpy as np
 
 from wordmask.datasets.base import Benchmark, Listing, Names, Sample, register
-from wordmask.datasets.reading import Truth
+from wordmask.datasets.reading import Target
 from wordmask.toybox.scenes import NAMES, Scene, fresh_scenes, label_map
 
 
@@ -57,7 +57,7 @@ class SceneMask:
 
     scene: Scene
 
-    def __call__(self) -> Truth:
+    def __call__(self) -> Target:
         """The labels, (H, W) uint16."""
         return label_map(self.scene, NAMES).astype(np.uint16)
 

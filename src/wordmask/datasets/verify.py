@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from wordmask.datasets.base import VOID, Benchmark, Sample
+from wordmask.datasets.base import Benchmark, Sample
+from wordmask.datasets.reading import VOID
 from wordmask.errors import WordmaskError
 
 
@@ -61,19 +62,19 @@ def verify(
     empty = 0
     for done, sample in enumerate(listing.samples, 1):
         try:
-            truth = sample.truth()
+            target = sample.target()
             _decode(sample)
         except WordmaskError as error:
             problems.append(str(error))
         else:
-            found = np.bincount(truth.ravel(), minlength=VOID + 1)
-            empty += int(found[VOID] == truth.size)
+            found = np.bincount(target.ravel(), minlength=VOID + 1)
+            empty += int(found[VOID] == target.size)
             counts += found
-            sizes.append(truth.shape)
-            if benchmark.size and truth.shape != benchmark.size:
+            sizes.append(target.shape)
+            if benchmark.size and target.shape != benchmark.size:
                 height, width = benchmark.size
                 problems.append(
-                    f"{sample.id} is {truth.shape[1]} x {truth.shape[0]} pixels; all pictures of "
+                    f"{sample.id} is {target.shape[1]} x {target.shape[0]} pixels; all pictures of "
                     f"{benchmark.name} are {width} x {height}"
                 )
         report(done, len(listing.samples))
@@ -105,10 +106,10 @@ def _notes(
         height, width = ((min(sides), max(sides)) for sides in zip(*sizes, strict=True))
         spans = " x ".join(f"{a} to {b}" if a < b else str(a) for a, b in (width, height))
         notes.append(f"pictures of {spans} pixels, {counts[VOID] / counts.sum():.1%} of them void")
-        seen = counts[1 : benchmark.classes + 1] > 0
+        occurs = counts[1 : benchmark.classes + 1] > 0
         names = [names[0] for names in benchmark.names["plain"]]
-        absent = [name for name, there in zip(names, seen, strict=True) if not there]
-        note = f"{seen.sum()} of {benchmark.classes} classes have pixels"
+        absent = [name for name, there in zip(names, occurs, strict=True) if not there]
+        note = f"{occurs.sum()} of {benchmark.classes} classes have pixels"
         if absent:
             note += f"; absent: {', '.join(absent[:8])}" + ", ..." * (len(absent) > 8)
         notes.append(note)

@@ -150,7 +150,7 @@ class PictureEvaluator:
     def count(self, sample: Sample, condition: Condition) -> PictureCounts:
         """Count one picture with every run."""
         image = read_image(sample.image)
-        target = sample.truth()
+        target = sample.target()
         if condition != CLEAN:
             kind, severity = condition
             image = corrupt(image, kind, severity, seed=self.plan.seed, picture=sample.id)

@@ -100,7 +100,7 @@ def _draw(
     view = run.protocol.view
     pieces = view_picture(read_image(sample.image), view)
     shown = np.concatenate(pieces, axis=1)
-    truth = view_target(sample.truth(), view)
+    truth = view_target(sample.target(), view)
     answer = label(run, [run.segmenter.encode(piece) for piece in pieces]).astype(np.uint16)
     void = truth == VOID
     names = [one["name"] for one in entry["classes"]][-run.texts.classes :]
@@ -116,10 +116,10 @@ def _draw(
         {
             "name": names[i - 1],
             "colour": f"#{bytes(colours[i].tolist()).hex()}",
-            "truth": round(float(in_truth[i]), 4),
-            "answer": round(float(in_answer[i]), 4),
+            "target": round(float(in_truth[i]), 4),
+            "prediction": round(float(in_answer[i]), 4),
         }
         for i in np.argsort(-(in_truth + in_answer), kind="stable")
         if i and in_truth[i] + in_answer[i] > 0
     ]
-    return strip(panels, ["picture", "truth", "answer"], height=HEIGHT), legend
+    return strip(panels, ["picture", "target", "prediction"], height=HEIGHT), legend

@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from wordmask import __version__
 from wordmask.errors import WordmaskError
 from wordmask.evaluation.plan import CLEAN, Condition, Plan
 from wordmask.evaluation.published import METRICS, Number, lookup
 from wordmask.evaluation.runs import Run, Task
 from wordmask.metrics.collection import Metrics
+from wordmask.version import __version__
 
 RESULTS = "results.json"
 FORM = 1  # of results.json
@@ -111,19 +111,25 @@ def _entry(
     names = ["background"] if bench.has_background else []
     names += [found[0] for found in bench.names[protocol.names]]
     classes = [
-        {"name": name, "iou": iou, "accuracy": accuracy, "truth": int(truth), "answer": int(answer)}
-        for name, iou, accuracy, truth, answer in zip(
+        {
+            "name": name,
+            "iou": iou,
+            "accuracy": accuracy,
+            "target": int(target),
+            "prediction": int(predicted),
+        }
+        for name, iou, accuracy, target, predicted in zip(
             names,
             confusion.per_class_iou().tolist(),
             confusion.per_class_accuracy().tolist(),
-            confusion.truth_area,
-            confusion.answer_area,
+            confusion.target_area,
+            confusion.prediction_area,
             strict=True,
         )
     ]
     encode, decide = np.array(seconds).T
     together = next(labels for labels in task.shared if run.label in labels)
-    each = counted.pictures.mean_iou()
+    each = counted.per_picture.mean_iou()
     entry = {
         "label": run.label,
         "swept": dict(change.split("=", 1) for change in run.swept),
@@ -136,7 +142,7 @@ def _entry(
         "background": run.texts.strategy.describe(),
         "miou": headline,
         "metrics": means,
-        "intervals": {k: list(v) for k, v in counted.pictures.intervals().items()},
+        "intervals": {k: list(v) for k, v in counted.per_picture.intervals().items()},
         "void_pixels": confusion.void_pixels,
         "classes": classes,
         "seconds": {
@@ -146,7 +152,7 @@ def _entry(
         },
         "pictures": [
             {"id": picture, "miou": each[picture], "encode": a, "decide": b}
-            for picture, (a, b) in zip(counted.pictures.areas, seconds, strict=True)
+            for picture, (a, b) in zip(counted.per_picture.areas, seconds, strict=True)
         ],
     }
     if plan.calibration:

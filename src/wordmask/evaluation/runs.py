@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from wordmask import __version__
 from wordmask.datasets import Benchmark, Samples
 from wordmask.errors import WordmaskError
 from wordmask.evaluation.plan import CLEAN, Condition, Plan, background_words
@@ -24,6 +23,7 @@ from wordmask.journal import Journal
 from wordmask.metrics.collection import Counted, Metrics
 from wordmask.segmenter import Segmenter
 from wordmask.text_queries import TextQueries
+from wordmask.version import __version__
 from wordmask.vocabulary import Vocabulary
 
 

@@ -73,7 +73,7 @@ class ClearClip(Method):
         )
 
     def features(self, tower: ClipTower, trace: Trace) -> DenseFeatures:
-        """The sum of the last blocks' attention outputs; residual and FFN only where asked."""
+        """The sum of the last blocks' attention outputs; residual and FFN where kept."""
         n = tower.depth
         x = self._attention_output(tower, trace, n)
         for earlier in range(n - self.last_layers + 1, n):

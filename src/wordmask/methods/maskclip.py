@@ -36,7 +36,7 @@ class Keys:
 class MaskClip(Method):
     """Every patch keeps its own value: the last block's attention is the identity.
 
-    Three baselines carry this name; their numbers differ by up to 25 mIoU, so they are told apart:
+    Three baselines carry this name; their numbers differ by up to 25 mIoU, so they are kept apart:
 
     - `harness` (default): what the tables of ClearCLIP, ProxyCLIP and CLIPer call MaskCLIP.
       Residual and FFN kept, CLIP's own activation and normalisation, 80 templates.
@@ -106,7 +106,7 @@ class MaskClip(Method):
         )
 
     def scores(self, towers: Towers, encoding: Encoding, texts: TextQueries) -> Tensor:
-        """Cosines (B, Q, h, w), after prompt denoising and key smoothing where asked."""
+        """Cosines (B, Q, h, w), after prompt denoising and key smoothing, if any."""
         scores = super().scores(towers, encoding, texts)
         if self.key_smoothing:
             scores = self._smooth(scores, encoding.state.keys)

@@ -1,27 +1,24 @@
-"""What was counted in every picture by itself: bootstrap intervals, the best and the worst."""
+"""Areas of every picture by itself: its own mIoU, and bootstrap intervals over pictures."""
 
 from __future__ import annotations
-
-from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
 from wordmask.errors import WordmaskError
-from wordmask.metrics.confusion import MeanOver, Pairs, all_means, check_same, mean_iou
+from wordmask.metrics.confusion import MeanOver, Pairs, all_means, mean_iou
 
 
-class Pictures:
-    """Areas of every picture by itself, for intervals over pictures and for the worst of them.
+class PerPicture:
+    """Areas of every picture by itself, for intervals over pictures and for its own mIoU.
 
-    A picture takes 16 bytes for each class that it shows or was given.
+    A picture takes 16 bytes for each class in its target or prediction.
 
     Args:
         classes, background: as in `Confusion`.
 
     Attributes:
-        areas: by the id of the picture, (4, T) uint32: labels, and pixels in both, in the truth and
-            in the answer, for the classes with any.
+        areas: by the id of the picture, (4, T) uint32: labels, and pixels in both, in the target
+            and in the prediction, for the classes with any.
     """
 
     def __init__(self, classes: int, background: bool = True):
@@ -47,35 +44,12 @@ class Pictures:
         keep = areas[2:].any(0) if self.background else areas[2:].any(0) & (labels > 0)
         self.areas[picture] = areas[:, keep]
 
-    def merge(self, other: Pictures) -> None:
-        """Add the pictures of another worker; none may be there already."""
-        check_same(self, other, "classes", "background")
-        twice = sorted(self.areas.keys() & other.areas.keys())
-        if twice:
-            raise WordmaskError(f"the picture {twice[0]!r} is counted by two workers")
-        self.areas.update(other.areas)
-
-    def state(self) -> dict[str, Any]:
-        """What was counted as plain values for JSON."""
-        areas = {picture: areas.tolist() for picture, areas in self.areas.items()}
-        return {"classes": self.classes, "background": self.background, "areas": areas}
-
-    @classmethod
-    def from_state(cls, state: Mapping[str, Any]) -> Pictures:
-        """What `state` gave, to be counted on."""
-        pictures = cls(state["classes"], state["background"])
-        pictures.areas = {
-            picture: np.array(areas, np.uint32).reshape(4, -1)
-            for picture, areas in state["areas"].items()
-        }
-        return pictures
-
     def mean_iou(self, over: MeanOver = "present") -> dict[str, float]:
         """The mIoU of every picture by itself, by its id; NaN where all of it is void."""
         means = {}
         for picture, areas in self.areas.items():
-            intersect, truth, answer = areas[1:].astype(np.int64)
-            means[picture] = float(mean_iou(intersect, truth, answer, over))
+            intersect, target, prediction = areas[1:].astype(np.int64)
+            means[picture] = float(mean_iou(intersect, target, prediction, over))
         return means
 
     def intervals(

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
 from wordmask.datasets import VOID
-from wordmask.metrics.confusion import MeanOver, check_same, mean_iou, ratio
+from wordmask.metrics.confusion import MeanOver, mean_iou, ratio
 
 BOUNDARY_RATIO = 0.02  # of the diagonal: how far the band of a boundary reaches into a mask
 
@@ -20,15 +18,15 @@ class Boundary:
     The boundary of a mask is the mask minus its erosion by d pixels, d being 2 % of the diagonal
     of the picture, rounded, at least 1; what is outside the picture is outside the mask. The
     erosion is by a square of 2 d + 1 pixels, as d erosions by 3 x 3 in the authors' code. Void
-    pixels belong to no mask, neither of the truth nor of the answer, so an answer that is right
-    wherever there is a truth has a boundary IoU of 1. Areas of boundaries are added up over a set.
+    pixels belong to no mask, neither of the target nor of the prediction, so a prediction that is
+    right in all scored pixels has a boundary IoU of 1. Areas of boundaries are added up over a set.
 
     Args:
         classes, background: as in `Confusion`.
         ratio: d over the diagonal.
 
     Attributes:
-        areas: (3, C + 1) int64, pixels of boundaries: in both, of the truth, of the answer.
+        areas: (3, C + 1) int64, pixels of boundaries: in both, of the target, of the prediction.
     """
 
     def __init__(
@@ -42,21 +40,21 @@ class Boundary:
         self.ratio = ratio
         self.areas = np.zeros((3, classes + 1), np.int64)
 
-    def update(self, truth: np.ndarray, answer: np.ndarray) -> None:
+    def update(self, target: np.ndarray, prediction: np.ndarray) -> None:
         """Count a picture, of labels that `Confusion.count` has found to be in range."""
-        self.add(self.count(truth, answer))
+        self.add(self.count(target, prediction))
 
-    def count(self, truth: np.ndarray, answer: np.ndarray) -> np.ndarray:
+    def count(self, target: np.ndarray, prediction: np.ndarray) -> np.ndarray:
         """What a picture adds, for `add`: (4, T) int64, labels over their three areas."""
-        distance = boundary_distance(truth.shape, self.ratio)
-        of_truth, void = boundary(truth, distance), truth == VOID
+        distance = boundary_distance(target.shape, self.ratio)
+        target_boundary, void = boundary(target, distance), target == VOID
         if void.any():
-            answer = np.where(void, np.uint16(VOID), answer)
-            of_truth &= ~void
-        of_answer = boundary(answer, distance)
-        of_answer &= ~void
-        both = of_truth & of_answer & (truth == answer)
-        chosen = truth[both], truth[of_truth], answer[of_answer]
+            prediction = np.where(void, np.uint16(VOID), prediction)
+            target_boundary &= ~void
+        prediction_boundary = boundary(prediction, distance)
+        prediction_boundary &= ~void
+        both = target_boundary & prediction_boundary & (target == prediction)
+        chosen = target[both], target[target_boundary], prediction[prediction_boundary]
         areas = np.stack([np.bincount(x, minlength=self.classes + 1) for x in chosen])
         labels = np.flatnonzero(areas.any(0))
         return np.concatenate([labels[None], areas[:, labels]])
@@ -65,37 +63,20 @@ class Boundary:
         """Add what `count` made of a picture."""
         self.areas[:, counted[0]] += counted[1:]
 
-    def merge(self, other: Boundary) -> None:
-        """Add what another worker counted."""
-        check_same(self, other, "classes", "background", "ratio")
-        self.areas += other.areas
-
-    def state(self) -> dict[str, Any]:
-        """What was counted as plain values for JSON."""
-        names = ("classes", "background", "ratio")
-        return {name: getattr(self, name) for name in names} | {"areas": self.areas.tolist()}
-
-    @classmethod
-    def from_state(cls, state: Mapping[str, Any]) -> Boundary:
-        """What `state` gave, to be counted on."""
-        counted = cls(state["classes"], state["background"], state["ratio"])
-        counted.areas += np.array(state["areas"], np.int64)
-        return counted
-
     @property
     def _of_classes(self) -> np.ndarray:
-        """(3, K): intersect, truth, answer."""
+        """(3, K): areas in both, in the target, in the prediction."""
         return self.areas[:, 0 if self.background else 1 :]
 
     def per_class_iou(self) -> np.ndarray:
         """(K,) boundary IoU; NaN for classes without a boundary."""
-        intersect, truth, answer = self._of_classes
-        return ratio(intersect, truth + answer - intersect)
+        intersect, target, prediction = self._of_classes
+        return ratio(intersect, target + prediction - intersect)
 
     def mean_iou(self, over: MeanOver = "union") -> float:
         """Mean over classes, as `Confusion.mean_iou`."""
-        intersect, truth, answer = self._of_classes
-        return float(mean_iou(intersect, truth, answer, over))
+        intersect, target, prediction = self._of_classes
+        return float(mean_iou(intersect, target, prediction, over))
 
 
 def boundary_distance(size: tuple[int, ...], share: float = BOUNDARY_RATIO) -> int:

@@ -1,15 +1,12 @@
-"""Whether answers are as often right as they are sure: the expected calibration error."""
+"""Whether predictions are right as often as they are confident: expected calibration error."""
 
 from __future__ import annotations
-
-from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
 from wordmask.datasets import VOID
 from wordmask.errors import WordmaskError
-from wordmask.metrics.confusion import check_same, ratio
+from wordmask.metrics.confusion import ratio
 
 CONFIDENCE_LEVELS = 65535  # confidences are rounded to this many steps, so that sums are exact
 
@@ -17,14 +14,14 @@ CONFIDENCE_LEVELS = 65535  # confidences are rounded to this many steps, so that
 class Calibration:
     """Expected calibration error over pixels (Guo et al., ICML 2017, Eq. 3).
 
-    Pixels are put in bins of equal width by the confidence of their answer. Confidences are rounded
-    to 1 / 65535 first, which keeps every sum a whole number.
+    Pixels are put in bins of equal width by the confidence of their prediction. Confidences are
+    rounded to 1 / 65535 first, which keeps every sum a whole number.
 
     Args:
         bins: how many.
 
     Attributes:
-        counts: (3, bins) int64: pixels, pixels answered right, sum of confidences in 1 / 65535.
+        counts: (3, bins) int64: pixels, pixels predicted right, sum of confidences in 1 / 65535.
     """
 
     def __init__(self, bins: int = 15):
@@ -33,26 +30,28 @@ class Calibration:
         self.bins = bins
         self.counts = np.zeros((3, bins), np.int64)
 
-    def count(self, truth: np.ndarray, answer: np.ndarray, confidence: np.ndarray) -> np.ndarray:
+    def count(
+        self, target: np.ndarray, prediction: np.ndarray, confidence: np.ndarray
+    ) -> np.ndarray:
         """What a picture adds, for `add`: (3, bins). Void pixels are left out.
 
         Args:
-            truth, answer: (H, W) labels.
-            confidence: (H, W), 0 to 1: how sure the answer is, such as its probability.
+            target, prediction: (H, W) labels.
+            confidence: (H, W), 0 to 1, of the prediction, such as its probability.
 
         Raises:
             WordmaskError: another size, or a number outside 0 to 1.
         """
-        if confidence.shape != truth.shape:
+        if confidence.shape != target.shape:
             raise WordmaskError(
-                f"got confidences of shape {confidence.shape} for a truth of shape {truth.shape}"
+                f"got confidences of shape {confidence.shape} for a target of shape {target.shape}"
             )
         if not (confidence.min() >= 0 and confidence.max() <= 1):  # NaN fails as well
             raise WordmaskError("got confidences outside 0 to 1, or NaN; give probabilities")
-        valid = truth != VOID
+        valid = target != VOID
         levels = np.rint(confidence[valid] * CONFIDENCE_LEVELS).astype(np.int64)
         bins = np.minimum(levels * self.bins // CONFIDENCE_LEVELS, self.bins - 1)
-        right = bins[truth[valid] == answer[valid]]
+        right = bins[target[valid] == prediction[valid]]
         sums = np.bincount(bins, levels, self.bins)  # float64 of whole numbers, exact
         counts = (np.bincount(bins, minlength=self.bins), np.bincount(right, minlength=self.bins))
         return np.stack([*counts, sums.astype(np.int64)])
@@ -60,22 +59,6 @@ class Calibration:
     def add(self, counts: np.ndarray) -> None:
         """Add what `count` made of a picture."""
         self.counts += counts
-
-    def merge(self, other: Calibration) -> None:
-        """Add what another worker counted."""
-        check_same(self, other, "bins")
-        self.counts += other.counts
-
-    def state(self) -> dict[str, Any]:
-        """What was counted as plain values for JSON."""
-        return {"bins": self.bins, "counts": self.counts.tolist()}
-
-    @classmethod
-    def from_state(cls, state: Mapping[str, Any]) -> Calibration:
-        """What `state` gave, to be counted on."""
-        calibration = cls(state["bins"])
-        calibration.counts += np.array(state["counts"], np.int64)
-        return calibration
 
     def curve(self) -> tuple[np.ndarray, np.ndarray]:
         """Mean confidence and accuracy in every bin, (bins,) each; NaN in an empty one."""

@@ -1,29 +1,26 @@
-"""Which classes are in a picture: mAP, precision, recall and F1 (Table 2 of CLIPer)."""
+"""Image-level classification: mAP, precision, recall and F1 (Table 2 of CLIPer)."""
 
 from __future__ import annotations
-
-from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
 from wordmask.errors import WordmaskError
-from wordmask.metrics.confusion import Pairs, check_same, mean, ratio
+from wordmask.metrics.confusion import Pairs, mean, ratio
 
 
-class Presence:
+class ImageLevel:
     """Image-level classification: which classes a picture shows (Table 2 of CLIPer).
 
     The paper scores a class by the maximum of its map and does not say how it averages, nor at what
-    threshold; here it is stated. A class is present where it has a pixel in the truth. It is said
-    to be present where it has a pixel in the answer, or where its score passes a threshold.
+    threshold; here it is stated. A class is present where it has a pixel in the target. It is
+    predicted where it has a pixel in the prediction, or where its score passes a threshold.
 
     Args:
         classes: C. The background is never one of the classes here.
 
     Attributes:
-        pictures: by id, (present, said, scores): sorted labels of the truth and of the answer, and
-            float32 (C,), or None where no scores were given.
+        pictures: by id, (present, predicted, scores): sorted labels of the target and of the
+            prediction, and float32 (C,), or None where no scores were given.
     """
 
     def __init__(self, classes: int):
@@ -31,7 +28,7 @@ class Presence:
         self.pictures: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray | None]] = {}
 
     def check(self, scores: np.ndarray | None) -> np.ndarray | None:
-        """Scores as they are kept: (C,) float32.
+        """Check the scores of a picture: (C,) float32, or None.
 
         Raises:
             WordmaskError: another shape, NaN.
@@ -52,72 +49,48 @@ class Presence:
             raise WordmaskError(f"the picture {picture!r} is counted already; count each one once")
         scores = self.check(scores)
         present = pairs.rows[(pairs.rows > 0) & pairs.pixels.any(1)]
-        said = pairs.columns[(pairs.columns > 0) & pairs.pixels.any(0)]
-        self.pictures[picture] = present.astype(np.uint16), said.astype(np.uint16), scores
-
-    def merge(self, other: Presence) -> None:
-        """Add the pictures of another worker; none may be there already."""
-        check_same(self, other, "classes")
-        twice = sorted(self.pictures.keys() & other.pictures.keys())
-        if twice:
-            raise WordmaskError(f"the picture {twice[0]!r} is counted by two workers")
-        self.pictures.update(other.pictures)
-
-    def state(self) -> dict[str, Any]:
-        """What was counted as plain values for JSON."""
-        pictures = {
-            picture: [None if part is None else part.tolist() for part in parts]
-            for picture, parts in self.pictures.items()
-        }
-        return {"classes": self.classes, "pictures": pictures}
-
-    @classmethod
-    def from_state(cls, state: Mapping[str, Any]) -> Presence:
-        """What `state` gave, to be counted on."""
-        counted = cls(state["classes"])
-        for picture, (present, said, scores) in state["pictures"].items():
-            kept = None if scores is None else np.array(scores, np.float32)
-            labels = np.array(present, np.uint16), np.array(said, np.uint16)
-            counted.pictures[picture] = (*labels, kept)
-        return counted
+        predicted = pairs.columns[(pairs.columns > 0) & pairs.pixels.any(0)]
+        self.pictures[picture] = present.astype(np.uint16), predicted.astype(np.uint16), scores
 
     def tables(self) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-        """What is true and said, (N, C) bool, and the scores (N, C) where every picture has them.
+        """Present and predicted, (N, C) bool; the scores (N, C) if every picture has them, or None.
 
         Pictures are in the order of their ids.
         """
         ordered = [self.pictures[picture] for picture in sorted(self.pictures)]
         present = np.zeros((len(ordered), self.classes), bool)
-        said = np.zeros_like(present)
-        for row, (shown, answered, _) in enumerate(ordered):
-            present[row, shown.astype(int) - 1] = True
-            said[row, answered.astype(int) - 1] = True
+        predicted = np.zeros_like(present)
+        for row, (targets, predictions, _) in enumerate(ordered):
+            present[row, targets.astype(int) - 1] = True
+            predicted[row, predictions.astype(int) - 1] = True
         scores = [scores for _, _, scores in ordered if scores is not None]
         complete = len(scores) == len(ordered) and scores
-        return present, said, np.stack(scores) if complete else None
+        return present, predicted, np.stack(scores) if complete else None
 
     def summary(self, threshold: float | None = None) -> dict[str, float]:
         """mAP, precision, recall and F1.
 
         Args:
-            threshold: a class is said to be present where its score is at least this; None: where
-                it has a pixel in the answer.
+            threshold: a class is predicted where its score is at least this; None: where it has a
+                pixel in the prediction.
 
         Returns:
             "map": mean over the classes that some picture shows of average precision, only where
             all pictures have scores. "precision", "recall", "f1": means over the classes that some
-            picture shows (a class that is never said has a precision of 0), f1 the mean of their
-            F1. "..._micro": the same of all (picture, class) pairs together.
+            picture shows (a class that is never predicted has a precision of 0), f1 the mean of
+            their F1. "..._micro": the same of all (picture, class) pairs together.
         """
-        present, said, scores = self.tables()
+        present, predicted, scores = self.tables()
         if threshold is not None:
             if scores is None:
                 raise WordmaskError(
                     f"got the threshold {threshold} where pictures have no scores; leave it out"
                 )
-            said = scores >= threshold
-        right, true, told = (present & said).sum(0), present.sum(0), said.sum(0)
-        shown = true > 0
+            predicted = scores >= threshold
+        both, in_target, in_prediction = (
+            x.sum(0) for x in (present & predicted, present, predicted)
+        )
+        shown = in_target > 0
         result = {}
         if scores is not None:
             precisions = [
@@ -125,9 +98,9 @@ class Presence:
             ]
             result["map"] = float(np.mean(precisions)) if precisions else float("nan")
         for name, part, whole in (
-            ("precision", right, told),
-            ("recall", right, true),
-            ("f1", 2 * right, true + told),
+            ("precision", both, in_prediction),
+            ("recall", both, in_target),
+            ("f1", 2 * both, in_target + in_prediction),
         ):
             result[name] = float(mean(ratio(part, whole), shown))
             result[f"{name}_micro"] = float(ratio(part.sum(), whole.sum()))
@@ -139,8 +112,8 @@ def average_precision(present: np.ndarray, scores: np.ndarray) -> float:
 
     Args:
         present: (N,) bool.
-        scores: (N,), higher is surer. Equal scores pass a threshold together, so that the order of
-            the pictures does not matter.
+        scores: (N,), higher is more confident. Equal scores pass a threshold together, so that the
+            order of the pictures does not matter.
 
     Returns:
         0 to 1, NaN where nothing is present.

@@ -322,7 +322,9 @@ class ClipTower:
             position: how the position embedding reaches another grid, see `position_embedding`.
         """
         if need.last_block > self.depth:
-            raise WordmaskError(f"block {need.last_block} asked of a CLIP with {self.depth} blocks")
+            raise WordmaskError(
+                f"got block {need.last_block} for a CLIP with {self.depth} blocks; give a lower one"
+            )
         h, w = pixels.shape[-2] // self.patch, pixels.shape[-1] // self.patch
         if h < 1 or w < 1:
             raise WordmaskError(

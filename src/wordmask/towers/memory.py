@@ -1,4 +1,4 @@
-"""Whether a network fits into memory, asked before it is loaded; and memory given back."""
+"""Whether a network fits into memory, checked before it is loaded; and memory given back."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class TooLargeError(WordmaskError):
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Bytes that can still be taken on a device; None where that cannot be told."""
+    """Bytes that can still be taken on a device; None where that is not known."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     if device.type != "cpu":

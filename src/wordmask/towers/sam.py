@@ -106,7 +106,7 @@ class SamTower:
 
 @dataclass(frozen=True)
 class SamImage:
-    """A picture that SAM has seen, ready for prompts.
+    """A picture that SAM has embedded, ready for prompts.
 
     Attributes:
         tower: the network.

@@ -8,8 +8,7 @@ import numpy as np
 from PIL import Image
 
 from wordmask import drawing
-from wordmask.metrics.boundary import Boundary
-from wordmask.metrics.confusion import Confusion
+from wordmask.metrics import Boundary, Confusion
 from wordmask.segmentation import Segmentation
 from wordmask.segmenter import Segmenter
 from wordmask.toybox import scenes as toybox
@@ -38,14 +37,14 @@ class Demo:
 
     Attributes:
         image: (H, W, 3) uint8, the scene.
-        truth: (H, W) uint8, the true labels; i = words[i - 1].
+        target: (H, W) uint8, the true labels; i = words[i - 1].
         words: what could be chosen: all grounds, the looks of the scene and others.
         results: the segmentation by every method, and by METHOD with every refiner.
         quality: how right each is, on this scene alone.
     """
 
     image: np.ndarray
-    truth: np.ndarray
+    target: np.ndarray
     words: tuple[str, ...]
     results: dict[str, Segmentation]
     quality: dict[str, Quality]
@@ -67,10 +66,10 @@ class Demo:
         """
         rows = []
         for label, word in enumerate(self.words, 1):
-            said, true = self.chosen.labels == label, self.truth == label
-            if (said | true).any():
-                iou = (said & true).sum() / (said | true).sum()
-                rows.append((word, float(said.mean()), float(true.mean()), float(iou)))
+            predicted, true = self.chosen.labels == label, self.target == label
+            if (predicted | true).any():
+                iou = (predicted & true).sum() / (predicted | true).sum()
+                rows.append((word, float(predicted.mean()), float(true.mean()), float(iou)))
         return sorted(rows, key=lambda row: -row[1])
 
     def ranking(self) -> list[str]:
@@ -82,9 +81,9 @@ class Demo:
         return drawing.overlay(_enlarge(self.image), _enlarge(self.chosen.labels), self.words)
 
     def strip(self) -> Image.Image:
-        """The scene, the truth and every method's labels side by side, the best method first."""
-        images = [_enlarge(self.image), self._painted(self.truth)]
-        titles = ["scene", "truth"]
+        """The scene, the target and every method's labels side by side, the best method first."""
+        images = [_enlarge(self.image), self._painted(self.target)]
+        titles = ["scene", "target"]
         for method in self.ranking():
             images.append(self._painted(self.results[method].labels))
             titles.append(f"{method} mIoU {drawing.percent(self.quality[method].mean_iou)}")
@@ -109,7 +108,7 @@ def run_demo(model: str = MODEL) -> Demo:
     """
     scene = toybox.render(SEED, SIZE, things=(4, 5))
     words = toybox.choices(scene, WORDS)
-    truth = toybox.label_map(scene, words)
+    target = toybox.label_map(scene, words)
     segmenter = Segmenter.from_pretrained(
         model, device="cpu", local_files_only=True, networks=NETWORKS
     )
@@ -120,7 +119,7 @@ def run_demo(model: str = MODEL) -> Demo:
         result = segmenter(scene.image, words, Background.none())
         pixels = Confusion(len(words), background=False)
         outlines = Boundary(len(words), background=False)
-        pixels.update(truth, result.labels)
-        outlines.update(truth, result.labels)
+        pixels.update(target, result.labels)
+        outlines.update(target, result.labels)
         results[one.label], quality[one.label] = result, judge(pixels, outlines)
-    return Demo(scene.image, truth, tuple(words), results, quality)
+    return Demo(scene.image, target, tuple(words), results, quality)

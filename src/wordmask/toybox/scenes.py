@@ -3,7 +3,7 @@
 A scene shows 1 to 5 things on one or two textured grounds. A thing is a colour, a surface and a
 shape ("red striped ring"); a ground is one word ("grass"). Everything follows from the seed. Some
 pairs of colour and surface, and of colour and shape, are held out: `render` shows them only when
-asked to, so that the naming of things never seen together can be measured.
+asked to, so that the naming of unseen pairs can be measured.
 """
 
 from __future__ import annotations
@@ -153,14 +153,14 @@ def render(
     image += np.float32(rng.uniform(1, 6)) * noise[rows[:, None], columns]
     np.clip(image, 0, 255, out=image)
 
-    # Things that later ones cover whole are no part of the scene.
-    seen = np.bincount(parts.reshape(-1), minlength=len(grounds) + len(kept))
-    remap = np.cumsum(seen > 0) - 1
+    # Things that later ones cover completely are no part of the scene.
+    visible = np.bincount(parts.reshape(-1), minlength=len(grounds) + len(kept))
+    remap = np.cumsum(visible > 0) - 1
     parts = remap.astype(np.uint8)[parts]
-    grounds = tuple(g for k, g in enumerate(grounds) if seen[k])
+    grounds = tuple(g for k, g in enumerate(grounds) if visible[k])
     shown: list[Thing] = []
     for index, (colour, surface, shape) in enumerate(kept):
-        if seen[index + len(seen) - len(kept)]:
+        if visible[index + len(visible) - len(kept)]:
             shown.append(Thing(colour, surface, shape, _box(parts == len(grounds) + len(shown))))
     return Scene(image.astype(np.uint8), parts, grounds, tuple(shown))
 
@@ -295,8 +295,8 @@ def phrase(thing: Thing, rng: np.random.Generator) -> str:
 
 
 def _say(rng: np.random.Generator, names: dict[str, tuple[str, ...]], name: str) -> str:
-    said = names[name]
-    return said[0] if rng.random() < 0.5 else said[int(rng.integers(len(said)))]
+    words = names[name]
+    return words[0] if rng.random() < 0.5 else words[int(rng.integers(len(words)))]
 
 
 @lru_cache(1)

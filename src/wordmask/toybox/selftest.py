@@ -1,6 +1,6 @@
 """Selftest: how well every registered method does on toybox scenes with the built-in tiny CLIP.
 
-The scenes are rendered, so their truth is exact and no file is needed. What is measured tells
+The scenes are rendered, so their labels are exact and no file is needed. What is measured tells
 whether everything works together here, and how the methods differ on this network. It tells nothing
 about photographs: the network knows the toybox and not the world.
 """
@@ -16,8 +16,7 @@ import numpy as np
 
 from wordmask.errors import unknown
 from wordmask.methods import METHODS
-from wordmask.metrics.boundary import Boundary
-from wordmask.metrics.confusion import Confusion
+from wordmask.metrics import Boundary, Confusion
 from wordmask.options import Options, is_installed
 from wordmask.refiners import REFINERS
 from wordmask.segmenter import Segmenter
@@ -48,7 +47,7 @@ class Quality:
 
     Attributes:
         mean_iou: mean over the classes with union > 0, of intersection over union.
-        boundary_iou: the same of the outlines of masks, see `evaluation.boundary`.
+        boundary_iou: the same of the outlines of masks, see `wordmask.metrics.Boundary`.
         pixels: share of all pixels that are labelled right.
         things: share of the pixels of things that are named right, grounds left aside.
     """
@@ -68,7 +67,7 @@ class Measurement:
         refine: the refiner that sharpened its maps, or none.
         trained: quality on new scenes of pairs of colour and surface that the network was
             trained on.
-        held_out: quality on scenes whose things are all of pairs that it never saw together.
+        held_out: quality on scenes whose things are all of pairs left out of training.
         milliseconds: median time for one scene, from pixels to labels.
     """
 
@@ -171,9 +170,11 @@ def measure(
             trained[0].image, toybox.NAMES, Background.none()
         )  # texts are encoded once, untimed
         seconds: list[float] = []
-        seen, unseen = (judge(*count(segmenter, s, seconds)) for s in (trained, held_out))
+        on_trained, on_held_out = (
+            judge(*count(segmenter, s, seconds)) for s in (trained, held_out)
+        )
         milliseconds = 1000 * float(np.median(seconds))
-        rows.append(Measurement(method, variant, refine, seen, unseen, milliseconds))
+        rows.append(Measurement(method, variant, refine, on_trained, on_held_out, milliseconds))
         report(rows[-1])
     return sorted(rows, key=lambda row: -row.trained.mean_iou)
 
@@ -181,11 +182,11 @@ def measure(
 def count(
     segmenter: Segmenter, scenes: Sequence[toybox.Scene], seconds: list[float]
 ) -> tuple[Confusion, Boundary]:
-    """Count pixels by truth and answer over all scenes, and those of outlines.
+    """Count pixels by target and prediction over all scenes, and those of outlines.
 
     Args:
         segmenter: what is measured.
-        scenes: each is asked with `WORDS` words of its own, see `toybox.choices`.
+        scenes: each is labelled with `WORDS` words of its own, see `toybox.choices`.
         seconds: takes the time of each scene.
 
     Returns:
@@ -199,22 +200,22 @@ def count(
         labels = segmenter(scene.image, words, Background.none()).labels
         seconds.append(time.perf_counter() - start)
         ids = np.array([0, *(toybox.NAMES.index(word) + 1 for word in words)], np.uint16)
-        truth, answer = ids[toybox.label_map(scene, words)], ids[labels]
-        pixels.update(truth, answer)
-        outlines.update(truth, answer)
+        target, prediction = ids[toybox.label_map(scene, words)], ids[labels]
+        pixels.update(target, prediction)
+        outlines.update(target, prediction)
     return pixels, outlines
 
 
 def judge(pixels: Confusion, outlines: Boundary) -> Quality:
     """Sum up counts without background whose first classes are the grounds.
 
-    A pixel that got none of the words is wrong.
+    A pixel that was given none of the words is wrong.
     """
     things = slice(len(toybox.GROUNDS), None)
-    hit, true = pixels.intersect[things], pixels.truth_area[things]
+    right, total = pixels.intersect[things].sum(), pixels.target_area[things].sum()
     return Quality(
         mean_iou=pixels.mean_iou("union"),
         boundary_iou=outlines.mean_iou("union"),
         pixels=pixels.pixel_accuracy(),
-        things=float(hit.sum() / max(true.sum(), 1)),
+        things=float(right / max(total, 1)),
     )

@@ -2,7 +2,7 @@
 
 One list, one file: SOURCE/LIST.txt holds one class a line in the order of the labels, synonyms
 after tabs (what `Vocabulary.from_file` reads); SOURCE/LIST.background.txt the background words
-beside it. `harness` holds what SCLIP, ClearCLIP and ProxyCLIP have in common. README.md says where
+next to it. `harness` holds what SCLIP, ClearCLIP and ProxyCLIP have in common. README.md says where
 they are from.
 """
 

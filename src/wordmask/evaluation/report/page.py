@@ -125,9 +125,9 @@ def render(
     if strips:
         parts.append("<h2>Best, median and worst pictures</h2>")
         parts.append(
-            '<p class="note">By the mIoU of the picture alone, over the classes that its truth '
-            "shows. Shares behind a class: in the truth, in the answer. What has no colour in the "
-            "truth is background, or not scored at all.</p>"
+            '<p class="note">By the mIoU of the picture alone, over the classes in its target. '
+            "Shares behind a class: in the target, in the prediction. What has no colour in the "
+            "target is background, or not scored at all.</p>"
         )
         parts += _galleries(strips)
     body = "\n".join(parts)
@@ -152,7 +152,7 @@ def _figure(strip: Strip) -> str:
     about = strip.about
     legend = "".join(
         f'<span class="chip" style="background:{one["colour"]}"></span>{escape(one["name"])} '
-        f"{percent(one['truth'])} / {percent(one['answer'])}"
+        f"{percent(one['target'])} / {percent(one['prediction'])}"
         for one in about["legend"][:6]
     )
     more = len(about["legend"]) - 6

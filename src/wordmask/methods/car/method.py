@@ -73,7 +73,7 @@ class Car(Method):
     `classifier="second"` with `networks={"classifier": ...}`; by default the same CLIP looks. No
     dense CRF: no maintained package of it exists (pydensecrf's last release is of 2018, its fork
     pydensecrf2 had one, without wheels); a refiner can do its part. The released code's 23
-    background words are whatever background is asked for. Several names of a class are one text,
+    background words are the `background` argument's. Several names of a class are one text,
     their mean. Prompted pictures are squeezed to the classifier's square, drawn at the size that
     CLIP sees; the ellipse touches the mask's box and is 1/100 of the short side thick (neither is
     stated). SAM and the second run for stuff are not offered. Where the words in the picture are

@@ -60,7 +60,7 @@ class Cliptrase(Method):
     - `official-mean` (its detectron2 port): the mean logit of a region decides, and patch features
       are not normalised.
     - `paper`: w of block N itself attends, and is clustered after L2 normalisation of its rows.
-      How w becomes weights is not told; here softmax(sqrt(d) w), which is what vectors of RMS 1
+      How w becomes weights is not stated; here softmax(sqrt(d) w), which is what vectors of RMS 1
       give. Patches whose mean correlation is above that with themselves are dropped (Eq. 7): with
       cosines no patch is, since nothing is above a self-cosine of 1. Its radius of 0.7 tends to put
       normalised rows into one cluster; it fits the code's rows, which are not.
