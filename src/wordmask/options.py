@@ -5,13 +5,16 @@ from __future__ import annotations
 import ast
 import dataclasses
 import importlib.util
+import re
+import sys
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeVar
 
 from wordmask.errors import WordmaskError, unknown
+from wordmask.registry import Registry, check_name
 
 EXTRAS = {"cluster": "sklearn", "diffusion": "diffusers"}  # what each brings
 
@@ -66,54 +69,105 @@ def is_installed(one: type[Options]) -> bool:
     return not one.extra or importlib.util.find_spec(EXTRAS[one.extra]) is not None
 
 
-Kind = TypeVar("Kind", bound=Options)
+Chosen = TypeVar("Chosen", bound=Options)
+
+
+def check_class(base: type[Chosen], given: Any) -> type[Chosen]:
+    """A class that can be registered: a frozen dataclass of its own that says what it is.
+
+    Raises:
+        WordmaskError: what it lacks, and how to add it.
+    """
+    if not isinstance(given, type) or not issubclass(given, base) or given is base:
+        raise WordmaskError(f"got {given!r} as a {base.__name__}; give a subclass of it")
+    who = f"the {base.__name__} {given.__qualname__}"
+    if "__dataclass_params__" not in vars(given):
+        raise WordmaskError(
+            f"{who} is no dataclass, so that its options would be lost; write "
+            "@dataclass(frozen=True) directly above its class line, below the registration"
+        )
+    doc = (given.__doc__ or "").strip()
+    if sys.flags.optimize < 2 and (not doc or doc.startswith(f"{given.__name__}(")):  # dataclass's
+        raise WordmaskError(f"{who} has no docstring; say in its first line what it does")
+    check_name(who, getattr(given, "name", None))
+    if not isinstance(getattr(given, "title", None), str) or not given.title.strip():
+        raise WordmaskError(f'{who} has no title; write title = "My Part", as people call it')
+    if given.extra not in ("", *EXTRAS):
+        raise unknown(f"extra of {who}", given.extra, EXTRAS)
+    variants = getattr(given, "variants", None)
+    if not isinstance(variants, dict) or not variants:
+        raise WordmaskError(
+            f'{who} has no variants; write variants = {{"default": {{}}}}, the options that each '
+            "sets, the default first"
+        )
+    for name, options in variants.items():
+        if not isinstance(name, str) or not re.fullmatch(r"[\w.-]+", name):
+            raise WordmaskError(f"{who} has a variant {name!r}; give it a name without spaces")
+        if not isinstance(options, dict):
+            raise WordmaskError(f"{who}: variant {name!r} is {options!r}; give options by name")
+        _check_known(who, options, given)
+        try:
+            given(**options)
+        except WordmaskError as error:
+            raise WordmaskError(f"{who}: variant {name!r}: {error}") from None
+        except Exception as error:  # a missing default, or a type that is none
+            first = (str(error).splitlines() or [""])[0]
+            raise WordmaskError(
+                f"{who}: variant {name!r}: {type(error).__name__}: {first}; every option needs a "
+                "default, and one of the types bool, int, float, str, Literal, tuple[int, ...]"
+            ) from None
+    return given
+
+
+def _check_known(who: str, options: Iterable[str], given: type[Options]) -> None:
+    known = {f.name for f in dataclasses.fields(given)}
+    for option in options:
+        if option not in known:
+            raise unknown(f"option of {who}", option, known)
 
 
 def create(
-    kind: str,
-    registry: Mapping[str, type[Kind]],
-    name: str,
+    registry: Registry[type[Chosen]],
+    given: Any,
     variant: str | None = None,
     options: Mapping[str, Any] | None = None,
-) -> tuple[Kind, str]:
-    """Build what `registry` holds under a name; returns it with the variant's name.
+) -> tuple[Chosen, str]:
+    """Build a part; returns it with the variant's name.
 
     Args:
-        kind: "method" or "refiner", for messages.
-        registry: classes by name.
-        name: see `registry`.
+        registry: where names are looked up.
+        given: a name, a class, or `FILE.py:NAME`.
         variant: None takes the first.
         options: over those of the variant.
 
     Raises:
         WordmaskError: unknown name, variant or option, or a value of the wrong type.
     """
-    if name not in registry:
-        raise unknown(kind, name, registry)
-    chosen = registry[name]
+    chosen = registry.resolve(given)
     variant = next(iter(chosen.variants)) if variant is None else variant
     if variant not in chosen.variants:
-        raise unknown(f"variant of {name}", variant, chosen.variants)
-    known = {f.name for f in dataclasses.fields(chosen)}
-    for option in options or {}:
-        if option not in known:
-            raise unknown(f"option of {name}", option, known)
+        raise unknown(f"variant of {chosen.name}", variant, chosen.variants)
+    _check_known(chosen.name, options or {}, chosen)
     return chosen(**{**chosen.variants[variant], **(options or {})}), variant
 
 
-def parse_assignment(
-    kind: str, registry: Mapping[str, type[Options]], owner: str, text: str
-) -> tuple[str, Any]:
-    """Read `option=value` from a command line into a value of the type of `owner`'s option."""
-    if owner not in registry:
-        raise unknown(kind, owner, registry)
+def variant_of(part: Options) -> str:
+    """The variant whose options an instance has, or "custom"."""
+    same = (name for name, options in part.variants.items() if type(part)(**options) == part)
+    return next(same, "custom")
+
+
+def parse_assignment(registry: Registry[type[Chosen]], owner: Any, text: str) -> tuple[str, Any]:
+    """Read `option=value` from a command line into a value of the type of `owner`'s option.
+
+    owner: a name, a class, or `FILE.py:NAME`.
+    """
+    chosen = registry.resolve(owner)
     name, equals, value = text.partition("=")
-    names = [f.name for f in dataclasses.fields(registry[owner])]
     if not equals:
         raise WordmaskError(f"got --set {text!r}; write option=value")
-    if name not in names:
-        raise unknown(f"option of {owner}", name, names)
-    hint = typing.get_type_hints(registry[owner])[name]
+    _check_known(chosen.name, [name], chosen)
+    hint = typing.get_type_hints(chosen)[name]
     lowered = value.strip().lower()
     word = {"true": True, "yes": True, "false": False, "no": False, "none": None}.get(lowered, ...)
     try:

@@ -52,7 +52,7 @@ def _small_pictures(request, monkeypatch):
     if "shared" not in request.fixturenames:
         for name in SIZES:
             small = dataclasses.replace(BENCHMARKS[name], size=(HEIGHT, 2 * WIDTH))
-            monkeypatch.setitem(BENCHMARKS, name, small)
+            monkeypatch.setitem(BENCHMARKS._known, name, small)
 
 
 # -- making small copies ---------------------------------------------------------------------------
@@ -808,7 +808,7 @@ def test_a_copy_that_was_scaled_down_is_no_copy(maker, tmp_path, monkeypatch):
     copy = maker(tmp_path)
     height, width = SIZES[copy.name]
     whole = dataclasses.replace(benchmark(copy.name), size=(height, width))
-    monkeypatch.setitem(BENCHMARKS, copy.name, whole)
+    monkeypatch.setitem(BENCHMARKS._known, copy.name, whole)
     photograph(copy.pictures[0], (height, width))
     png(copy.masks[0], blocks(8, size=(height, width)))
     (problem,) = problems(copy)

@@ -118,7 +118,7 @@ def test_what_is_registered_joins(monkeypatch):
     class Another(Clip):
         name = "another"
 
-    monkeypatch.setitem(METHODS, "another", Another)
+    monkeypatch.setitem(METHODS._known, "another", Another)
     assert ("another", "paper", "") in selftest.candidates()
     with pytest.raises(WordmaskError, match="did you mean cliper"):
         selftest.candidates(["clipper"])

@@ -258,7 +258,7 @@ def read_refiners(refine: str | None, assignments: Sequence[str] | None) -> list
         owner, _, rest = text.partition(".")
         if owner not in options:
             raise WordmaskError(f"got --set {text!r}, and {owner!r} is not among --refine")
-        option, value = parse_assignment("refiner", REFINERS, owner, rest)
+        option, value = parse_assignment(REFINERS, owner, rest)
         if option in options[owner]:
             raise WordmaskError(f"the option {owner}.{option} is given more than once; leave one")
         options[owner][option] = value

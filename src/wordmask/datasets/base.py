@@ -6,13 +6,14 @@ sample. Every problem of a copy is a WordmaskError of one line.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar, overload
+from typing import Any, ClassVar, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -21,12 +22,10 @@ from wordmask.datasets import reading
 from wordmask.datasets.names import read_background, read_names
 from wordmask.datasets.reading import Target
 from wordmask.errors import WordmaskError, unknown
+from wordmask.registry import Registry, check_name, is_file
 
 SOURCES = ("plain", "cliper", "sclip", "clearclip", "proxyclip", "cliptrase")
 """Whose class names there are: `plain` are the benchmark's own words, the others a paper's code."""
-
-BENCHMARKS: dict[str, Benchmark] = {}
-"""All benchmarks by name."""
 
 Names = tuple[tuple[str, ...], ...]
 
@@ -209,18 +208,67 @@ class Benchmark:
         ]
 
 
-def register(*benchmarks: Benchmark) -> None:
-    """Make benchmarks known by their names."""
-    BENCHMARKS.update({one.name: one for one in benchmarks})
-
-
-def benchmark(name: str) -> Benchmark:
-    """Return a benchmark by name; "COCO-Object" is "coco_object".
+def check_benchmark(given: Any) -> Benchmark:
+    """A benchmark that can be registered, from an instance or a class whose fields have defaults.
 
     Raises:
-        WordmaskError: there is none of this name; the nearest names are told.
+        WordmaskError: something else, or a name that commands could not take.
     """
-    key = re.sub(r"[\s-]+", "_", name.strip().lower())
+    if isinstance(given, type) and issubclass(given, Benchmark):
+        make: Any = given
+        try:
+            given = make()
+        except TypeError as error:
+            raise WordmaskError(
+                f"cannot make a data set of {make.__qualname__}: {error}; give an instance, or "
+                "every field a default, below @dataclass(frozen=True, kw_only=True)"
+            ) from None
+    if not isinstance(given, Benchmark):
+        raise WordmaskError(f"got {given!r} as a data set; give a Benchmark")
+    check_name(f"the data set {type(given).__qualname__}", given.name)
+    return given
+
+
+BENCHMARKS: Registry[Benchmark] = Registry("benchmark", "wordmask.datasets", check_benchmark)
+"""All benchmarks by name."""
+
+
+def register(*benchmarks: Benchmark) -> None:
+    """Make benchmarks known by their names.
+
+    Raises:
+        WordmaskError: a name that is no plain word, or that another benchmark has.
+    """
+    for one in benchmarks:
+        BENCHMARKS.register(one)
+
+
+def benchmark(given: str | Benchmark | type[Benchmark]) -> Benchmark:
+    """Return a benchmark.
+
+    Args:
+        given: a name ("COCO-Object" is "coco_object"), `FILE.py:NAME`, a benchmark or a class of
+            benchmarks, or `NAME=DIR`: a name of your own for a folder as `folder` reads it.
+
+    Raises:
+        WordmaskError: there is none of this name; the nearest names are given.
+    """
+    if isinstance(given, Benchmark):
+        return check_benchmark(given)
+    if not isinstance(given, str):
+        return BENCHMARKS.resolve(given)
+    name, equals, place = given.partition("=")
+    if equals:
+        name = name.strip()
+        check_name(f"the data set {given!r}", name)
+        if name in BENCHMARKS:
+            raise WordmaskError(f"got {given!r}, and {name} is another data set; take another name")
+        title = f"{name}, a folder of your own"
+        folder: Any = BENCHMARKS["folder"]
+        return dataclasses.replace(folder, name=name, title=title, place=Path(place))
+    if is_file(given):
+        return BENCHMARKS.resolve(given)
+    key = re.sub(r"[\s-]+", "_", given.strip().lower())
     if key not in BENCHMARKS:
-        raise unknown("benchmark", name, BENCHMARKS)
+        raise unknown("benchmark", given, BENCHMARKS)
     return BENCHMARKS[key]

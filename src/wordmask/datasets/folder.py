@@ -10,6 +10,7 @@ masks, 65535 are left out of the score.
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -30,6 +31,7 @@ class Folder(Benchmark):
 
     Attributes:
         given: class names of names.txt, the background left out.
+        place: the folder; None takes the root that is given when it is opened.
     """
 
     name: str = "folder"
@@ -40,11 +42,16 @@ class Folder(Benchmark):
     words: str = ""
     note: str = "A first name 'background' makes value 0 the background."
     given: Names = ()
+    place: Path | None = None
 
     @cached_property
     def names(self) -> Mapping[str, Names]:
         """The names of names.txt, as the source `plain`."""
         return {"plain": self.given} if self.given else {}
+
+    def check_root(self, root: str | os.PathLike[str] | None) -> Path:
+        """The folder of this data set, whatever the root of others is."""
+        return super().check_root(self.place or root)
 
     def at(self, root: Path) -> Folder:
         """The benchmark that names.txt below a root makes of it."""

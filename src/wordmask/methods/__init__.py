@@ -13,7 +13,14 @@ from wordmask.methods import (
     proxyclip,
     sclip,
 )
-from wordmask.methods.base import METHODS, Method, create_method, parse_option, register
+from wordmask.methods.base import (
+    METHODS,
+    Method,
+    create_method,
+    parse_option,
+    read_method,
+    register,
+)
 
 __all__ = [
     "METHODS",
@@ -30,6 +37,7 @@ __all__ = [
     "naclip",
     "parse_option",
     "proxyclip",
+    "read_method",
     "register",
     "sclip",
 ]

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch.nn.functional as F
 from torch import Tensor
 
 from wordmask.encoding import DenseFeatures, Encoding
-from wordmask.options import create, parse_assignment
+from wordmask.errors import WordmaskError
+from wordmask.options import check_class, create, parse_assignment, variant_of
 from wordmask.preprocessing import Preprocessing
+from wordmask.registry import Registry, split_variant
 from wordmask.scoring import Rule, SoftmaxRule
 from wordmask.text_queries import TextQueries
 from wordmask.towers.auxiliary import Networks
 from wordmask.towers.clip import ClipTower, Need, Trace
 from wordmask.towers.text import TextTower
-
-METHODS: dict[str, type[Method]] = {}
 
 
 @dataclass(frozen=True)
@@ -103,26 +104,62 @@ class Method(Preprocessing):
         return None
 
 
-def register(method: type[Method]) -> type[Method]:
-    """Make a method known by its name."""
-    METHODS[method.name] = method
-    return method
+METHODS: Registry[type[Method]] = Registry(
+    "method", "wordmask.methods", partial(check_class, Method)
+)
+register = METHODS.register
 
 
 def create_method(
-    name: str, variant: str | None = None, options: dict[str, Any] | None = None
+    given: str | type[Method],
+    variant: str | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> tuple[Method, str]:
-    """Build a method from its name, a variant and options; returns it with the variant's name.
+    """Build a method from its name, `FILE.py:NAME` or class, a variant and options.
+
+    Returns it with the variant's name.
 
     Raises:
         WordmaskError: unknown method, variant or option, or a value of the wrong type.
     """
-    return create("method", METHODS, name, variant, options)
+    return create(METHODS, given, variant, options)
 
 
-def parse_option(method: str, text: str) -> tuple[str, Any]:
+def read_method(
+    given: str | type[Method] | Method,
+    variant: str | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> tuple[Method, str]:
+    """A method and its variant's name, from all that a person may give.
+
+    Args:
+        given: a name or `FILE.py:NAME`, each with or without `:VARIANT`, a class, or a method.
+        variant: where it is not in `given`; None takes the first.
+        options: over those of the variant.
+
+    Raises:
+        WordmaskError: unknown method, variant or option; a variant twice; or a variant or options
+            with a method that has its own.
+    """
+    if isinstance(given, str):
+        given, own = split_variant(given)
+        if own is not None and variant is not None:
+            raise WordmaskError(f"got the variants {own!r} and {variant!r} of {given}; give one")
+        return create_method(given, own if variant is None else variant, options)
+    if not isinstance(given, Method):
+        return create_method(given, variant, options)
+    if options or variant is not None:
+        raise WordmaskError(
+            f"got a variant or options with a method {type(given).__name__}(...), which has its "
+            "own; give its class or name with them"
+        )
+    METHODS.resolve(type(given))
+    return given, variant_of(given)
+
+
+def parse_option(method: str | type[Method], text: str) -> tuple[str, Any]:
     """Read `option=value` from a command line into a value of the option's type."""
-    return parse_assignment("method", METHODS, method, text)
+    return parse_assignment(METHODS, method, text)
 
 
 # -- steps that several papers share ------------------------------------------------------------

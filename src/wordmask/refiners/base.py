@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from torch import Tensor
 
 from wordmask.errors import WordmaskError
-from wordmask.options import Options, create
+from wordmask.options import Options, check_class, create
+from wordmask.registry import Registry, split_variant
 from wordmask.towers.auxiliary import Networks
-
-REFINERS: dict[str, type[Refiner]] = {}
 
 
 @dataclass(frozen=True)
@@ -50,50 +50,62 @@ class Refiner(Options):
         raise TypeError(f"{type(self).__name__} refines nothing")
 
 
-def register_refiner(refiner: type[Refiner]) -> type[Refiner]:
-    """Make a refiner known by its name."""
-    REFINERS[refiner.name] = refiner
-    return refiner
+REFINERS: Registry[type[Refiner]] = Registry(
+    "refiner", "wordmask.refiners", partial(check_class, Refiner)
+)
+register_refiner = REFINERS.register
 
 
 def create_refiner(
-    name: str, variant: str | None = None, options: Mapping[str, Any] | None = None
+    given: str | type[Refiner],
+    variant: str | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> tuple[Refiner, str]:
-    """Build a refiner from its name, a variant and options; returns it with the variant's name.
+    """Build a refiner from its name, `FILE.py:NAME` or class, a variant and options.
+
+    Returns it with the variant's name.
 
     Raises:
         WordmaskError: unknown refiner, variant or option, or a value of the wrong type.
     """
-    return create("refiner", REFINERS, name, variant, options)
+    return create(REFINERS, given, variant, options)
 
 
-def read_refiners(given: str | Refiner | Iterable[Any] | None) -> tuple[Refiner, ...]:
+def read_refiners(
+    given: str | Refiner | type[Refiner] | Iterable[Any] | None,
+) -> tuple[Refiner, ...]:
     """Refiners in the order in which they are applied.
 
     Args:
-        given: "diffusion,pamr" (a variant after a colon: "diffusion:paper"), a `Refiner`, or a list
-            of names, refiners and pairs (name, options).
+        given: "diffusion,pamr" (a variant after a colon: "diffusion:paper"; `FILE.py:NAME` for a
+            name), a `Refiner`, a subclass of it, or a list of names, refiners, classes and pairs
+            (name or class, options).
 
     Raises:
         WordmaskError: an unknown name, variant or option.
     """
     if given is None:
         return ()
-    if isinstance(given, Refiner):
-        return (given,)
     if isinstance(given, str):
         given = [part.strip() for part in given.split(",") if part.strip()]
-    refiners = []
+    elif isinstance(given, (Refiner, type)):
+        given = [given]
+    refiners: list[Refiner] = []
+    item: Any
     for item in given:
         if isinstance(item, Refiner):
+            REFINERS.resolve(type(item))
             refiners.append(item)
             continue
-        name, options = item if isinstance(item, (tuple, list)) and len(item) == 2 else (item, None)
-        if not isinstance(name, str):
+        pair = isinstance(item, (tuple, list)) and len(item) == 2
+        chosen, options = item if pair else (item, None)
+        variant = None
+        if isinstance(chosen, str):
+            chosen, variant = split_variant(chosen)
+        elif not isinstance(chosen, type):
             raise WordmaskError(
-                f'got {item!r} as a refiner; give a name such as "pamr", a pair (name, options) or '
-                "a Refiner"
+                f'got {item!r} as a refiner; give a name such as "pamr", a Refiner or its class, '
+                "or a pair (name, options)"
             )
-        name, colon, variant = name.partition(":")
-        refiners.append(create_refiner(name, variant if colon else None, options)[0])
+        refiners.append(create_refiner(chosen, variant, options)[0])
     return tuple(refiners)

@@ -332,7 +332,7 @@ def _refiners(
             options |= table.get(key, {})
         known = options.pop("variant", None)
         for option, value in by_hand.get(name, {}).items():
-            key, parsed = parse_assignment("refiner", REFINERS, name, f"{option}={value}")
+            key, parsed = parse_assignment(REFINERS, name, f"{option}={value}")
             options[key] = parsed
         refiner, _ = create_refiner(name, variant if colon else known, options)
         refiners.append((text, refiner.options()))
