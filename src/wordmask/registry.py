@@ -142,8 +142,9 @@ class Registry(Mapping[str, Part]):
                 if _name(part) != name:
                     raise WordmaskError(f"its name is {_name(part)!r}, unlike its entry point's")
             except (Exception, SystemExit) as error:  # of another's code
+                why = describe_error(error)
                 self._imported[name] = WordmaskError(
-                    f"the {self.kind} {name!r} of {_package(plugin)} cannot be used: {_say(error)}"
+                    f"the {self.kind} {name!r} of {_package(plugin)} cannot be used: {why}"
                 )
         problem = self._imported[name]
         if problem is not None:
@@ -235,7 +236,7 @@ def import_file(path: str) -> types.ModuleType:
         sys.modules.pop(name)
         if before is not None:
             sys.modules[name] = before
-        raise WordmaskError(f"cannot use {path}: {_say(error, file)}") from error
+        raise WordmaskError(f"cannot use {path}: {describe_error(error, file)}") from error
     finally:
         with contextlib.suppress(ValueError):  # the file may have taken it out
             sys.path.remove(str(file.parent))
@@ -243,8 +244,8 @@ def import_file(path: str) -> types.ModuleType:
     return module
 
 
-def _say(error: BaseException, file: Path | None = None) -> str:
-    """An error of another's code on one line, with the line of the file where it arose."""
+def describe_error(error: BaseException, file: Path | None = None) -> str:
+    """An error of another's code on one line, with the line of `file` (or any) where it arose."""
     frames = traceback.extract_tb(error.__traceback__)
     lines = [frame for frame in frames if file is not None and frame.filename == str(file)]
     where = f"{lines[-1].filename}, line {lines[-1].lineno}" if lines else ""

@@ -15,14 +15,14 @@ from torch import Tensor, nn
 from wordmask.encoding import Encoding
 from wordmask.errors import WordmaskError
 from wordmask.images import DEFAULT_MAX_PIXELS, read_image
-from wordmask.methods import METHODS, Method, create_method
+from wordmask.methods import METHODS, Method, read_method
 from wordmask.methods.base import Towers
 from wordmask.pipeline import Pipeline
 from wordmask.refiners import REFINERS, Refiner, read_refiners
 from wordmask.scoring import Scored
 from wordmask.segmentation import Segmentation
 from wordmask.text_queries import TextEncoder, TextQueries
-from wordmask.towers.auxiliary import Networks, fingerprint
+from wordmask.towers.auxiliary import AuxiliaryModels
 from wordmask.towers.clip import ClipTower
 from wordmask.towers.hub import (
     LoadedClip,
@@ -33,6 +33,7 @@ from wordmask.towers.hub import (
     tower_of,
 )
 from wordmask.towers.text import TextTower, default_cache_dir
+from wordmask.towers.weights import fingerprint
 from wordmask.version import __version__
 from wordmask.vocabulary import Background
 
@@ -66,7 +67,7 @@ class Segmenter:
         variant: str,
         *,
         refiners: Sequence[Refiner] = (),
-        networks: Networks | None = None,
+        networks: AuxiliaryModels | None = None,
         source: str = "in memory",
         max_pixels: int | None = DEFAULT_MAX_PIXELS,
         low_memory: bool = False,
@@ -76,7 +77,7 @@ class Segmenter:
         self.method = method
         self.variant = variant
         self.refiners = tuple(refiners)
-        self.networks = networks or Networks(device=tower.device, dtype=tower.dtype)
+        self.networks = networks or AuxiliaryModels(device=tower.device, dtype=tower.dtype)
         self.source = source
         self.max_pixels = max_pixels
         self.low_memory = low_memory
@@ -86,7 +87,7 @@ class Segmenter:
     def from_pretrained(
         cls,
         model: str | os.PathLike[str] | nn.Module,
-        method: str = "cliper",
+        method: str | type[Method] | Method = "cliper",
         variant: str | None = None,
         options: Mapping[str, Any] | None = None,
         device: str | torch.device | None = None,
@@ -101,11 +102,13 @@ class Segmenter:
         """Load a CLIP and set up a method.
 
         Args:
-            model: a hub id, a local folder, or a transformers model in memory: a `CLIPModel`, a
-                `BlipForImageTextRetrieval`, a `SiglipModel`, or a `CLIPVisionModelWithProjection`
-                where words are given as tensors. A model in memory is used as it is, through its
-                own modules.
-            method: see `list_methods()`.
+            model: a hub id (`owner/name`, or `owner/name@revision`), a local folder,
+                `FILE.py:FUNCTION` (a function that returns a model, or a model and its tokenizer),
+                or a transformers model in memory: a `CLIPModel`, a `BlipForImageTextRetrieval`, a
+                `SiglipModel`, or a `CLIPVisionModelWithProjection` where words are given as
+                tensors. A model in memory is used as it is, through its own modules.
+            method: a name, see `list_methods()`, `FILE.py:NAME`, a class, or a `Method` with its
+                options.
             variant: see `wordmask methods`; None takes the method's first.
             options: options of the method by name, over those of the variant.
             device: None takes a GPU where there is one. A model in memory stays where it is.
@@ -115,10 +118,9 @@ class Segmenter:
             local_files_only: never use the network.
             tokenizer: for a model in memory; else the checkpoint's own.
             refine: what sharpens the method's maps, in order: "diffusion,pamr" or a list of names,
-                pairs (name, options) and `Refiner`s; see `list_refiners()`.
-            networks: auxiliary models of methods and refiners, loaded when first needed: a hub id,
-                a folder or a module for "vfm", "diffusion", "sam" or "classifier"; see
-                `wordmask.towers.auxiliary`.
+                classes, pairs (name, options) and `Refiner`s; see `list_refiners()`.
+            networks: auxiliary models of methods and refiners, loaded when first needed: as
+                `model` for each kind of `wordmask.towers.auxiliary.KINDS`.
             low_memory: free auxiliary models as soon as their part is done, and take CLIP off the
                 GPU meanwhile. Give pictures as a list then: each model is loaded once for all.
 
@@ -126,7 +128,7 @@ class Segmenter:
             WordmaskError: unknown method, refiner, variant or option; weights that are not to be
                 had.
         """
-        chosen, variant = create_method(method, variant, dict(options or {}))
+        chosen, variant = read_method(method, variant, options)
         refiners = read_refiners(refine)
         text_cache = Path(cache_dir) / "wordmask" if cache_dir else default_cache_dir()
         if isinstance(model, nn.Module):
@@ -152,7 +154,7 @@ class Segmenter:
             mean=loaded.mean,
             std=loaded.std,
         )
-        auxiliary = Networks(
+        auxiliary = AuxiliaryModels(
             networks,
             device=tower.device,
             dtype=tower.dtype,
@@ -172,13 +174,13 @@ class Segmenter:
 
     def with_method(
         self,
-        method: str,
+        method: str | type[Method] | Method,
         variant: str | None = None,
         options: Mapping[str, Any] | None = None,
         refine: str | Refiner | Iterable[Any] | None = None,
     ) -> Segmenter:
         """Another method and other refiners on the same networks; nothing is loaded again."""
-        chosen, variant = create_method(method, variant, dict(options or {}))
+        chosen, variant = read_method(method, variant, options)
         other = Segmenter(
             self.tower.with_settings(chosen.activation, chosen.norm_eps),
             self.text,

@@ -133,7 +133,7 @@ def segment(
 
     from wordmask.images import read_image
     from wordmask.methods import create_method
-    from wordmask.towers.auxiliary import DEFAULTS
+    from wordmask.towers.auxiliary import KINDS
     from wordmask.vocabulary import Background
 
     strategy = Background.parse(background)
@@ -150,7 +150,9 @@ def segment(
     used = {built.network, *(refiner.network for refiner in refiners)} - {"none"}
     settings |= {
         "refiners": [{"name": r.name} | r.options() for r in refiners],
-        "networks": {kind: _resolved(networks.get(kind, DEFAULTS[kind])) for kind in sorted(used)},
+        "networks": {
+            kind: _resolved(networks.get(kind, KINDS[kind].source)) for kind in sorted(used)
+        },
         "labels": labels is not None,
     }
     record = Record(out, settings, overwrite)

@@ -17,7 +17,7 @@ from wordmask.preprocessing import Preprocessing
 from wordmask.registry import Registry, split_variant
 from wordmask.scoring import Rule, SoftmaxRule
 from wordmask.text_queries import TextQueries
-from wordmask.towers.auxiliary import Networks
+from wordmask.towers.auxiliary import AuxiliaryModels
 from wordmask.towers.clip import ClipTower, Need, Trace
 from wordmask.towers.text import TextTower
 
@@ -28,7 +28,7 @@ class Towers:
 
     clip: ClipTower
     text: TextTower | None
-    networks: Networks
+    networks: AuxiliaryModels
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from torch import Tensor
 from wordmask.errors import WordmaskError
 from wordmask.options import Options, check_class, create
 from wordmask.registry import Registry, split_variant
-from wordmask.towers.auxiliary import Networks
+from wordmask.towers.auxiliary import AuxiliaryModels
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class RefinerInput:
 class Refiner(Options):
     """Sharpens score maps. It knows the picture and the maps, and not the method behind them."""
 
-    def prepare(self, picture: RefinerInput, networks: Networks) -> Any:
+    def prepare(self, picture: RefinerInput, networks: AuxiliaryModels) -> Any:
         """The costly half, once a picture: whatever `refine` needs that no words change."""
         raise TypeError(f"{type(self).__name__} prepares nothing")
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from wordmask.affinity import Affinity, Chain, Mean, Sharpened
 from wordmask.errors import WordmaskError
 from wordmask.refiners.base import Refiner, RefinerInput, register_refiner
-from wordmask.towers.auxiliary import Networks
+from wordmask.towers.auxiliary import AuxiliaryModels
 from wordmask.towers.diffusion import LAYERS, SelfAttention
 
 
@@ -93,7 +93,7 @@ class Diffusion(Refiner):
                 "from 0"
             )
 
-    def prepare(self, picture: RefinerInput, networks: Networks) -> Fused:
+    def prepare(self, picture: RefinerInput, networks: AuxiliaryModels) -> Fused:
         """One denoising pass; what is kept of it is the fused attention."""
         tower = networks.diffusion
         attention = tower.attention(

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from wordmask.errors import WordmaskError
 from wordmask.refiners.base import Refiner, RefinerInput, register_refiner
-from wordmask.towers.auxiliary import Networks
+from wordmask.towers.auxiliary import AuxiliaryModels
 
 BLOCK_BYTES = 2 * 2**20  # for one copy of the maps that are refined together, to stay in the cache
 AROUND = [(y, x) for y in (-1, 0, 1) for x in (-1, 0, 1)]  # 3 x 3, the centre is number 4
@@ -53,7 +53,7 @@ class Pamr(Refiner):
                 "dilations whole pixels of at least 1"
             )
 
-    def prepare(self, picture: RefinerInput, networks: Networks) -> Tensor:
+    def prepare(self, picture: RefinerInput, networks: AuxiliaryModels) -> Tensor:
         """The weight of every neighbour, (8 * dilations, H, W)."""
         pixels = picture.pixels.float()
         if self.at == "picture":

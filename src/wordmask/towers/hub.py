@@ -1,14 +1,14 @@
-"""Loading a CLIP from a hub id or a local folder, offline where it can be, and never running code.
+"""Loading a CLIP from a hub id, a local folder or a Python file, offline where it can be.
 
 Weights come from safetensors where there are any; a pickled checkpoint is read with `weights_only`,
-and remote code is never trusted.
+and remote code is never trusted. The one code that runs is what is given as `FILE.py:FUNCTION`.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from wordmask.errors import WordmaskError, unknown
+from wordmask.registry import describe_error, is_file, load_object
 from wordmask.towers.blip import BlipText, BlipTower
 from wordmask.towers.clip import CLIP_MEAN, CLIP_STD, ClipTower
 from wordmask.towers.siglip import SiglipText, SiglipTower
@@ -81,16 +82,26 @@ def load_clip(
 ) -> LoadedClip:
     """Load a CLIP in transformers format.
 
-    What the hub's cache holds is taken from there; the network is asked for what it lacks.
+    What the hub's cache holds is taken from there; what it lacks is downloaded.
+
+    Args:
+        source: a hub id (`owner/name`, or `owner/name@revision`), a local folder, a name
+            `wordmask/...`, or `FILE.py:FUNCTION`, see `build_model`.
+        device, dtype: where it goes.
+        cache_dir: the hub's cache; None: its own.
+        local_files_only: never use the network.
 
     Raises:
         WordmaskError: no such folder or files, the hub out of reach, or another kind of model.
     """
     name = os.fspath(source)
+    if is_file(name):
+        model, tokenizer = build_model(name)
+        return LoadedClip(model.to(device, dtype), tokenizer, None, None, name)
 
-    def load(place: str, offline: bool) -> LoadedClip:
-        loaded = _load(place, dtype, cache_dir, local_files_only=offline)
-        on_hub = not Path(place).is_dir()
+    def load(place: str, where: dict[str, Any]) -> LoadedClip:
+        loaded = _load(place, dtype, where)
+        offline, on_hub = where["local_files_only"], not Path(place).is_dir()
         if loaded.tokenizer is None and offline and on_hub and not local_files_only:
             raise FileNotFoundError("tokenizer")  # then the hub is asked for it
         return loaded
@@ -99,9 +110,62 @@ def load_clip(
     return replace(loaded, model=loaded.model.eval().to(device), source=name)
 
 
+def build_model(text: str) -> tuple[Any, Any]:
+    """The model that a function in a Python file returns, and its tokenizer or None.
+
+    Args:
+        text: `FILE.py:FUNCTION`; the function takes nothing and returns a model, or a pair (model,
+            tokenizer). A diffusion pipeline is a model here.
+
+    Raises:
+        WordmaskError: no such file or function, an error in it, or something else returned.
+    """
+    function = load_object(text)
+    if not callable(function):
+        raise WordmaskError(f"{text} is no function; give one that takes nothing, FILE.py:FUNCTION")
+    try:
+        built = function()
+    except Exception as error:
+        raise WordmaskError(f"{text} failed: {describe_error(error)}") from error
+    model, tokenizer = built if isinstance(built, tuple) and len(built) == 2 else (built, None)
+    if isinstance(model, nn.Module):
+        model = model.eval()
+    elif not hasattr(model, "unet"):
+        raise WordmaskError(
+            f"{text} returned {type(model).__name__}; return a model, or (model, tokenizer)"
+        )
+    return model, tokenizer
+
+
+def read_source(source: Any, device: torch.device, dtype: torch.dtype) -> Any:
+    """The model in memory that `FILE.py:FUNCTION` gives, moved; any other source as it is."""
+    if not isinstance(source, (str, os.PathLike)) or not is_file(os.fspath(source)):
+        return source
+    return build_model(os.fspath(source))[0].to(device, dtype)
+
+
+def check_complete(missing: Iterable[str], source: str, what: str) -> None:
+    """Refuse a checkpoint without all tensors of its model.
+
+    Args:
+        missing: names of the tensors that it lacks.
+        source: where it came from.
+        what: what it is a checkpoint of.
+
+    Raises:
+        WordmaskError: any is missing.
+    """
+    names = sorted(missing)
+    if names:
+        raise WordmaskError(
+            f"the weights of {source} lack {len(names)} tensors ({names[0]}, ...); the checkpoint "
+            f"is not a complete {what}"
+        )
+
+
 def load_from(
     source: str,
-    load: Callable[[str, bool], Loaded],
+    load: Callable[[str, dict[str, Any]], Loaded],
     *,
     kind: str = "the model",
     index: str = "config.json",
@@ -113,9 +177,10 @@ def load_from(
     """Load something by a hub id, a local folder or a name `wordmask/...`: the cache first.
 
     Args:
-        source: where it is.
-        load: takes a folder or hub id, and whether it must stay offline; its `WordmaskError`s reach
-            the caller, any other error means that the files are not there or broken.
+        source: where it is; a hub id may have a branch, tag or commit: `owner/name@revision`.
+        load: takes a folder or hub id, and `cache_dir`, `local_files_only` and (for a hub id)
+            `revision` for the readers of transformers and the hub; its `WordmaskError`s reach the
+            caller, any other error means that the files are not there or broken.
         kind: what the source is, for messages.
         index: the file that every folder must have.
         files: what a hub repository should have, named where something is missing.
@@ -126,6 +191,7 @@ def load_from(
         WordmaskError: no such folder or files, the hub out of reach.
     """
     name, folder = source, Path(source).expanduser()
+    where: dict[str, Any] = {"cache_dir": cache_dir, "local_files_only": False}
     if name.startswith(BUILT_IN + "/"):
         folder = _built_in(name)
     if folder.is_dir():
@@ -134,11 +200,16 @@ def load_from(
             raise WordmaskError(f"the folder {name} has no {index}; give a model folder")
         if weights and not any((folder / w).is_file() for w in weights):
             raise WordmaskError(f"the folder {name} has no weights; expected {weights[0]}")
-    elif folder.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise WordmaskError(f"got {name!r} as {kind}; give a hub id or an existing folder")
+    else:
+        name, at, revision = source.partition("@")
+        if (at and not revision) or name.count("/") > 1:
+            name = ""
+        if folder.exists() or not name or name.startswith((".", "/", "~")):
+            raise WordmaskError(f"got {source!r} as {kind}; give a hub id or an existing folder")
+        where["revision"] = revision or None
     with _quiet():
         try:
-            return load(name, True)
+            return load(name, where | {"local_files_only": True})
         except WordmaskError:
             raise
         except Exception as error:  # a broken checkpoint fails in its reader's own way
@@ -146,8 +217,8 @@ def load_from(
                 first = (str(error).splitlines() or [type(error).__name__])[0]
                 raise WordmaskError(f"cannot load {kind} in {name}: {first}") from None
             if local_files_only:
-                raise _not_here(name, files, cache_dir, "the network was not asked", kind) from None
-            return _download(name, load, kind, files, cache_dir)
+                raise _not_here(name, files, where, "the network was not asked", kind) from None
+            return _download(name, load, kind, files, where)
 
 
 def tower_of(model: nn.Module, **settings: Any) -> ClipTower:
@@ -214,11 +285,10 @@ def _built_in(name: str) -> Path:
     return known[name]
 
 
-def _load(name: str, dtype: torch.dtype, cache_dir: Any, *, local_files_only: bool) -> LoadedClip:
+def _load(name: str, dtype: torch.dtype, where: dict[str, Any]) -> LoadedClip:
     import transformers
     from transformers import AutoConfig, AutoTokenizer
 
-    where = {"cache_dir": cache_dir, "local_files_only": local_files_only}
     config = AutoConfig.from_pretrained(name, trust_remote_code=False, **where)
     family = FAMILIES.get(config.model_type)
     if family is None:
@@ -229,12 +299,7 @@ def _load(name: str, dtype: torch.dtype, cache_dir: Any, *, local_files_only: bo
     model, report = getattr(transformers, family.model).from_pretrained(
         name, dtype=dtype, trust_remote_code=False, output_loading_info=True, **where
     )
-    if report["missing_keys"]:
-        missing = sorted(report["missing_keys"])
-        raise WordmaskError(
-            f"the weights of {name} lack {len(missing)} tensors ({missing[0]}, ...); "
-            f"the checkpoint is not a complete {family.model}"
-        )
+    check_complete(report["missing_keys"], named(name, where), family.model)
     tokenizer = None
     if config.model_type != "clip_vision_model":
         try:
@@ -248,17 +313,23 @@ def _load(name: str, dtype: torch.dtype, cache_dir: Any, *, local_files_only: bo
 
 def _download(
     name: str,
-    load: Callable[[str, bool], Loaded],
+    load: Callable[[str, dict[str, Any]], Loaded],
     kind: str,
     files: Sequence[str],
-    cache_dir: Any,
+    where: dict[str, Any],
 ) -> Loaded:
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
+    from huggingface_hub.errors import (
+        HFValidationError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
 
+    revision = where["revision"]
     try:
-        HfApi().model_info(name, timeout=10)  # answers at once where downloads would retry long
-        return load(name, False)
+        # answers at once where downloads would retry long
+        HfApi().model_info(name, revision=revision, timeout=10)
+        return load(name, where)
     except WordmaskError:
         raise
     except HFValidationError:
@@ -268,9 +339,19 @@ def _download(
             f"the hub has no model {name!r}, or it is private; check the id, or log in with "
             "`hf auth login`"
         ) from None
+    except RevisionNotFoundError:
+        raise WordmaskError(
+            f"the hub's model {name!r} has no revision {revision!r}; give a branch, a tag or a "
+            "commit after the @"
+        ) from None
     except Exception as error:
         why = f"the hub gave {type(error).__name__}"
-        raise _not_here(name, files, cache_dir, why, kind) from None
+        raise _not_here(name, files, where, why, kind) from None
+
+
+def named(name: str, where: Mapping[str, Any]) -> str:
+    """A hub id or folder with its revision, where it has one: `owner/name@revision`."""
+    return f"{name}@{where['revision']}" if where.get("revision") else name
 
 
 def read_normalisation(
@@ -280,7 +361,7 @@ def read_normalisation(
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and std of the checkpoint's own preprocessor, else `default`.
 
-    where: `cache_dir` and `local_files_only`.
+    where: as `load` of `load_from` gets it.
     """
     from transformers.utils import cached_file
 
@@ -305,19 +386,18 @@ def read_normalisation(
 
 
 def _not_here(
-    name: str, files: Sequence[str], cache_dir: Any, why: str, kind: str
+    name: str, files: Sequence[str], where: dict[str, Any], why: str, kind: str
 ) -> WordmaskError:
     from huggingface_hub import try_to_load_from_cache
 
-    missing = [
-        f
-        for f in files
-        if not isinstance(try_to_load_from_cache(name, f, cache_dir=cache_dir), str)
-    ]
+    cache, revision = where["cache_dir"], where["revision"]
+    found = [try_to_load_from_cache(name, f, cache_dir=cache, revision=revision) for f in files]
+    missing = [f for f, path in zip(files, found, strict=True) if not isinstance(path, str)]
+    command = f"hf download {name}" + (f" --revision {revision}" if revision else "")
     return WordmaskError(
-        f"cannot load {name!r}: {', '.join(missing) or 'a file'} not in the cache, and {why}; run "
-        f"`hf download {name}` where there is a network, or give a local folder with these files "
-        f"as {kind}"
+        f"cannot load {named(name, where)!r}: {', '.join(missing) or 'a file'} not in the cache, "
+        f"and {why}; run `{command}` where there is a network, or give a local folder with these "
+        f"files as {kind}"
     )
 
 

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wordmask.errors import WordmaskError
-from wordmask.towers.hub import load_from, read_normalisation
+from wordmask.towers.hub import check_complete, load_from, named, read_normalisation, read_source
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 PROMPTS = 16  # decoded at once
@@ -264,14 +264,14 @@ def load_sam(
     Raises:
         WordmaskError: no such folder or files, the hub out of reach, or another kind of model.
     """
+    source = read_source(source, device, dtype)
     if isinstance(source, nn.Module):
         return SamTower(source)
     name = os.fspath(source)
 
-    def load(place: str, offline: bool) -> SamTower:
+    def load(place: str, where: dict[str, Any]) -> SamTower:
         from transformers import AutoConfig, Sam2Model, SamModel
 
-        where = {"cache_dir": cache_dir, "local_files_only": offline}
         config = AutoConfig.from_pretrained(place, trust_remote_code=False, **where)
         kinds = {"sam": SamModel, "sam2": Sam2Model, "sam2_video": Sam2Model}
         if config.model_type not in kinds:
@@ -281,12 +281,7 @@ def load_sam(
         model, report = kinds[config.model_type].from_pretrained(
             place, dtype=dtype, trust_remote_code=False, output_loading_info=True, **where
         )
-        if report["missing_keys"]:
-            missing = sorted(report["missing_keys"])
-            raise WordmaskError(
-                f"the weights of {place} lack {len(missing)} tensors ({missing[0]}, ...); "
-                "the checkpoint is not a complete SAM"
-            )
+        check_complete(report["missing_keys"], named(place, where), "SAM")
         mean, std = read_normalisation(place, where, (IMAGENET_MEAN, IMAGENET_STD))
         return SamTower(model.eval().to(device), mean=mean, std=std, source=name)
 

@@ -23,6 +23,7 @@ from torch import Tensor
 from wordmask import vocabulary
 from wordmask.errors import WordmaskError
 from wordmask.files import write_atomically
+from wordmask.towers.weights import hash_weights
 
 CACHE_FORMAT = 1  # to be raised when the same key would hold other numbers
 MEMORY_ROWS = 16_384
@@ -107,10 +108,7 @@ class TextTower:
             hasher = hashlib.blake2b(digest_size=20)
             for module in (model, projection):
                 hasher.update(repr(module).encode())
-                for name, weight in module.state_dict().items():
-                    hasher.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode())
-                    flat = weight.detach().cpu().contiguous().reshape(-1)
-                    hasher.update(memoryview(flat.view(torch.uint8).numpy()))
+                hash_weights(hasher, module)
             config = model.config
             keys = ("hidden_act", "num_attention_heads", "max_position_embeddings", "eos_token_id")
             hasher.update(json.dumps([getattr(config, key, None) for key in keys]).encode())

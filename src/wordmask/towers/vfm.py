@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from wordmask.errors import WordmaskError
 from wordmask.towers.clip import position_embedding
-from wordmask.towers.hub import load_from, read_normalisation
+from wordmask.towers.hub import check_complete, load_from, read_normalisation, read_source
 from wordmask.towers.memory import check_memory, free_memory
 
 if TYPE_CHECKING:
@@ -250,9 +250,9 @@ def load_vfm(
     """Load a vision foundation model.
 
     Args:
-        source: a hub id, a local folder, a name `wordmask/...`, or a module in memory, which is
-            used as it is, with ImageNet's normalisation. A Stable Diffusion pipeline, its id or its
-            folder gives a `DiffusionVfm`.
+        source: a hub id, a local folder, a name `wordmask/...`, `FILE.py:FUNCTION`, or a module in
+            memory, which is used as it is, with ImageNet's normalisation. A Stable Diffusion
+            pipeline, its id or its folder gives a `DiffusionVfm`.
         device, dtype: where it goes; None: the CPU, float32.
         cache_dir, local_files_only: as for `load_clip`.
 
@@ -263,6 +263,7 @@ def load_vfm(
     from wordmask.towers.diffusion import INDEX, MIRRORS, WITHDRAWN, load_diffusion
 
     device, dtype = device or torch.device("cpu"), dtype or torch.float32
+    source = read_source(source, device, dtype)
     if isinstance(source, nn.Module):
         return VfmTower(source, source=type(source).__name__)
     if hasattr(source, "unet"):
@@ -276,7 +277,7 @@ def load_vfm(
             raise _PipelineError("a diffusion pipeline")
         return load_from(
             name,
-            lambda place, offline: _load(name, place, offline, device, dtype, cache_dir),
+            lambda place, where: _load(name, place, where, device, dtype),
             kind="the VFM",
             files=FILES,
             **where,
@@ -290,12 +291,11 @@ class _PipelineError(WordmaskError):
 
 
 def _load(
-    source: str, place: str, offline: bool, device: torch.device, dtype: torch.dtype, cache_dir: Any
+    source: str, place: str, where: dict[str, Any], device: torch.device, dtype: torch.dtype
 ) -> VfmTower:
     import transformers
     from transformers.utils import cached_file
 
-    where = {"cache_dir": cache_dir, "local_files_only": offline}
     try:
         config = transformers.AutoConfig.from_pretrained(place, trust_remote_code=False, **where)
     except OSError:
@@ -315,12 +315,8 @@ def _load(
     model, report = network.from_pretrained(
         place, dtype=dtype, trust_remote_code=False, output_loading_info=True, **plain, **where
     )
-    missing = sorted(key for key in report["missing_keys"] if "mask_token" not in key)
-    if missing:
-        raise WordmaskError(
-            f"the weights of {source} lack {len(missing)} tensors ({missing[0]}, ...); the "
-            f"checkpoint is not a complete {family.title}"
-        )
+    missing = [key for key in report["missing_keys"] if "mask_token" not in key]
+    check_complete(missing, source, family.title)
     mean, std = read_normalisation(place, where, IMAGENET)
     return VfmTower(model.eval().to(device), mean=mean, std=std, source=source)
 
