@@ -314,9 +314,10 @@ def _remember(cls: type) -> None:
 def source_digest(part: Any) -> str | None:
     """A hash of the code behind a class, an instance or the text `FILE.py:NAME`.
 
-    None where all of it is wordmask's own. It covers every class that is inherited from: of a package all its Python files, of a single
-    file also those of its folder that it imports, and where there is no file (a notebook) the
-    compiled code of the class and of what it calls there. Data files are not covered.
+    None where all of it is wordmask's own. Every class that is inherited from counts: of a package
+    all its Python files, of a single file also those of its folder that it imports, and where there
+    is no file (a notebook) the compiled code of the class and of what it calls there. Data files do
+    not.
 
     Raises:
         WordmaskError: a file was edited after it was imported, so that it is not what runs.

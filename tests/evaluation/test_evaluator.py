@@ -1,4 +1,4 @@
-"""The runner: numbers that do not depend on kills, workers, sharing or the order of things."""
+"""The evaluator: numbers that do not depend on kills, workers, sharing or the order of things."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ from wordmask import Segmenter, toybox
 from wordmask.cli import run as command
 from wordmask.datasets import VOID, benchmark
 from wordmask.errors import WordmaskError
-from wordmask.evaluation import evaluator as runner
-from wordmask.evaluation.evaluator import Plan, evaluate
-from wordmask.evaluation.journal import Record, Shard, claim, difference
+from wordmask.evaluation.evaluator import count_share, evaluate
+from wordmask.evaluation.plan import Plan, check
 from wordmask.evaluation.results import collect, markdown
-from wordmask.evaluation.sharing import encoding_key, share_passes
-from wordmask.evaluation.views import view_picture, view_truth
-from wordmask.evaluation.workers import Team
+from wordmask.evaluation.sharing import share_passes
+from wordmask.evaluation.views import view_picture, view_target
+from wordmask.evaluation.workers import Workers
 from wordmask.methods import METHODS, create_method
+from wordmask.refiners import REFINERS
 
 TINY = "wordmask/tiny-clip"
 GROUNDS = tuple(toybox.GROUNDS)
@@ -49,7 +49,7 @@ FORK = multiprocessing.get_context("fork")
 def tiny():
     """The built-in network in memory, and text rows for the folder's classes."""
     segmenter = Segmenter.from_pretrained(TINY, "clip", device="cpu", local_files_only=True)
-    rows = segmenter.queries(list(GROUNDS), "none")[0].embeddings
+    rows = segmenter.encode_text(list(GROUNDS), "none").embeddings
     return segmenter.tower.model, rows
 
 
@@ -160,7 +160,7 @@ def test_calibration_equals_a_direct_computation(folder, tiny, unbroken):
     segmenter = Segmenter.from_pretrained(model, "maskclip", options=_options(maskclip))
     sure, right = [], []
     for sample in benchmark("folder").open(folder):
-        scores = segmenter.score(segmenter.encode(sample.image), rows)
+        scores = segmenter.score(sample.image, rows).class_maps()[None]
         truth = sample.target().astype(int)
         whole = F.interpolate(scores.double(), size=truth.shape, mode="bilinear")[0]
         value, index = torch.softmax(100 * whole, 0).max(0)
@@ -214,7 +214,8 @@ def test_killed_at_random_moments_and_resumed(folder, tiny, unbroken, tmp_path):
     done = []
     while kills < 21:
         counting = FORK.Event()
-        child = FORK.Process(target=_evaluate_and_tell, args=(plan, tmp_path, counting))
+        before = done[-1] if done else 0
+        child = FORK.Process(target=_evaluate, args=(plan, tmp_path, before, counting))
         child.start()
         if kills % 6:  # the others are killed while they start
             counting.wait(60)
@@ -233,21 +234,23 @@ def test_killed_at_random_moments_and_resumed(folder, tiny, unbroken, tmp_path):
     assert 0 < max(done) <= 64  # kills fell in the middle of the work
     assert len(set(done)) > 3
     assert reported[-1] == 64
-    assert not list(tmp_path.rglob("*.part")) or all(
-        path.name.startswith(".") for path in tmp_path.rglob("*.part")
-    )
     again = evaluate(plan, tmp_path, report=lambda progress: reported.append(progress.done))
     assert numbers(again) == numbers(whole)
 
 
-def _evaluate_and_tell(plan, out, counting):
-    evaluate(plan, out, report=lambda _: counting.set())
+def _evaluate(plan, out, before, counting):
+    evaluate(plan, out, report=lambda progress: progress.done > before and counting.set())
 
 
 def _counted(out: Path) -> int:
-    """Pictures in shards on disk, each of which must be whole."""
-    paths = sorted(out.rglob("shard-*.json"))
-    found = [state["picture"] for path in paths for state in json.loads(path.read_bytes())]
+    """Pictures in journals on disk, each counted once; a line cut short by a kill holds none."""
+    lines = [line for path in out.rglob("*.jsonl") for line in path.read_bytes().splitlines(True)]
+    found = []
+    for line in lines:
+        try:
+            found.append(json.loads(line)["key"])
+        except ValueError:
+            continue
     assert len(found) == len(set(found))
     return len(found)
 
@@ -281,47 +284,34 @@ def test_a_run_of_other_settings_is_not_continued(folder, tiny, tmp_path):
     assert results["runs"][0]["protocol"]["settings"]["logit_scale"] == 50
 
 
-def test_a_damaged_state_is_told(folder, tiny, tmp_path):
-    plan = make_plan(folder, tiny[0], limit=2)
-    evaluate(plan, tmp_path)
-    (path,) = tmp_path.rglob("shard-*.json")
-    path.write_text("[{")
-    with pytest.raises(WordmaskError, match=r"cannot read .*shard-00000\.json"):
+def test_a_line_that_was_cut_short_is_counted_anew(folder, tiny, tmp_path):
+    plan = make_plan(folder, tiny[0], limit=3)
+    whole = evaluate(plan, tmp_path)
+    (path,) = tmp_path.rglob("*.jsonl")
+    text = path.read_bytes()
+    path.write_bytes(text[:-30])
+    done = []
+    assert numbers(evaluate(plan, tmp_path, report=lambda p: done.append(p.done))) == numbers(whole)
+    assert done[0] == 2
+    (settings,) = tmp_path.rglob("wordmask.json")
+    settings.write_text("{")
+    with pytest.raises(WordmaskError, match=r"cannot read the settings in .*wordmask\.json"):
         evaluate(plan, tmp_path)
-
-
-def test_shards_write_whole_and_refuse_other_pictures(tmp_path):
-    shard = Shard(tmp_path / "shard-00000.json", ["a", "b"])
-    shard.add(Record("a", ()))
-    shard.write()
-    assert [r.picture for r in Shard(tmp_path / "shard-00000.json", ["a", "b"]).records] == ["a"]
-    with pytest.raises(WordmaskError, match="other pictures"):
-        Shard(tmp_path / "shard-00000.json", ["b", "a"])
-
-
-def test_claims_say_what_differs(tmp_path):
-    claim(tmp_path / "x", {"a": 1, "b": {"c": [1, 2]}})
-    claim(tmp_path / "x", {"a": 1, "b": {"c": [1, 2]}})
-    with pytest.raises(WordmaskError, match=r"another b.c\[1\] \(2 there, 3 now\)"):
-        claim(tmp_path / "x", {"a": 1, "b": {"c": [1, 3]}})
-    assert difference({"a": 1}, {"a": 1, "z": 2}) == "another z (null there, 2 now)"
 
 
 # -- several processes --------------------------------------------------------------------------
 
 
-def test_shares_of_a_team_add_up(folder, tiny, unbroken, tmp_path):
+def test_shares_of_workers_add_up(folder, tiny, unbroken, tmp_path):
     plan = make_plan(folder, tiny[0])
-    opened = runner.check(plan)
     for rank in (2, 0, 1):
-        team = Team(rank, 3)
-        tasks = runner.work(plan, opened, tmp_path / "state", team, lambda _: None)
+        tasks = count_share(Workers(rank, 3), plan, check(plan), tmp_path / "state")
     assert numbers(collect(plan, tasks)) == numbers(unbroken[0])
 
 
-def test_a_missing_share_is_told(folder, tiny, tmp_path):
-    plan = make_plan(folder, tiny[0])
-    tasks = runner.work(plan, runner.check(plan), tmp_path / "s", Team(1, 3), lambda _: None)
+def test_a_missing_share_is_refused(folder, tiny, tmp_path):
+    plan = make_plan(folder, tiny[0], limit=6)
+    tasks = count_share(Workers(1, 3), plan, check(plan), tmp_path / "state")
     with pytest.raises(WordmaskError, match="'000' is not counted"):
         collect(plan, tasks)
 
@@ -404,17 +394,16 @@ def test_what_scores_read_changes_no_encoding(name, tiny):
         changed = {"short_side": None, option: another(method, option)}
         other = create_method(name, None, changed)[0]
         assert other != method
-        assert encoding_key(other) == encoding_key(method)
+        assert other.encoding_key() == method.encoding_key()
     everything = {o: another(method, o) for o in method.scoring} | {"short_side": None}
     one = base.encode(image)
     two = base.with_method(name, None, everything).encode(image)
     assert torch.equal(one.features, two.features)
-    if one.feature_sets is not None:
-        assert torch.equal(one.feature_sets, two.feature_sets)
-    for key, value in one.extras.items():
+    for key, value in (vars(one.state) if one.state else {}).items():
         if isinstance(value, torch.Tensor):
-            assert torch.equal(value, two.extras[key])
-    assert encoding_key(create_method(name, None, {"short_side": 64})[0]) != encoding_key(method)
+            assert torch.equal(value, getattr(two.state, key))
+    smaller = create_method(name, None, {"short_side": 64})[0]
+    assert smaller.encoding_key() != method.encoding_key()
 
 
 def test_passes_are_shared_where_pictures_come_in_alike():
@@ -496,7 +485,7 @@ def test_crops_are_of_the_short_side_and_centred():
     truth = np.full((40, 100), 1, np.uint16)
     truth[:, 40:60] = 2
     (crop,) = view_picture(image, "crop:20")
-    labels = view_truth(truth, "crop:20")  # 20 x 50, then columns 15 to 35
+    labels = view_target(truth, "crop:20")  # 20 x 50, then columns 15 to 35
     assert crop.shape == (20, 20, 3)
     assert labels.shape == (20, 20)
     assert labels[0].tolist() == [1] * 5 + [2] * 10 + [1] * 5
@@ -510,7 +499,7 @@ def test_halves_are_pictures_of_their_own():
     assert np.array_equal(np.concatenate([left, right], axis=1), image)
     assert left.shape[1] == 3
     truth = np.ones((4, 7), np.uint16)
-    assert view_truth(truth, "halves") is truth
+    assert view_target(truth, "halves") is truth
 
 
 @pytest.mark.parametrize("view", ["halves", "crop:32"])
@@ -518,7 +507,7 @@ def test_views_are_evaluated(folder, tiny, tmp_path, view):
     plan = make_plan(folder, tiny[0], settings=(NATIVE, f"view={view}"), limit=3)
     results = evaluate(plan, tmp_path)
     samples = benchmark("folder").open(folder)[:3]
-    scored = sum((view_truth(s.target(), view) != VOID).sum() for s in samples)
+    scored = sum((view_target(s.target(), view) != VOID).sum() for s in samples)
     for entry in results["runs"]:
         assert sum(one["target"] for one in entry["classes"]) == scored
 
@@ -539,21 +528,35 @@ def test_corruptions_are_a_curve_and_repeat(folder, tiny, tmp_path):
     assert numbers(other)[3] != numbers(results)[3]
 
 
-def test_presence_and_boundary_are_counted_where_asked(folder, tiny, tmp_path):
-    plan = make_plan(folder, tiny[0], presence=True, boundary=True, limit=8)
+def test_image_level_and_boundary_are_optional(folder, tiny, tmp_path):
+    plan = make_plan(folder, tiny[0], image_level=True, boundary=True, limit=8)
     for entry in evaluate(plan, tmp_path)["runs"]:
         assert 0 < entry["metrics"]["image_map"] <= 1
         assert 0 < entry["metrics"]["boundary_miou_union"] <= 1
 
 
-def test_refiners_look_once_for_all_thresholds(folder, tiny, tmp_path, monkeypatch):
-    from wordmask.refiners.pamr import Pamr
-
-    calls = []
-    look = Pamr.look
+def count_calls(monkeypatch, cls, name):
+    """A list that grows with every call of a method of a class."""
+    calls, original = [], getattr(cls, name)
     monkeypatch.setattr(
-        Pamr, "look", lambda self, view, nets: calls.append(1) or look(self, view, nets)
+        cls, name, lambda self, *arguments: calls.append(1) or original(self, *arguments)
     )
+    return calls
+
+
+def test_each_picture_is_scored_and_refined_once(folder, tiny, tmp_path, monkeypatch):
+    """Labels, image-level scores and confidence are read from the same score maps."""
+    scored = count_calls(monkeypatch, METHODS["sclip"], "scores")
+    prepared = count_calls(monkeypatch, REFINERS["pamr"], "prepare")
+    refined = count_calls(monkeypatch, REFINERS["pamr"], "refine")
+    plan = make_plan(folder, tiny[0], methods=("sclip+pamr",), image_level=True, limit=4)
+    (entry,) = evaluate(plan, tmp_path)["runs"]
+    assert (len(scored), len(prepared), len(refined)) == (4, 4, 4)
+    assert entry["metrics"].keys() >= {"miou_union", "image_map", "calibration_error"}
+
+
+def test_refiners_are_prepared_once_for_all_thresholds(folder, tiny, tmp_path, monkeypatch):
+    calls = count_calls(monkeypatch, REFINERS["pamr"], "prepare")
     plan = make_plan(
         folder,
         tiny[0],
@@ -630,7 +633,7 @@ def test_text_rows_must_fit(folder, tiny, tmp_path):
         ({"root": "/nowhere"}, "does not exist"),
     ],
 )
-def test_bad_plans_are_told_before_anything_is_loaded(folder, tmp_path, changes, message):
+def test_bad_plans_are_refused_before_anything_is_loaded(folder, tmp_path, changes, message):
     plan = make_plan(folder, "no-such/model", **changes)
     with pytest.raises(WordmaskError, match=message):
         evaluate(plan, tmp_path)

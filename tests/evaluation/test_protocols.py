@@ -347,4 +347,4 @@ def test_commands_are_ones_that_can_be_given():
             for entry in words[2].split(","):
                 make_protocol(entry, words[3].split(",")[0], assignments=settings)
     assert any("voc21" in x and "window=336" in x for x in command(BY_ID["cliper-12"]))
-    assert all("--presence" in x for x in command(BY_ID["cliper-2"]))
+    assert all("--image-level" in x for x in command(BY_ID["cliper-2"]))

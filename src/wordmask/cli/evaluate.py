@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from wordmask.cli import common
+from wordmask.cli.groups import ModelOptions, expand
 from wordmask.cli.protocol import ProtocolName
 from wordmask.errors import WordmaskError
 
@@ -18,13 +19,14 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from wordmask.evaluation.evaluator import Progress
+    from wordmask.evaluation.progress import Progress
 
 LINE_EVERY = 20.0  # seconds between lines where there is no terminal
 RUN = "What to run"
 WHERE = "Where"
 
 
+@expand
 def evaluate(
     methods: Annotated[
         str,
@@ -36,11 +38,12 @@ def evaluate(
     datasets: Annotated[
         str, typer.Argument(metavar="DATASET[,DATASET...]", help="See `wordmask datasets`.")
     ],
+    *,
     root: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="The folder of the data sets.", rich_help_panel=WHERE),
     ] = None,
-    model: common.Model = common.DEFAULT_MODEL,
+    model: ModelOptions,
     out: Annotated[
         Path,
         typer.Option(
@@ -87,10 +90,10 @@ def evaluate(
             metavar="COUNT", help="Only the first pictures of a data set.", rich_help_panel=RUN
         ),
     ] = None,
-    presence: Annotated[
+    image_level: Annotated[
         bool,
         typer.Option(
-            "--presence",
+            "--image-level",
             help="Also which classes a picture shows, image-level: mAP, F1, precision, recall.",
             rich_help_panel=RUN,
         ),
@@ -119,7 +122,7 @@ def evaluate(
         typer.Option(
             "--apart",
             help="An encoding for each run, also where several could share one: for times, and "
-            "for results that do not depend, by rounding, on what ran beside.",
+            "for results that do not depend, by rounding, on what else ran.",
             rich_help_panel=RUN,
         ),
     ] = False,
@@ -132,13 +135,6 @@ def evaluate(
             rich_help_panel="Model",
         ),
     ] = None,
-    vfm: common.Vfm = None,
-    diffusion: common.Diffusion = None,
-    sam: common.Sam = None,
-    classifier: common.Classifier = None,
-    device: common.Device = None,
-    dtype: common.Dtype = None,
-    offline: common.Offline = False,
     workers: Annotated[
         int,
         typer.Option(
@@ -161,43 +157,46 @@ def evaluate(
 
     wordmask evaluate clip,sclip,cliper voc21,voc20 --root data
 
-    A run that was stopped, by whatever, goes on where it was when it is started again. --model also
-    takes FILE.py:FUNCTION, a function that returns a CLIP in transformers' form.
+    A run that was stopped, by whatever, goes on where it was when it is started again. A method, a
+    refiner or a data set may be FILE.py:NAME, a data set also NAME=DIR: a folder of your own.
 
     Exit codes: 0 all went well, 2 wrong usage or data that cannot be used, 130 interrupted.
     """
     from wordmask.evaluation import results
-    from wordmask.evaluation.evaluator import Plan
     from wordmask.evaluation.evaluator import evaluate as run
     from wordmask.evaluation.examples import draw_examples
+    from wordmask.evaluation.plan import Plan
+    from wordmask.evaluation.protocols import Entry
     from wordmask.evaluation.robustness import CORRUPTIONS
 
     kinds = list(CORRUPTIONS) if corrupt == "all" else _split(corrupt or "")
     if pictures < 0:
         raise WordmaskError(f"got --pictures {pictures}; give 0 or more")
+    for text in _split(methods):
+        Entry.parse(text)  # a file may bring a kind of auxiliary model
     plan = Plan(
         methods=_split(methods),
         datasets=_split(datasets),
         root=root,
-        model=model,
+        model=model.model,
         protocol=protocol,
         settings=tuple(assignments or ()),
         sweep=tuple(sweep or ()),
         corruptions=tuple(kinds),
         seed=seed,
         limit=limit,
-        networks=common.read_networks(vfm=vfm, diffusion=diffusion, sam=sam, classifier=classifier),
+        networks=model.sources,
         text_features=text_features,
-        presence=presence,
+        image_level=image_level,
         boundary=boundary,
         calibration=calibration,
         share=not apart,
-        device=device,
-        dtype=dtype,
-        offline=offline,
+        device=model.device,
+        dtype=model.dtype,
+        offline=model.offline,
     )
     common.make_folder(out)
-    if int(os.environ.get("RANK", 0)):  # of torchrun: only the first process speaks
+    if int(os.environ.get("RANK", 0)):  # of torchrun: only the first process prints
         run(plan, out, workers=workers, overwrite=overwrite)
         return
     with _Display() as display:
@@ -266,7 +265,7 @@ class _Display:
         self.task: Any = None
         self.key: Any = None
         self.finished: Any = None
-        self.said = 0.0
+        self.printed = 0.0
 
     def __enter__(self) -> _Display:
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
@@ -302,7 +301,7 @@ class _Display:
         if done and self.finished == self.key:
             return
         self.finished = self.key if done else None
-        if not self.live and (done or now - self.said >= LINE_EVERY):
-            self.said = now
+        if not self.live and (done or now - self.printed >= LINE_EVERY):
+            self.printed = now
             text = f"{name} {progress.done}/{progress.total}: mIoU {scores}"
             print(common.one_line(text, 400), file=sys.stderr)

@@ -15,7 +15,7 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar
 
 import typer
 
@@ -132,7 +132,8 @@ class WordOptions(Group):
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="The classes from a file: one a line, taken whole, synonyms after a tab; or .json.",
+            help="The classes from a file: one a line, taken whole, synonyms after a tab; or "
+            ".json.",
             rich_help_panel=WORDS,
         ),
     ] = None
@@ -219,13 +220,16 @@ class MethodOptions(Group):
         from wordmask.registry import split_variant
 
         chosen = METHODS.resolve(split_variant(self.method)[0])
-        own = [text for text in self.assignments or [] if not _of_refiner(text)]
-        given = [parse_option(chosen, text) for text in own] + self._sizes()
+        given = [parse_option(chosen, text) for text in self._own()] + self._sizes()
         names = [name for name, _ in given]
         for name in names:
             if names.count(name) > 1:
                 raise WordmaskError(f"the option {name!r} is given more than once; leave one")
         return read_method(self.method, self.variant, dict(given))
+
+    def _own(self) -> list[str]:
+        """Assignments of the method's options."""
+        return self.assignments or []
 
     def _sizes(self) -> list[tuple[str, int]]:
         if self.short_side == 0:
@@ -260,6 +264,9 @@ class FullMethodOptions(MethodOptions):
 
     def _sizes(self) -> list[tuple[str, int]]:
         return super()._sizes() + ([] if self.window is None else read_window(self.window))
+
+    def _own(self) -> list[str]:
+        return [text for text in super()._own() if not _of_refiner(text)]
 
     def read_refiners(self) -> tuple[Refiner, ...]:
         """Refiners with their options from `--set NAME.OPTION=VALUE`."""
@@ -319,6 +326,8 @@ class NetworkOptions(Group):
     ] = None
     flags: dict[str, str] = dataclasses.field(default_factory=dict)
 
+    default: ClassVar[str] = ""  # shown as the default of all kinds, where it is not theirs
+
     @classmethod
     def parameters(cls) -> list[inspect.Parameter]:
         """Those of the fields, and one for every kind."""
@@ -328,7 +337,7 @@ class NetworkOptions(Group):
                 f"--{kind.name}",
                 metavar="SOURCE",
                 help=kind.help,
-                show_default=kind.source,
+                show_default=cls.default or kind.source,
                 rich_help_panel=MODEL,
             )
             flags.append(_parameter(kind.name, Annotated[str | None, option], None))
@@ -340,6 +349,11 @@ class NetworkOptions(Group):
         flags = {kind: values[kind] for kind in KINDS if values.get(kind) is not None}
         own = {name: value for name, value in values.items() if name not in KINDS}
         return cls(**own, flags=flags)
+
+    @property
+    def kinds(self) -> list[str]:
+        """The kinds that are named, known or not."""
+        return [*self.flags, *(text.partition("=")[0] for text in self.network or ())]
 
     @property
     def sources(self) -> dict[str, str]:

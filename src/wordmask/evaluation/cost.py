@@ -1,8 +1,8 @@
 """What methods cost: parameters, FLOPs, time and memory, as Table 1 of ProxyCLIP's supplement and
 Table 4 of CLIPer give them.
 
-A round is what a person waits for: encoding a batch of pictures, and labelling it by words whose
-embeddings are at hand. Weights do not change the time, so random ones will do.
+A round is what a person waits for: encoding a batch of pictures, and labelling it by words that are
+encoded already. Weights do not change the time, so random ones will do.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from torch import nn
 from wordmask.errors import WordmaskError, unknown
 from wordmask.methods import METHODS, create_method
 from wordmask.refiners import read_refiners
+from wordmask.registry import split_variant
 from wordmask.segmenter import Segmenter
 
 # width, blocks and heads of the image half, its patch and picture; of the text half; joint width
@@ -38,9 +39,9 @@ CLIP_SHAPES = {
 }
 RANDOM_VFM = "facebook/dino-vitb8"  # ViT-B/8, the default of ProxyCLIP
 NOTE = (
-    "Parameters are those of CLIP, both halves, and of networks beside it. Times and FLOPs are for "
+    "Parameters are those of CLIP, both halves, and of auxiliary networks. Times and FLOPs are for "
     "one picture; FLOPs are torch's, a multiply-add being two (ProxyCLIP's Table 1 counts one). "
-    "IPS: images per second. Memory is weights and what a round holds beside them."
+    "IPS: images per second. Memory is weights and what a round holds on top of them."
 )
 
 
@@ -51,15 +52,15 @@ class Cost:
     Attributes:
         method, variant: of the method.
         refine: refiners in order, "" for none.
-        networks: what ran beside CLIP, source by kind.
+        networks: auxiliary networks that ran, source by kind.
         parameters: of CLIP, both halves, and of those networks.
         flops: floating point operations for one picture, a multiply-add being two (torch's count;
             papers often count it as one).
         milliseconds: median time of a round, over the pictures of the batch.
         encoding: the same of its encoding alone, where words change nothing.
         images_per_second: pictures of a batch over the median time of a round.
-        memory: MiB at the peak of a round: weights and what is held beside them; None where it
-            cannot be measured.
+        memory: MiB at the peak of a round: weights and what is held on top of them; None where
+            it cannot be measured.
     """
 
     method: str
@@ -80,10 +81,10 @@ def candidates(
     """List what to measure, for `measure`.
 
     Args:
-        methods: names, a variant after a colon; None: all methods that need no other network than
-            those named.
-        refine: refiners, each to be measured with every method, beside the method alone.
-        networks: kinds of networks that are at hand.
+        methods: names or FILE.py:NAME, a variant after a colon; None: all methods that need no
+            other network than those named.
+        refine: refiners, each to be measured with every method, besides the method alone.
+        networks: kinds of auxiliary networks that are available.
 
     Raises:
         WordmaskError: an unknown method, variant or refiner.
@@ -93,9 +94,9 @@ def candidates(
         methods = [name for name in sorted(METHODS) if METHODS[name].network in known]
     chosen = []
     for text in methods:
-        name, colon, variant = text.partition(":")
-        create_method(name, variant if colon else None)
-        chosen += [(name, variant if colon else None, names) for names in ("", *refine)]
+        name, variant = split_variant(text)
+        method, _ = create_method(name, variant)
+        chosen += [(method.name, variant, names) for names in ("", *refine)]
     for names in refine:
         read_refiners(names)
     return chosen
@@ -116,7 +117,7 @@ def measure(
     """Measure methods one after the other, on random pixels.
 
     Args:
-        model: a CLIP of transformers, on the device and of the type that are asked about.
+        model: a CLIP of transformers, on the device and of the type to be measured.
         chosen: (method, variant or None, refiners as in "pamr" or "").
         size: height and width that the network sees, whatever the method would resize to.
         batch: pictures in a round.
@@ -126,8 +127,8 @@ def measure(
         report: called with each row as it comes.
 
     Raises:
-        WordmaskError: an unknown method or refiner, numbers below 1, weights that are not to be
-            had.
+        WordmaskError: an unknown method or refiner, numbers below 1, weights that cannot be
+            loaded.
     """
     if min(*size, batch, words, rounds) < 1:
         raise WordmaskError(
@@ -168,8 +169,8 @@ def _measure(
     used = {kind: text["source"] for kind, text in segmenter.networks.describe().items()}
     models = [tower.model]
     for kind in used:
-        beside = getattr(segmenter.networks, kind)
-        models += beside.modules() if hasattr(beside, "modules") else [beside.model]
+        network = getattr(segmenter.networks, kind)
+        models += network.modules() if hasattr(network, "modules") else [network.model]
     parameters = {id(x): x for model in models for x in model.parameters()}  # a network may be
     buffers = {id(x): x for model in models for x in model.buffers()}  # there twice
     whole()
@@ -224,7 +225,7 @@ def count_flops(call: Callable[[], object]) -> int:
 def peak_memory(call: Callable[[], object], device: torch.device) -> float | None:
     """MiB that a call holds at most above what was held before it.
 
-    On a GPU it is what torch allocated there; on a CPU the rise of the resident set, watched every
+    On a GPU it is what torch allocated there; on a CPU the rise of the resident set, sampled every
     half millisecond (Linux alone; None elsewhere).
     """
     gc.collect()
@@ -239,18 +240,18 @@ def peak_memory(call: Callable[[], object], device: torch.device) -> float | Non
     before = highest = resident()
     done = threading.Event()
 
-    def watch() -> None:
+    def sample() -> None:
         nonlocal highest
         while not done.wait(0.0005):
             highest = max(highest, resident())
 
-    watcher = threading.Thread(target=watch)
-    watcher.start()
+    sampler = threading.Thread(target=sample)
+    sampler.start()
     try:
         call()
     finally:
         done.set()
-        watcher.join()
+        sampler.join()
     return (highest - before) / 2**20
 
 
@@ -329,7 +330,7 @@ def conditions(device: torch.device, dtype: torch.dtype) -> dict[str, str | int]
 
 
 def _processor() -> str:
-    """The CPU by its own name, where the system tells it."""
+    """The CPU by its own name, where the system gives it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next(x.split(":", 1)[1].strip() for x in lines if x.startswith("model name"))
@@ -352,11 +353,11 @@ def table(costs: Sequence[Cost]) -> list[list[str]]:
         ]
     ]
     for cost in costs:
-        beside = [*([cost.refine] if cost.refine else []), *cost.networks.values()]
+        added = [*([cost.refine] if cost.refine else []), *cost.networks.values()]
         rows.append(
             [
                 f"{cost.method} ({cost.variant})",
-                ", ".join(beside) or "-",
+                ", ".join(added) or "-",
                 f"{cost.parameters / 1e6:.1f}",
                 _three_digits(cost.images_per_second),
                 _three_digits(cost.milliseconds),

@@ -7,19 +7,18 @@ import re
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from wordmask.datasets import VOID, Sample
 from wordmask.drawing import overlay, palette, strip
-from wordmask.evaluation.views import view_picture, view_truth
+from wordmask.evaluation.plan import CLEAN, Plan, check
+from wordmask.evaluation.runs import Run, label, load, make_runs
+from wordmask.evaluation.views import view_picture, view_target
 from wordmask.files import write_atomically
 from wordmask.images import read_image
-
-if TYPE_CHECKING:
-    from wordmask.evaluation.evaluator import Plan, Run
 
 LIST = "pictures.json"
 HEIGHT = 320  # of a strip, pixels
@@ -53,8 +52,6 @@ def draw_examples(plan: Plan, found: Mapping[str, Any], folder: Path, count: int
         folder: for the strips, one folder for each data set.
         count: how many of each group.
     """
-    from wordmask.evaluation.evaluator import CLEAN, check, load, make_runs
-
     base = load(plan)
     listed = []
     for name, samples in check(plan).items():
@@ -100,12 +97,10 @@ def _draw(
     run: Run, sample: Sample, entry: Mapping[str, Any]
 ) -> tuple[Image.Image, list[dict[str, Any]]]:
     """Picture, truth and answer side by side; and the classes in them, most pixels first."""
-    from wordmask.evaluation.evaluator import label
-
     view = run.protocol.view
     pieces = view_picture(read_image(sample.image), view)
     shown = np.concatenate(pieces, axis=1)
-    truth = view_truth(sample.target(), view)
+    truth = view_target(sample.target(), view)
     answer = label(run, [run.segmenter.encode(piece) for piece in pieces]).astype(np.uint16)
     void = truth == VOID
     names = [one["name"] for one in entry["classes"]][-run.texts.classes :]

@@ -8,40 +8,36 @@ import json
 import math
 import os
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
 from wordmask.errors import WordmaskError
-from wordmask.evaluation.journal import Record, Shard
+from wordmask.evaluation.plan import CLEAN, Condition, Plan
 from wordmask.evaluation.published import METRICS, Number, lookup
+from wordmask.evaluation.runs import Run, Task
 from wordmask.metrics.collection import Metrics
 from wordmask.version import __version__
-
-if TYPE_CHECKING:
-    from wordmask.evaluation.evaluator import Plan, Run, Task
 
 RESULTS = "results.json"
 FORM = 1  # of results.json
 
 
 def collect(plan: Plan, tasks: Sequence[Task]) -> dict[str, Any]:
-    """Results of all data sets, from what their shards hold.
+    """Results of all data sets, from what their journals hold.
 
     Raises:
         WordmaskError: pictures that nobody counted.
     """
     import transformers
 
-    from wordmask.evaluation.evaluator import conditions
-
     runs = [
         entry
         for task in tasks
-        for condition in conditions(plan)
+        for condition in plan.conditions
         for entry in _collect(plan, task, condition)
     ]
     found = {
@@ -86,34 +82,24 @@ def _networks(plan: Plan, tasks: Sequence[Task]) -> dict[str, dict[str, str]]:
     return named | tasks[0].runs[0].segmenter.networks.describe()
 
 
-def _collect(plan: Plan, task: Task, condition: tuple[str, int]) -> list[dict[str, Any]]:
+def _collect(plan: Plan, task: Task, condition: Condition) -> list[dict[str, Any]]:
     metrics = [run.metrics(task.bench, plan.boundary) for run in task.runs]
     seconds: list[list[tuple[float, float]]] = [[] for _ in task.runs]
-    for record in _records(task, condition):
-        for counted, times, answer in zip(metrics, seconds, record.answers, strict=True):
-            counted.add(answer.counted)
-            times.append((answer.encode, answer.decide))
+    for picture in task.counts(condition):
+        for counted, times, counts in zip(metrics, seconds, picture.runs, strict=True):
+            counted.add(counts.counted)
+            times.append((counts.encode, counts.decide))
     return [
         _entry(plan, task, run, condition, counted, times)
         for run, counted, times in zip(task.runs, metrics, seconds, strict=True)
     ]
 
 
-def _records(task: Task, condition: tuple[str, int]) -> Iterator[Record]:
-    """Every picture once, in the order of the data set; a shard at a time is in memory."""
-    for _, path, pictures in task.shards(condition):
-        found = Shard(path, pictures).records
-        if len(found) < len(pictures):
-            missing = pictures[len(found)]
-            raise WordmaskError(f"the picture {missing!r} is not counted; start again to go on")
-        yield from found
-
-
 def _entry(
     plan: Plan,
     task: Task,
     run: Run,
-    condition: tuple[str, int],
+    condition: Condition,
     counted: Metrics,
     seconds: list[tuple[float, float]],
 ) -> dict[str, Any]:
@@ -171,7 +157,7 @@ def _entry(
     }
     if plan.calibration:
         entry["calibration"] = _calibration(run, counted)
-    numbers = lookup(entry, task.model, _sources(run)) if condition == ("clean", 0) else []
+    numbers = lookup(entry, task.model, _sources(run)) if condition == CLEAN else []
     entry["published"] = [
         {"source": n.source, "metric": n.metric, "value": n.value} for n in numbers
     ]

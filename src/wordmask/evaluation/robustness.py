@@ -3,7 +3,7 @@
 The kinds follow Hendrycks and Dietterich, "Benchmarking Neural Network Robustness to Common
 Corruptions and Perturbations" (ICLR 2019), whose severities 1, 3 and 5 are 1, 2 and 3 here for
 noise, JPEG and contrast. Their pictures have 224 pixels; blur and fog are scaled to the short side,
-so that a picture looks alike at any size, while noise and JPEG are of single pixels. The code and
+so that the effect is the same at any size, while noise and JPEG are of single pixels. The code and
 the fog are our own, so numbers are comparable among themselves and not with ImageNet-C.
 """
 
@@ -76,7 +76,7 @@ def jpeg(image: np.ndarray, level: int, random: np.random.Generator) -> np.ndarr
 def fog(image: np.ndarray, level: int, random: np.random.Generator) -> np.ndarray:
     """Light grey fog in drifting clouds that lets through 0.6, 0.4 or 0.25 of the light on average.
 
-    What is seen through fog is the picture times t plus the colour of the fog times 1 - t; t is
+    The result is the picture times t plus the colour of the fog times 1 - t; t is
     exp(-depth) with a depth between half and one and a half times its mean.
     """
     depth = -np.log((0.6, 0.4, 0.25)[level])

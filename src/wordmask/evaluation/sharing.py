@@ -1,7 +1,7 @@
 """One pass over a picture for everything that can share it.
 
 Two things are shared. Runs that differ only in what scores and labels read (templates, scales,
-thresholds, background, refiners) share one encoding. Methods that see the same pixels share one
+thresholds, background, refiners) share one encoding. Methods that read the same pixels share one
 pass of the tower: what they need of it is joined.
 """
 
@@ -52,7 +52,7 @@ def _need(method: Method, depth: int) -> Need | None:
 class SharedTower:
     """A tower that keeps what a pass left behind, for the next method that asks for it.
 
-    In all else it is the tower. Batches are told apart by their pixels, so windows are shared too.
+    In all else it is the tower. Batches are known by their pixels, so windows are shared too.
 
     Args:
         tower: a CLIP tower.

@@ -1,4 +1,4 @@
-"""What of a picture is shown and scored, see `Protocol.view`."""
+"""The part of a picture that is evaluated, see `Protocol.view`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from wordmask.evaluation.protocols import crop_size
 
 
 def view_picture(image: np.ndarray, view: str) -> list[np.ndarray]:
-    """The pieces of a picture (H, W, 3) that are shown, each as a picture of its own."""
+    """The pieces of a picture (H, W, 3) that are encoded, each as a picture of its own."""
     if view == "halves":
         middle = image.shape[1] // 2
         return [np.ascontiguousarray(half) for half in (image[:, :middle], image[:, middle:])]
@@ -21,17 +21,17 @@ def view_picture(image: np.ndarray, view: str) -> list[np.ndarray]:
     return [np.ascontiguousarray(_centre(np.asarray(resized), side))]
 
 
-def view_truth(truth: np.ndarray, view: str) -> np.ndarray:
-    """The true labels (H, W) of what `view_picture` shows, its pieces side by side."""
+def view_target(target: np.ndarray, view: str) -> np.ndarray:
+    """The true labels (H, W) of what `view_picture` gives, its pieces side by side."""
     side = crop_size(view)
     if not side:
-        return truth
-    height, width = _crop_size(truth.shape[0], truth.shape[1], side)
+        return target
+    height, width = _crop_size(target.shape[0], target.shape[1], side)
     rows, columns = (
         np.minimum(((np.arange(n) + 0.5) * (size / n)).astype(int), size - 1)
-        for n, size in ((height, truth.shape[0]), (width, truth.shape[1]))
+        for n, size in ((height, target.shape[0]), (width, target.shape[1]))
     )
-    return _centre(truth[rows[:, None], columns], side)
+    return _centre(target[rows[:, None], columns], side)
 
 
 def _crop_size(height: int, width: int, side: int) -> tuple[int, int]:

@@ -1,28 +1,26 @@
-"""Several processes that share the pictures of a run: helpers on this machine, or torchrun's."""
+"""Several processes that share the pictures of a run: on this machine, or started by torchrun."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import multiprocessing
 import os
-import queue
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
 
+from wordmask.datasets import Samples
 from wordmask.errors import WordmaskError
-from wordmask.evaluation.journal import Record
-
-Heard = tuple[str, tuple[str, int], Record]  # data set, condition, what was counted
+from wordmask.journal import Journal
 
 
-class Team:
-    """This process among those that share the work; of every `size` shards it takes one.
+class Workers:
+    """The processes that share the pictures, as one of them sees them.
 
     Attributes:
-        rank, size: which process this is, and of how many; the first reports.
+        rank, size: which process this is, and of how many; the first one reports.
         distributed: started by torchrun, so that processes may be on different machines.
     """
 
@@ -31,35 +29,78 @@ class Team:
         self.size = size
         self.distributed = distributed
 
-    def tell(self, dataset: str, condition: tuple[str, int], record: Record) -> None:
-        """Tell the first process of a picture that was counted, where it can be told."""
-
-    def heard(self) -> list[Heard]:
-        """What the other processes have told since the last call."""
-        return []
+    def share(self, samples: Samples) -> Samples:
+        """The pictures that this process counts: every `size`-th one."""
+        return samples[self.rank :: self.size]
 
     def busy(self) -> bool:
-        """Whether helpers of this process are still at work."""
+        """Whether processes that this one started are still at work."""
         return False
 
     def check(self) -> None:
         """Stop where going on is of no use.
 
         Raises:
-            WordmaskError: a helper failed.
+            WordmaskError: another process failed.
         """
 
 
-class Helper(Team):
-    """A process that the first one started."""
+class StartedWorkers(Workers):
+    """As the first process sees them, which starts `size` - 1 others.
 
-    def __init__(self, rank: int, size: int, channel: Any):
-        super().__init__(rank, size)
-        self.channel = channel
+    Args:
+        size: processes in all.
+        work: called in every other process with its `Workers`; it must be importable by name.
+        arguments: what `work` is called with besides.
+    """
 
-    def tell(self, dataset: str, condition: tuple[str, int], record: Record) -> None:
-        """Through the channel to the first process."""
-        self.channel.put(("record", (dataset, condition, record.state())))
+    def __init__(self, size: int, work: Callable[..., object], arguments: tuple[Any, ...]):
+        super().__init__(0, size)
+        context = multiprocessing.get_context("spawn")
+        threads = max(torch.get_num_threads() // size, 1)
+        self._errors = context.SimpleQueue()
+        self._processes = [
+            context.Process(
+                target=_run,
+                args=(JoinedWorkers(rank, size), threads, self._errors, work, arguments),
+                daemon=True,
+            )
+            for rank in range(1, size)
+        ]
+        for process in self._processes:
+            process.start()
+
+    def busy(self) -> bool:
+        """Whether one is still at work."""
+        self.check()
+        return any(process.is_alive() for process in self._processes)
+
+    def check(self) -> None:
+        """Raise what another process raised."""
+        for process in self._processes:
+            if process.exitcode not in (None, 0):
+                if not self._errors.empty():
+                    raise WordmaskError(self._errors.get())
+                raise WordmaskError(
+                    f"a worker ended with exit code {process.exitcode}; start again to go on"
+                )
+
+    def join(self) -> None:
+        """Wait for all."""
+        while self.busy():
+            for process in self._processes:
+                process.join(0.05)
+
+    def stop(self) -> None:
+        """End those that still run."""
+        for process in self._processes:
+            process.terminate()
+        for process in self._processes:
+            process.join()
+
+
+class JoinedWorkers(Workers):
+    """As a process sees them that the first one started."""
 
     def check(self) -> None:
         """End where the first process is gone."""
@@ -68,126 +109,54 @@ class Helper(Team):
             os._exit(1)
 
 
-class Leader(Team):
-    """The first process, which starts `size` - 1 helpers.
-
-    Args:
-        size: processes in all.
-        work: called in every helper with its `Team`; it must be importable by name.
-        arguments: what `work` is called with besides.
-    """
-
-    def __init__(self, size: int, work: Callable[..., object], arguments: tuple[Any, ...]):
-        super().__init__(0, size)
-        context = multiprocessing.get_context("spawn")
-        threads = max(torch.get_num_threads() // size, 1)
-        self._channel = context.Queue()
-        self._heard: list[Heard] = []
-        self._helpers = [
-            context.Process(
-                target=_help, args=(rank, size, threads, self._channel, work, arguments)
-            )
-            for rank in range(1, size)
-        ]
-        for helper in self._helpers:
-            helper.daemon = True
-            helper.start()
-
-    def heard(self) -> list[Heard]:
-        """What the helpers have told since the last call."""
-        self._listen()
-        heard, self._heard = self._heard, []
-        return heard
-
-    def _listen(self, wait: float = 0.0) -> None:
-        while True:
-            try:
-                kind, value = self._channel.get(block=wait > 0, timeout=wait or None)
-            except queue.Empty:
-                return
-            if kind == "error":
-                raise WordmaskError(value)
-            dataset, condition, state = value
-            self._heard.append((dataset, condition, Record.from_state(state)))
-
-    def busy(self) -> bool:
-        """Whether a helper is still at work."""
-        self.check()
-        return any(helper.is_alive() for helper in self._helpers)
-
-    def check(self) -> None:
-        """Raise what a helper raised."""
-        self._listen()
-        for helper in self._helpers:
-            if helper.exitcode not in (None, 0):
-                self._listen(1.0)
-                raise WordmaskError(
-                    f"a worker ended with exit code {helper.exitcode}; start again to go on"
-                )
-
-    def join(self) -> None:
-        """Wait for all helpers."""
-        while self.busy():
-            for helper in self._helpers:
-                helper.join(0.05)
-
-    def stop(self) -> None:
-        """End the helpers that still run."""
-        for helper in self._helpers:
-            if helper.is_alive():
-                helper.terminate()
-        for helper in self._helpers:
-            helper.join()
-
-
-def _help(
-    rank: int,
-    size: int,
+def _run(
+    workers: Workers,
     threads: int,
-    channel: Any,
+    errors: Any,
     work: Callable[..., object],
     arguments: tuple[Any, ...],
 ) -> None:
-    """A helper's whole life."""
+    """What a started process does from its start to its end."""
     torch.set_num_threads(threads)
     try:
-        work(Helper(rank, size, channel), *arguments)
+        work(workers, *arguments)
     except WordmaskError as error:
-        channel.put(("error", str(error)))
+        errors.put(str(error))
+        raise SystemExit(1) from None
     except KeyboardInterrupt:
-        channel.cancel_join_thread()
+        raise SystemExit(130) from None
 
 
 @contextlib.contextmanager
-def make_team(
-    workers: int, work: Callable[..., object], arguments: tuple[Any, ...]
-) -> Iterator[Team]:
-    """The team that the arguments and the environment make.
+def start_workers(
+    count: int, work: Callable[..., object], arguments: tuple[Any, ...]
+) -> Iterator[Workers]:
+    """The workers that the count and the environment make.
 
-    Under torchrun (RANK and WORLD_SIZE are set) its processes are the team; else this process and
-    `workers` - 1 helpers, which run `work(team, *arguments)` and are waited for at the end.
+    Under torchrun (RANK and WORLD_SIZE are set) they are its processes; else this one and
+    `count` - 1 others, which run `work(workers, *arguments)` and are waited for at the end.
     """
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     if world > 1:
-        if workers > 1:
+        if count > 1:
             raise WordmaskError(
-                f"got {workers} workers under torchrun, which starts its own; leave workers at 1"
+                f"got {count} workers under torchrun, which starts its own; leave workers at 1"
             )
         with joined_group():
-            yield Team(rank, world, distributed=True)
+            yield Workers(rank, world, distributed=True)
         return
-    if workers == 1:
-        yield Team()
+    if count == 1:
+        yield Workers()
         return
     before = torch.get_num_threads()
-    torch.set_num_threads(max(before // workers, 1))
-    leader = Leader(workers, work, arguments)
+    workers = StartedWorkers(count, work, arguments)
+    torch.set_num_threads(max(before // count, 1))
     try:
-        yield leader
-        leader.join()
+        yield workers
+        workers.join()
     finally:
         torch.set_num_threads(before)
-        leader.stop()
+        workers.stop()
 
 
 @contextlib.contextmanager
@@ -205,18 +174,18 @@ def joined_group() -> Iterator[None]:
         torch.distributed.destroy_process_group()
 
 
-def gather_files(folder: Path, pattern: str) -> None:
-    """Bring files of all processes to the first one, which need not share a disk with the others.
+def gather(journal: Journal) -> None:
+    """Bring what all processes finished to the first one, which need not share a disk with them.
 
-    Collective: every process of the group must call it.
+    Collective: every process of torchrun's group must call it.
     """
-    mine = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob(pattern)}
+    mine = {key: json.dumps(values) for key, values in journal.items()}
     first = torch.distributed.get_rank() == 0
-    known: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.gather_object(mine, known if first else None)
-    for files in known[1:] if first else ():
-        for name, data in files.items():
-            path = folder / name
-            if not path.exists() or path.stat().st_size < len(data):
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(data)
+    gathered: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.gather_object(mine, gathered if first else None)
+    if first:
+        journal.refresh()
+        for items in gathered:
+            for key, text in items.items():
+                if key not in journal:
+                    journal.append(key, json.loads(text))

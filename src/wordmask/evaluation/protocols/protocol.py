@@ -18,6 +18,7 @@ from wordmask.evaluation.protocols.settings import RELEASED, STATED, UNTUNED, So
 from wordmask.methods import METHODS, create_method, parse_option
 from wordmask.options import parse_assignment
 from wordmask.refiners import REFINERS, create_refiner, read_refiners
+from wordmask.registry import split_variant
 from wordmask.vocabulary import Background
 
 if TYPE_CHECKING:
@@ -61,17 +62,26 @@ class Entry:
         entry = cls.split(text)
         if not all((entry.method, *(entry.refiners or ()))):
             raise WordmaskError(f"got {text!r} as a method; write METHOD[:VARIANT][+REFINER]...")
-        create_method(entry.method, entry.variant)
-        read_refiners(",".join(entry.refiners or ()))
-        return entry
+        method = METHODS.resolve(entry.method).name
+        refiners = entry.refiners and tuple(map(_resolve_refiner, entry.refiners))
+        create_method(method, entry.variant)
+        read_refiners(refiners)
+        return cls(method, entry.variant, refiners)
 
     @classmethod
     def split(cls, text: str) -> Entry:
         """Read the written form without asking whether there is such a method."""
         first, *rest = (part.strip() for part in text.split("+"))
-        method, colon, variant = first.partition(":")
+        method, variant = split_variant(first)
         refiners = None if not rest else () if rest == ["none"] else tuple(rest)
-        return cls(method, variant if colon else None, refiners)
+        return cls(method, variant, refiners)
+
+
+def _resolve_refiner(text: str) -> str:
+    """A refiner by its registered name, with its variant."""
+    name, variant = split_variant(text)
+    name = REFINERS.resolve(name).name
+    return name if variant is None else f"{name}:{variant}"
 
 
 @dataclass(frozen=True)
@@ -322,10 +332,8 @@ def _refiners(
 ) -> tuple[tuple[str, Mapping[str, Any]], ...]:
     names = [part.strip() for part in given.split(",") if part.strip() not in ("", "none")]
     refiners = []
-    for text in names:
+    for text in map(_resolve_refiner, names):
         name, colon, variant = text.partition(":")
-        if name not in REFINERS:
-            raise unknown("refiner", name, REFINERS)
         table = released.get(name, {})
         options: dict[str, Any] = {}
         for key in ("base", dataset, f"{backbone}:{dataset}"):

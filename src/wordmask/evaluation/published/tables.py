@@ -697,7 +697,7 @@ def command(table: Table) -> list[str]:
             key, _, value = change.partition("=")
             set_by_hand = f"--set {shlex.quote(change)}"
             words.append(f"--{key} {value}" if key in NETWORKS else set_by_hand)
-        words += ["--presence"] if "image_map" in metrics else []
+        words += ["--image-level"] if "image_map" in metrics else []
         lines.append(" ".join([*words, f"--out runs/{table.id}-{len(lines) + 1}"]))
     return lines
 

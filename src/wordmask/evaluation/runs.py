@@ -1,0 +1,305 @@
+"""The model of a plan, the runs of a data set, and where the counts of their pictures are kept."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import runpy
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from wordmask.datasets import Benchmark, Samples
+from wordmask.errors import WordmaskError
+from wordmask.evaluation.plan import CLEAN, Condition, Plan, background_words
+from wordmask.evaluation.protocols import Entry, Protocol, make_protocol
+from wordmask.evaluation.sharing import share_passes
+from wordmask.journal import Journal
+from wordmask.metrics.collection import Counted, Metrics
+from wordmask.segmenter import Segmenter
+from wordmask.text_queries import TextQueries
+from wordmask.version import __version__
+from wordmask.vocabulary import Vocabulary
+
+
+@dataclass(frozen=True)
+class RunCounts:
+    """What one run made of one picture: counts, and seconds to encode it and to label it."""
+
+    counted: Counted
+    encode: float
+    decide: float
+
+
+@dataclass(frozen=True)
+class PictureCounts:
+    """What every run made of one picture, in the order of the runs."""
+
+    picture: str
+    runs: tuple[RunCounts, ...]
+
+    def state(self) -> dict[str, Any]:
+        """Plain values for JSON, but for the picture."""
+        return {"runs": [[run.counted.state(), run.encode, run.decide] for run in self.runs]}
+
+    @classmethod
+    def from_state(cls, picture: str, state: Mapping[str, Any]) -> PictureCounts:
+        """What `state` gave."""
+        runs = (RunCounts(Counted.from_state(c), e, d) for c, e, d in state["runs"])
+        return cls(picture, tuple(runs))
+
+
+@dataclass(frozen=True)
+class Run:
+    """One method under one protocol on one data set; `swept` are its settings from sweeps."""
+
+    label: str
+    swept: tuple[str, ...]
+    protocol: Protocol
+    segmenter: Segmenter
+    texts: TextQueries
+
+    def metrics(self, bench: Benchmark, boundary: bool) -> Metrics:
+        """Empty counts."""
+        void: Any = self.protocol.void
+        return Metrics(bench.classes, bench.has_background, void, boundary=boundary)
+
+
+@dataclass(frozen=True)
+class Task:
+    """A data set ready to be evaluated: its runs, and the journal of its pictures.
+
+    Attributes:
+        model: what identifies the model, as plain values.
+        shared: labels of the runs whose pass of the network is one.
+    """
+
+    samples: Samples
+    runs: tuple[Run, ...]
+    journal: Journal
+    model: Mapping[str, Any]
+    shared: tuple[tuple[str, ...], ...]
+
+    @property
+    def bench(self) -> Benchmark:
+        """The benchmark as its files make it."""
+        return self.samples.benchmark
+
+    def has(self, condition: Condition, picture: str) -> bool:
+        """Whether a picture is counted."""
+        return key(condition, picture) in self.journal
+
+    def add(self, condition: Condition, counts: PictureCounts) -> None:
+        """Put the counts of a picture on disk."""
+        self.journal.append(key(condition, counts.picture), counts.state())
+
+    def read(self, condition: Condition, picture: str) -> PictureCounts:
+        """The counts of a picture, as any worker put them on disk."""
+        return PictureCounts.from_state(picture, self.journal.read(key(condition, picture)))
+
+    def counts(self, condition: Condition) -> Iterator[PictureCounts]:
+        """The counts of all pictures in the order of the data set, one at a time in memory.
+
+        Raises:
+            WordmaskError: a picture that nobody counted.
+        """
+        for sample in self.samples:
+            if not self.has(condition, sample.id):
+                raise WordmaskError(
+                    f"the picture {sample.id!r} is not counted; start again to go on"
+                )
+            yield self.read(condition, sample.id)
+
+
+def key(condition: Condition, picture: str) -> str:
+    """What a picture is called in a journal: `clean/000`, `noise-1/000`."""
+    kind, severity = condition
+    return f"{kind if condition == CLEAN else f'{kind}-{severity}'}/{picture}"
+
+
+def load(plan: Plan, device: str | None = None) -> Segmenter:
+    """The model of a plan with its first method; all runs come from it.
+
+    device: where the plan names none.
+    """
+    entry = Entry.parse(plan.methods[0])
+    model, device, dtype = plan.model, plan.device or device, plan.dtype
+    source = None
+    if isinstance(model, str) and ".py:" in model:
+        source, model = model, _build(model)
+    if isinstance(model, nn.Module):
+        if source is not None and device is not None:
+            model = model.to(device)
+        device = dtype = None
+    segmenter = Segmenter.from_pretrained(
+        model,
+        entry.method,
+        entry.variant,
+        device=device,
+        dtype=dtype,
+        cache_dir=plan.cache_dir,
+        local_files_only=plan.offline,
+        networks=plan.networks,
+    )
+    segmenter.source = source or segmenter.source
+    return segmenter
+
+
+def _build(text: str) -> nn.Module:
+    """The model that a function in a Python file returns: `FILE.py:FUNCTION`."""
+    path, _, name = text.rpartition(":")
+    if not os.path.isfile(path):
+        raise WordmaskError(f"no file {path} for --model {text}; give FILE.py:FUNCTION")
+    functions = runpy.run_path(path)
+    if not callable(functions.get(name)):
+        raise WordmaskError(f"{path} has no function {name!r}; give FILE.py:FUNCTION")
+    model = functions[name]()
+    if not isinstance(model, nn.Module):
+        raise WordmaskError(f"{text} returned {type(model).__name__}; it must return a model")
+    return model.eval()
+
+
+def backbone(segmenter: Segmenter) -> str:
+    """The architecture as papers write it, ViT-B/16, or what it is made of."""
+    tower = segmenter.tower
+    width = tower.vision.config.hidden_size
+    known = {(12, 768): "ViT-B", (24, 1024): "ViT-L", (32, 1280): "ViT-H"}
+    if (tower.depth, width) in known:
+        return f"{known[tower.depth, width]}/{tower.patch}"
+    return f"ViT of {tower.depth} blocks, width {width}, patch {tower.patch}"
+
+
+def family(source: str) -> str:
+    """Who trained the weights, as far as the name of their source tells: OpenAI, OpenCLIP ..."""
+    name = source.lower()
+    signs = {"metaclip": "MetaCLIP", "laion": "OpenCLIP", "blip": "BLIP", "openai": "OpenAI"}
+    found = (family for sign, family in signs.items() if sign in name)
+    return next(found, "OpenAI" if "clip-vit-" in name else "")
+
+
+def make_runs(plan: Plan, base: Segmenter, bench: Benchmark) -> tuple[Run, ...]:
+    """All runs of one data set, each with its words encoded."""
+    base.provenance()  # hashed once, for all that come from it
+    runs = []
+    for method, changes in plan.entries:
+        protocol = make_protocol(
+            method, bench, plan.protocol, backbone(base), (*plan.settings, *changes)
+        )
+        segmenter = base.with_method(
+            protocol.method, protocol.variant, protocol.options, list(protocol.refine)
+        )
+        words, background = _words(plan, protocol, bench)
+        texts = segmenter.encode_text(words, background)
+        if isinstance(background, Tensor):
+            names = [f"word {i + 1}" for i in range(len(background))]
+            texts = dataclasses.replace(texts, strategy=protocol.strategy(names))
+        name = " ".join([protocol.entry, *changes])
+        runs.append(Run(name, changes, protocol, segmenter, texts))
+    return tuple(runs)
+
+
+def prepare(
+    plan: Plan,
+    base: Segmenter,
+    samples: Samples,
+    state: Path,
+    overwrite: bool = False,
+    part: str = "0",
+) -> Task:
+    """The runs of one data set, and a journal of their counts below `state`.
+
+    overwrite, part: as for `Journal`.
+
+    Raises:
+        WordmaskError: `state` holds the counts of other settings, pictures, weights or code.
+    """
+    bench = samples.benchmark
+    runs = make_runs(plan, base, bench)
+    provenance = base.provenance()
+    model = {
+        "source": str(provenance["model"]),
+        "weights": provenance["weights"],
+        "backbone": backbone(base),
+        "family": family(str(provenance["model"])),
+        "dtype": provenance["dtype"],
+        "device": provenance["device"],
+    }
+    ids = hashlib.blake2b("\n".join(s.id for s in samples).encode(), digest_size=12).hexdigest()
+    groups = share_passes([run.segmenter.method for run in runs], base.tower.depth)
+    shared = tuple(
+        tuple(run.label for run in runs if run.segmenter.method in members) for members, _ in groups
+    )
+    settings = {
+        "version": __version__,
+        "dataset": bench.name,
+        "pictures": len(samples),
+        "ids": ids,
+        "model": model,
+        "networks": {kind: str(source) for kind, source in plan.networks.items()},
+        "text_features": _digest(plan.text_features),
+        "runs": {run.label: run.protocol.describe() for run in runs},
+        "corruptions": list(plan.corruptions),
+        "seed": plan.seed,
+        "image_level": plan.image_level,
+        "boundary": plan.boundary,
+        "calibration": plan.calibration,
+        "share": plan.share,
+    }
+    journal = Journal(state / bench.name, settings, overwrite=overwrite, part=part)
+    journal.begin()
+    return Task(samples, runs, journal, model, shared)
+
+
+def label(run: Run, encodings: Sequence[Any]) -> np.ndarray:
+    """The labels (H, W) of the pieces of one picture, side by side."""
+    parts = [run.segmenter.score(encoding, run.texts).labels() for encoding in encodings]
+    return np.concatenate(parts, axis=1)
+
+
+def _words(plan: Plan, protocol: Protocol, bench: Benchmark) -> tuple[Any, Any]:
+    """Words and background as `Segmenter.encode_text` takes them."""
+    if plan.text_features is None:
+        known = background_words(protocol, bench)
+        names = [list(names) for names in bench.names[protocol.names]]
+        return Vocabulary(names), protocol.strategy(known)
+    rows = _read_rows(plan.text_features, bench.name, bench.classes)
+    if "*" not in protocol.background:
+        return rows, protocol.strategy(())
+    background = _read_rows(plan.text_features, f"{bench.name}.background", None)
+    return rows, background
+
+
+def _read_rows(path: str | os.PathLike[str], name: str, count: int | None) -> Tensor:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            keys = list(file.keys())
+            rows = file.get_tensor(name) if name in keys else None
+    except (OSError, SafetensorError) as error:
+        raise WordmaskError(f"cannot read the text features in {path}: {error}") from None
+    if rows is None:
+        hint = "" if count else "; or set a background without *, as --set background=none"
+        raise WordmaskError(
+            f"{path} has no tensor {name!r} (it has {', '.join(sorted(keys)[:6])}){hint}"
+        )
+    if count and rows.shape[:1] != (count,):
+        raise WordmaskError(
+            f"{name!r} in {path} has shape {tuple(rows.shape)}; {name} has {count} classes, a row "
+            "for each"
+        )
+    return rows.float()
+
+
+def _digest(path: str | os.PathLike[str] | None) -> str | None:
+    if path is None:
+        return None
+    try:
+        return hashlib.blake2b(Path(path).read_bytes(), digest_size=12).hexdigest()
+    except OSError as error:
+        raise WordmaskError(f"cannot read the text features {path}: {error.strerror}") from None
