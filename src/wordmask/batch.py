@@ -364,6 +364,7 @@ def run_settings(
         model: the id or folder of the model.
     """
     options = method.options()
+    code = {one.name: source_digest(one) for one in (method, *refiners)}
     if options["templates"] not in TEMPLATE_LISTS:  # a file may change
         options["templates"] = templates(options["templates"])
     return {
@@ -373,8 +374,8 @@ def run_settings(
         "refiners": [{"name": r.name} | r.options() for r in refiners],
         "networks": {kind: _source(networks[kind]) for kind in used_networks(method, refiners)},
         "model": _source(model),
-        "code": [source_digest(one) for one in (method, *refiners)],
         "dtype": str(dtype).removeprefix("torch."),
+        **{f"code of {name}": digest for name, digest in code.items() if digest},
     }
 
 

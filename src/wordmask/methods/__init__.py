@@ -1,5 +1,9 @@
-"""The methods, one paper a file. Importing this package registers them all."""
+"""The methods, one paper a file. Importing this package registers them all.
 
+What a method in a file of your own needs is here too, see docs/extending.md.
+"""
+
+from wordmask.encoding import DenseFeatures, Encoding
 from wordmask.methods import (
     car,
     clearclip,
@@ -16,22 +20,35 @@ from wordmask.methods import (
 from wordmask.methods.base import (
     METHODS,
     Method,
+    Towers,
+    cosine,
     create_method,
+    finish_block,
     parse_option,
     read_method,
     register,
+    to_grid,
 )
+from wordmask.towers.clip import ClipTower, Need, Trace
 
 __all__ = [
     "METHODS",
+    "ClipTower",
+    "DenseFeatures",
+    "Encoding",
     "Method",
+    "Need",
+    "Towers",
+    "Trace",
     "car",
     "clearclip",
     "clip",
     "clip_surgery",
     "cliper",
     "cliptrase",
+    "cosine",
     "create_method",
+    "finish_block",
     "gem",
     "maskclip",
     "naclip",
@@ -40,4 +57,5 @@ __all__ = [
     "read_method",
     "register",
     "sclip",
+    "to_grid",
 ]

@@ -1,0 +1,1 @@
+"""A method, a refiner and a data set for wordmask."""
