@@ -19,8 +19,7 @@ from wordmask.errors import WordmaskError
 from wordmask.evaluation import results
 from wordmask.evaluation.examples import choose
 from wordmask.evaluation.protocols import make_protocol
-from wordmask.evaluation.published.tables import EIGHT, TABLES, lookup
-from wordmask.evaluation.published.tables import command as command_lines
+from wordmask.evaluation.published import EIGHT, TABLES, commands, lookup
 from wordmask.evaluation.report import plots
 from wordmask.evaluation.report.join import (
     Found,
@@ -310,7 +309,7 @@ def test_the_documentation_has_every_command():
     text = path.read_text()
     for table in TABLES:
         assert f"### {table.source}\n" in text
-        for line in command_lines(table):
+        for line in commands(table):
             assert f"\n{line}\n" in text
 
 

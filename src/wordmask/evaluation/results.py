@@ -18,7 +18,7 @@ import torch
 from wordmask import __version__
 from wordmask.errors import WordmaskError
 from wordmask.evaluation.journal import Record, Shard
-from wordmask.evaluation.published import METRICS, Number, lookup
+from wordmask.evaluation.published import METRICS, Reported, lookup
 from wordmask.metrics.collection import Metrics
 
 if TYPE_CHECKING:
@@ -211,11 +211,11 @@ def complete(entry: Mapping[str, Any]) -> bool:
     return bool(entry["expected"]) and entry["images"] == entry["expected"]
 
 
-def headline(entry: Mapping[str, Any]) -> Number | None:
+def headline(entry: Mapping[str, Any]) -> Reported | None:
     """The published mIoU of the same setting, from the method's own paper where there are more."""
     for found in entry["published"]:
         if found["metric"] == "miou":
-            return Number(**found)
+            return Reported(**found)
     return None
 
 

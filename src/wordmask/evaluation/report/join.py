@@ -17,7 +17,7 @@ from wordmask.evaluation.published import (
     Column,
     Row,
     Table,
-    command,
+    commands,
     same_setting,
     same_weights,
 )
@@ -156,10 +156,10 @@ def paper_tables(runs: Sequence[Found], partial: bool = False) -> list[page.Grid
         grid = beside(table, usable)
         if grid is not None:
             grids.append(grid)
-        elif any(row.runs for row in table.rows):
+        elif any(row.settings for row in table.rows):
             missing.append(table)
     if missing:
-        rows = [[f"{t.source}: {t.title}", command(t)[0]] for t in missing]
+        rows = [[f"{t.source}: {t.title}", commands(t)[0]] for t in missing]
         note = "The first of the commands that make our column; docs/reproducing.md has all."
         heads = ["table", "command"]
         grids.append(page.Grid("Tables without a run of ours", heads, rows, note))
@@ -203,12 +203,12 @@ def our_number(row: Row, column: Column, runs: Sequence[Found]) -> str | None:
 
 
 def _match(row: Row, column: Column, runs: Sequence[Found]) -> tuple[float | None, Found | None]:
-    for run in row.runs:
+    for setting in row.settings:
         for found in runs:
             entry = found.entry
             if entry["dataset"] != column.dataset or not same_weights(row.backbone, found.model):
                 continue
-            if same_setting(run, entry, found.networks):
+            if same_setting(setting, entry, found.networks):
                 key = column.metric
                 value = entry["miou"] if key == "miou" else entry["metrics"].get(key)
                 return value, found
