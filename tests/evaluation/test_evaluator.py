@@ -31,8 +31,9 @@ from wordmask.datasets import VOID, benchmark
 from wordmask.errors import WordmaskError
 from wordmask.evaluation.evaluator import count_share, evaluate
 from wordmask.evaluation.plan import Plan, check
-from wordmask.evaluation.results import collect, markdown
+from wordmask.evaluation.results import collect
 from wordmask.evaluation.sharing import share_passes
+from wordmask.evaluation.summary import markdown
 from wordmask.evaluation.views import view_picture, view_target
 from wordmask.evaluation.workers import Workers
 from wordmask.methods import METHODS, create_method

@@ -27,7 +27,7 @@ def report(
 
     Writes report.md, report.html (one file that needs nothing beside it) and plots/ into DIR.
     """
-    from wordmask.evaluation.report.join import report as make
+    from wordmask.evaluation.report import report as make
 
     with common.busy("joining runs"):
         files = make(folder, partial)

@@ -216,9 +216,7 @@ class PictureEvaluator:
 
 def _encoder(segmenter: Segmenter, tower: Any) -> Segmenter:
     """The segmenter as it encodes: without refiners, which each run has its own; `tower` or its."""
-    encoder = segmenter.with_method(
-        segmenter.method.name, segmenter.variant, segmenter.method.options()
-    )
+    encoder = segmenter.with_method(segmenter.method)
     if tower is not None:
         encoder.tower = tower
     return encoder
