@@ -18,7 +18,7 @@ import torch
 from wordmask import __version__
 from wordmask.errors import WordmaskError
 from wordmask.evaluation.journal import Record, Shard
-from wordmask.evaluation.published import lookup
+from wordmask.evaluation.published import find_reported
 from wordmask.evaluation.summary import markdown
 from wordmask.files import write_atomically
 from wordmask.metrics.collection import Metrics
@@ -166,10 +166,8 @@ def _entry(
     }
     if plan.calibration:
         entry["calibration"] = _calibration(run, counted)
-    numbers = lookup(entry, task.model, _sources(run)) if condition == ("clean", 0) else []
-    entry["published"] = [
-        {"source": n.source, "metric": n.metric, "value": n.value} for n in numbers
-    ]
+    reported = find_reported(entry, task.model, _sources(run)) if condition == ("clean", 0) else []
+    entry["published"] = [dataclasses.asdict(number) for number in reported]
     return _without_nan(entry)
 
 

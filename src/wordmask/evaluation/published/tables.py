@@ -1,4 +1,4 @@
-"""The tables of the papers: data files beside this one, read and checked here.
+"""The tables of the papers: the data files of this folder, read and checked.
 
 A file holds tables, one after the other, each a header and rows; `#` starts a comment:
 
