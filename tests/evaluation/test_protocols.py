@@ -17,8 +17,8 @@ from wordmask.evaluation.protocols import Entry, make_protocol, read_background,
 from wordmask.evaluation.published import (
     NETWORKS,
     TABLES,
-    commands,
-    lookup,
+    find_reported,
+    list_commands,
     read_tables,
     same_weights,
 )
@@ -409,7 +409,7 @@ def test_tables_agree_with_the_averages_that_the_papers_print():
 def published(entry, dataset, *changes, name="official", model=OPENAI, networks=None):
     protocol = make_protocol(entry, dataset, name, model["backbone"], changes)
     found = {"dataset": dataset, "protocol": protocol.describe()}
-    return [(n.source, n.metric, n.value) for n in lookup(found, model, networks or {})]
+    return [(n.source, n.metric, n.value) for n in find_reported(found, model, networks or {})]
 
 
 def test_published_numbers_are_those_of_the_same_setting():
@@ -444,11 +444,11 @@ def test_published_numbers_are_those_of_the_same_weights():
 
 def test_commands_are_ones_that_can_be_given():
     for table in TABLES:
-        for line in commands(table):
+        for line in list_commands(table):
             words = shlex.split(line)
             assert words[:2] == ["wordmask", "evaluate"]
             settings = [b for a, b in pairwise(words) if a == "--set"]
             for entry in words[2].split(","):
                 make_protocol(entry, words[3].split(",")[0], assignments=settings)
-    assert any("voc21" in x and "window=336" in x for x in commands(BY_ID["cliper-12"]))
-    assert all("--image-level" in x for x in commands(BY_ID["cliper-2"]))
+    assert any("voc21" in x and "window=336" in x for x in list_commands(BY_ID["cliper-12"]))
+    assert all("--image-level" in x for x in list_commands(BY_ID["cliper-2"]))

@@ -19,7 +19,7 @@ from wordmask.errors import WordmaskError
 from wordmask.evaluation import results
 from wordmask.evaluation.examples import choose
 from wordmask.evaluation.protocols import make_protocol
-from wordmask.evaluation.published import EIGHT, TABLES, commands, lookup
+from wordmask.evaluation.published import EIGHT, TABLES, find_reported, list_commands
 from wordmask.evaluation.report import page, plots, report
 from wordmask.evaluation.report.runs import Result, read_runs
 from wordmask.evaluation.report.tables import Grid, our_value, paper_tables, with_ours
@@ -60,7 +60,7 @@ def entry(method, dataset, miou, *changes, name="official", images=1449, swept=(
         "seconds": {"encode": 0.04 + miou / 10, "decide": 0.01, "pass_shared_by": 1},
         "pictures": [],
     } | more
-    found = lookup(made, MODEL, {})
+    found = find_reported(made, MODEL, {})
     made["published"] = [{"source": n.source, "metric": n.metric, "value": n.value} for n in found]
     return json.loads(json.dumps(made))
 
@@ -302,7 +302,7 @@ def test_the_documentation_has_every_command():
     text = path.read_text()
     for table in TABLES:
         assert f"### {table.source}\n" in text
-        for line in commands(table):
+        for line in list_commands(table):
             assert f"\n{line}\n" in text
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import json
 import math
@@ -16,7 +17,7 @@ import torch
 
 from wordmask.errors import WordmaskError
 from wordmask.evaluation.plan import CLEAN, Condition, Plan
-from wordmask.evaluation.published import lookup
+from wordmask.evaluation.published import find_reported
 from wordmask.evaluation.runs import Run, Task
 from wordmask.evaluation.summary import markdown
 from wordmask.files import write_atomically
@@ -152,10 +153,8 @@ def _entry(
     }
     if plan.calibration:
         entry["calibration"] = _calibration(run, counted)
-    numbers = lookup(entry, task.model, _sources(run)) if condition == CLEAN else []
-    entry["published"] = [
-        {"source": n.source, "metric": n.metric, "value": n.value} for n in numbers
-    ]
+    reported = find_reported(entry, task.model, _sources(run)) if condition == CLEAN else []
+    entry["published"] = [dataclasses.asdict(number) for number in reported]
     return _without_nan(entry)
 
 

@@ -110,9 +110,9 @@ def _corruptions(entries: Sequence[Mapping[str, Any]]) -> list[str]:
 def _legend(entries: Sequence[Mapping[str, Any]]) -> list[str]:
     definitions = {e["protocol"]["settings"]["definition"] for e in entries}
     meaning = {
-        "union": "over the classes with union > 0 (a class that is answered and not in the truth "
+        "union": "over the classes with union > 0 (a class that is predicted and not in the target "
         "counts as 0)",
-        "present": "over the classes that the truth shows",
+        "present": "over the classes in the target",
     }
     lines = [
         "mIoU: one confusion matrix over the set, mean " + ", or ".join(

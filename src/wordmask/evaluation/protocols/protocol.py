@@ -48,8 +48,8 @@ class Entry:
 
     Attributes:
         method: its registered name.
-        variant: None takes what the protocol says, or the method's first.
-        refiners: registered names, with variants; None takes what the protocol says.
+        variant: None takes the protocol's, or else the method's first.
+        refiners: registered names, with variants; None takes the protocol's.
     """
 
     method: str

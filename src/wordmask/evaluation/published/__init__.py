@@ -1,7 +1,7 @@
 """Published numbers: the papers' tables, and which of our runs each compares with."""
 
-from wordmask.evaluation.published.commands import commands
-from wordmask.evaluation.published.lookup import Reported, lookup, same_setting, same_weights
+from wordmask.evaluation.published.commands import list_commands
+from wordmask.evaluation.published.lookup import Reported, find_reported, same_setting, same_weights
 from wordmask.evaluation.published.tables import (
     EIGHT,
     METRICS,
@@ -24,8 +24,8 @@ __all__ = [
     "Row",
     "Setting",
     "Table",
-    "commands",
-    "lookup",
+    "find_reported",
+    "list_commands",
     "read_tables",
     "same_setting",
     "same_weights",

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from wordmask.evaluation.published.tables import EIGHT, MODELS, NETWORKS, Setting, Table
 
 
-def commands(table: Table) -> list[str]:
+def list_commands(table: Table) -> list[str]:
     """The commands that make our column of a table, one for each setting and backbone."""
     grouped: dict[tuple[str, tuple[str, ...], str], dict[str, None]] = {}
     for row in table.rows:

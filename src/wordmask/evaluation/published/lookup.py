@@ -33,7 +33,7 @@ class Reported:
     value: float
 
 
-def lookup(
+def find_reported(
     entry: Mapping[str, Any], model: Mapping[str, str], networks: Mapping[str, str]
 ) -> list[Reported]:
     """The numbers that papers report for the setting of a run, its own paper's first.

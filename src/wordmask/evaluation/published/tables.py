@@ -1,4 +1,4 @@
-"""The tables of the papers: data files beside this one, read and checked here.
+"""The tables of the papers: the data files of this folder, read and checked.
 
 A file holds tables, one after the other, each a header and rows; `#` starts a comment:
 
@@ -176,23 +176,17 @@ def _read_table(path: Path, id: str, lines: Iterable[tuple[int, str]]) -> Table:
             if rows or (key in header and key != "note"):
                 raise WordmaskError(f"got another {key!r}; give each once, above the rows")
             header[key] = f"{header[key]} {text}" if key in header else text
-            if key == "columns":
-                _check_names("data set", text, (*BENCHMARKS, *OTHER_COLUMNS))
-            elif key == "metrics":
-                _check_names("metric", text, METRICS)
+            for name in text.split():
+                if key == "columns" and name not in BENCHMARKS and name not in OTHER_COLUMNS:
+                    raise unknown("data set", name, (*BENCHMARKS, *OTHER_COLUMNS))
+                if key == "metrics" and name not in METRICS:
+                    raise unknown("metric", name, METRICS)
     missing = [key for key in ("source", "title", "columns") if not header.get(key)]
     if missing or not rows:
         raise WordmaskError(f"the table {id!r} has no {', '.join(missing) or 'rows'}")
     return Table(
         id, header["source"], header["title"], columns, tuple(rows), header.get("note", "")
     )
-
-
-def _check_names(kind: str, text: str, known: Iterable[str]) -> None:
-    known = tuple(known)
-    for name in text.split():
-        if name not in known:
-            raise unknown(kind, name, known)
 
 
 def _read_columns(header: dict[str, str]) -> tuple[Column, ...]:

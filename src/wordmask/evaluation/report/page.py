@@ -1,4 +1,4 @@
-"""The report as one HTML file that needs nothing beside it."""
+"""The report as one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def table(grid: Grid) -> str:
 
 @dataclass(frozen=True)
 class Strip:
-    """One drawn picture: what `pictures.json` says of it, and its JPEG."""
+    """One drawn picture: its entry in `pictures.json`, and its JPEG."""
 
     about: dict[str, Any]
     data: bytes
@@ -97,7 +97,7 @@ def render(
         parts.append("<h2>Best, median and worst pictures</h2>")
         parts.append(
             '<p class="note">By the mIoU of the picture alone, over the classes in its target. '
-            "Shares behind a class: in the target, in the prediction. What has no colour in the "
+            "Shares after a class: in the target, in the prediction. What has no colour in the "
             "target is background, or not scored at all.</p>"
         )
         parts += _galleries(strips)

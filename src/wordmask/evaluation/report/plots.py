@@ -126,8 +126,7 @@ def _bars(figure: Any, runs: Sequence[Result], title: str, colours: dict[str, st
         axes.barh(row, value, height=0.7, color=colours[_method(found)])
         axes.plot([100 * low, 100 * high], [row, row], color=INK, linewidth=1)
         axes.text(max(value, 100 * high) + 0.8, row, f"{value:.1f}", va="center", fontsize=8)
-        told = [n["value"] for n in entry["published"] if n["metric"] == "miou"][:1]
-        for number in told:
+        for number in [n["value"] for n in entry["published"] if n["metric"] == "miou"][:1]:
             published = True
             axes.plot([number, number], [row - 0.4, row + 0.4], color=INK, linewidth=2)
     axes.set_yticks(range(len(ordered)), [_label(found, ordered) for found in ordered])
@@ -142,7 +141,7 @@ def _title(figure: Any, title: str) -> None:
 
 
 def _label(found: Result, among: Sequence[Result]) -> str:
-    """The shortest name that tells a run from the others."""
+    """The shortest name that no other run has."""
     parts = [found.entry["label"]]
     if len({f.entry["protocol"]["protocol"] for f in among}) > 1:
         parts.append(found.entry["protocol"]["protocol"])
@@ -206,7 +205,7 @@ def _milliseconds(found: Result) -> float:
 def _sweep(
     figure: Any, runs: Sequence[Result], key: str, title: str, colours: dict[str, str]
 ) -> None:
-    """mIoU over the values of one option, a line for each method and each setting beside it."""
+    """mIoU over the values of one option, a line for each method and other setting."""
     figure.set_size_inches(6.4, 3.4)
     axes = figure.subplots()
     lines: dict[tuple[str, ...], list[tuple[str, float]]] = {}
@@ -217,14 +216,14 @@ def _sweep(
     values = list(dict.fromkeys(value for points in lines.values() for value, _ in points))
     numeric = all(_number(value) is not None for value in values)
     styles = ["-", "--", ":", "-."]
-    seen: dict[str, int] = {}
+    drawn: dict[str, int] = {}
     methods = {line[0] for line in lines}
     shades = (0.85 * palette(len(lines))[1:] / 255).tolist()
     for line, points in lines.items():
         position = [_number(v) if numeric else values.index(v) for v, _ in points]
         ordered = sorted(zip(position, (y for _, y in points), strict=True))
-        style = styles[seen.setdefault(line[0], 0) % 4]
-        seen[line[0]] += 1
+        style = styles[drawn.setdefault(line[0], 0) % 4]
+        drawn[line[0]] += 1
         name = " ".join([line[0], *line[2:]])
         x, y = zip(*ordered, strict=True)
         colour = colours[line[0]] if len(methods) > 1 else shades[list(lines).index(line)]

@@ -1,4 +1,4 @@
-"""Tables of a report: our runs, and the papers' tables with our column beside each of theirs."""
+"""Tables of a report: our runs, and the papers' tables with ours after each of their columns."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from wordmask.evaluation.published import (
     Column,
     Row,
     Table,
-    commands,
+    list_commands,
     same_setting,
     same_weights,
 )
@@ -55,7 +55,7 @@ def own_tables(runs: Sequence[Result]) -> list[Grid]:
             "Our runs, mIoU",
             ["method, protocol, model", *(f"{name} ({images})" for name, images in sets)],
             [[name, *(cells.get(one, "") for one in sets)] for name, cells in rows.items()],
-            "In brackets: pictures. * not the complete set, so no number to hold against a paper.",
+            "In brackets: pictures. * not the complete set, so not comparable with a paper.",
         )
     ]
     corrupted = [found for found in runs if not found.clean]
@@ -95,7 +95,7 @@ def paper_tables(runs: Sequence[Result], partial: bool = False) -> list[Grid]:
         elif any(row.settings for row in table.rows):
             missing.append(table)
     if missing:
-        rows = [[f"{t.source}: {t.title}", commands(t)[0]] for t in missing]
+        rows = [[f"{t.source}: {t.title}", list_commands(t)[0]] for t in missing]
         note = "The first of the commands that make our column; docs/reproducing.md has all."
         heads = ["table", "command"]
         grids.append(Grid("Tables without a run of ours", heads, rows, note))
