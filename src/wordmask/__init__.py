@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from wordmask.version import __version__
 
 if TYPE_CHECKING:
+    from wordmask.batch import segment_folder
     from wordmask.encoding import Encoding
     from wordmask.errors import ImageError, WordmaskError
     from wordmask.images import read_image
@@ -29,6 +30,7 @@ _HOMES = {
     "list_methods": "segmenter",
     "list_refiners": "segmenter",
     "read_image": "images",
+    "segment_folder": "batch",
 }
 
 __all__ = [
@@ -43,6 +45,7 @@ __all__ = [
     "list_methods",
     "list_refiners",
     "read_image",
+    "segment_folder",
 ]
 
 

@@ -134,14 +134,15 @@ class Journal:
         """Forget items, which are to be done again. No other process may write meanwhile."""
         self.begin()
         dropped = {key for key in keys if key in self._lines}
-        for path in self._parts() if dropped else ():
+        if not dropped:
+            return
+        for path in self._parts():
             with _open(path, "rb") as old:
                 entries = ((line, _entry(line)) for line in old)
                 kept = [line for line, entry in entries if entry and entry["key"] not in dropped]
             write_atomically(path, partial(_write, b"".join(kept)))
-        if dropped:
-            self._lines, self._ends = {}, {}
-            self.refresh()
+        self._lines, self._ends = {}, {}
+        self.refresh()
 
     def refresh(self) -> list[str]:
         """Read the lines that were added since, also by other processes; returns the new keys."""

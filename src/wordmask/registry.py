@@ -15,7 +15,7 @@ import sys
 import traceback
 import types
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -312,32 +312,43 @@ def _remember(cls: type) -> None:
 
 
 def source_digest(part: Any) -> str | None:
-    """A hash of the code behind a class or an instance; None where all of it is wordmask's own.
+    """A hash of the code behind a class, an instance or the text `FILE.py:NAME`.
 
-    It covers every class that is inherited from: of a package all its Python files, of a single
-    file also those of its folder that it imports, and where there is no file (a notebook) the
-    compiled code of the class and of what it calls there. Data files are not covered.
+    None where all of it is wordmask's own. Every class that is inherited from counts: of a package
+    all its Python files, of a single file also those of its folder that it imports, and where there
+    is no file (a notebook) the compiled code of the class and of what it calls there. Data files do
+    not.
 
     Raises:
         WordmaskError: a file was edited after it was imported, so that it is not what runs.
     """
     digest = hashlib.blake2b(digest_size=12)
+    if isinstance(part, str):
+        path, _, name = part.rpartition(":")
+        file = Path(path).expanduser().resolve()
+        digest.update(name.encode())
+        _hash_files(digest, file.parent, _with_neighbours(file))
+        return digest.hexdigest()
     others = _others(_class(part))
     for cls in others:
         digest.update(cls.__qualname__.encode())
         root, files = _sources(cls)
-        for file in files:
-            content = _hash(file.read_bytes())
-            if _remembered.get(file, content) != content:
-                raise WordmaskError(
-                    f"{file} was edited after it was imported, so what runs here is other code; "
-                    "start again, or import and register it again"
-                )
-            digest.update(file.relative_to(root).as_posix().encode() + content)
+        _hash_files(digest, root, files)
         if not files:
             for line in _code(cls, set()):
                 digest.update(line.encode())
     return digest.hexdigest() if others else None
+
+
+def _hash_files(digest: Any, root: Path, files: Sequence[Path]) -> None:
+    for file in files:
+        content = _hash(file.read_bytes())
+        if _remembered.get(file, content) != content:
+            raise WordmaskError(
+                f"{file} was edited after it was imported, so what runs here is other code; start "
+                "again, or import and register it again"
+            )
+        digest.update(file.relative_to(root).as_posix().encode() + content)
 
 
 def _hash(content: bytes) -> bytes:

@@ -1264,6 +1264,7 @@ def test_the_table_lists_every_benchmark(capsys, monkeypatch):
         "names": list(SOURCES),
         "layout": BENCHMARKS["voc20"].layout,
         "note": BENCHMARKS["voc20"].note,
+        "from": "wordmask",
     }
 
 

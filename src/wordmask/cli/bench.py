@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from wordmask.cli import common
+from wordmask.cli.groups import ModelOptions, expand
 from wordmask.errors import WordmaskError
 
 if TYPE_CHECKING:
@@ -17,16 +18,18 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
+@expand
 def bench(
+    *,
     methods: Annotated[
         str | None,
         typer.Argument(
             metavar="METHODS",
-            help="Methods, as in clip,cliper:paper (a variant after a colon).",
+            help="Methods, as in clip,cliper:paper (a variant after a colon), or FILE.py:NAME.",
             show_default="all whose networks are available",
         ),
     ] = None,
-    model: common.Model = common.DEFAULT_MODEL,
+    model: ModelOptions,
     random: Annotated[
         str | None,
         typer.Option(
@@ -45,10 +48,6 @@ def bench(
             rich_help_panel="Method",
         ),
     ] = None,
-    vfm: common.Vfm = None,
-    diffusion: common.Diffusion = None,
-    sam: common.Sam = None,
-    classifier: common.Classifier = None,
     size: Annotated[
         str,
         typer.Option(
@@ -68,9 +67,6 @@ def bench(
         int,
         typer.Option(metavar="COUNT", help="How many are timed.", rich_help_panel="Setting"),
     ] = 10,
-    device: common.Device = None,
-    dtype: common.Dtype = None,
-    offline: common.Offline = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown.")] = False,
     out: Annotated[
@@ -87,33 +83,34 @@ def bench(
     if as_json and markdown:
         raise WordmaskError("got both --json and --markdown; give one of them")
     height, width = read_size(size)
-    networks: dict[str, Any] = dict(
-        common.read_networks(vfm=vfm, diffusion=diffusion, sam=sam, classifier=classifier)
-    )
     named = None if methods is None else [part.strip() for part in methods.split(",")]
 
     from wordmask.evaluation import cost as costs
     from wordmask.towers.hub import load_clip, pick_device, pick_dtype
 
-    chosen = costs.candidates(named, refine or (), [*networks, *(["vfm"] if random else [])])
-    place = pick_device(device)
-    kind = pick_dtype(dtype, place)
-    with common.busy(f"loading {random or model}"):
+    flags = [*model.kinds, *(["vfm"] if random else [])]
+    chosen = costs.candidates(named, refine or (), flags)
+    networks: dict[str, Any] = dict(model.sources)
+    random_vfm = random is not None and "vfm" not in networks
+    place = pick_device(model.device)
+    kind = pick_dtype(model.dtype, place)
+    with common.busy(f"loading {random or model.model}"):
         if random is None:
-            clip = load_clip(model, device=place, dtype=kind, local_files_only=offline).model
+            source, offline = model.model, model.offline
+            clip = load_clip(source, device=place, dtype=kind, local_files_only=offline).model
         else:
             clip = costs.random_clip(random, place, kind)
-            if vfm is None:
-                networks["vfm"] = costs.random_vfm(place, kind)
+        if random_vfm:
+            networks["vfm"] = costs.random_vfm(place, kind)
     settings = {
-        "model": f"{random} (random weights)" if random else model,
+        "model": f"{random} (random weights)" if random else model.model,
         "size": f"{height} x {width}",
         "batch": batch,
         "words": words,
         "rounds": rounds,
         **costs.conditions(place, kind),
     }
-    if random and vfm is None:
+    if random_vfm:
         settings["vfm"] = f"{costs.RANDOM_VFM} (random weights)"
     with _progress() as bar:
         task = bar.add_task("measuring", total=len(chosen))
@@ -125,7 +122,7 @@ def bench(
             words=words,
             rounds=rounds,
             networks=networks,
-            local_files_only=offline,
+            local_files_only=model.offline,
             report=lambda _: bar.advance(task),
         )
     texts = {

@@ -22,7 +22,12 @@ SHOWN = 20  # problems that are printed; --all prints the others
 app = typer.Typer(help="List the benchmarks, show one in full, or check a copy of its files.")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Name = Annotated[str, typer.Argument(metavar="NAME", help="A benchmark, see `wordmask datasets`.")]
+Name = Annotated[
+    str,
+    typer.Argument(
+        metavar="NAME", help="A benchmark, see `wordmask datasets`; or FILE.py:NAME, or NAME=DIR."
+    ),
+]
 
 
 @app.callback(invoke_without_command=True)
@@ -32,7 +37,10 @@ def datasets(context: typer.Context, as_json: AsJson = False) -> None:
         return
     from wordmask.datasets import BENCHMARKS
 
-    described = [describe(one) for one in sorted(BENCHMARKS.values(), key=lambda one: one.name)]
+    described = [
+        describe(BENCHMARKS[name]) | {"from": BENCHMARKS.origin(name)}
+        for name in sorted(BENCHMARKS)
+    ]
     if as_json:
         print(json.dumps(described, indent=2, ensure_ascii=False))
         return
@@ -60,7 +68,7 @@ def show(
     from wordmask.datasets import benchmark
 
     bench = benchmark(name)
-    if root is not None:
+    if root is not None or getattr(bench, "place", None):
         bench = bench.at(bench.check_root(root))
     described = describe(bench) | {
         "class_names": {source: [*map(list, names)] for source, names in bench.names.items()},
@@ -147,6 +155,8 @@ def _overview(described: list[dict[str, Any]], width: int) -> Table:
             text.append(f"; images: {images}; classes: {classes}; background: {background}")
             text.append(f"\nnames: {names or 'its own'}")
         text.append(f"\n{one['layout']}", "dim")
+        if one["from"] != "wordmask":
+            text.append(f"\nfrom {one['from']}")
         if one["note"]:
             text.append(f"\n{one['note']}")
         columns = (images, classes, background, names or "its own") if wide else ()

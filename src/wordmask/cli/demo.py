@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from wordmask.cli import common
+from wordmask.cli.groups import DEFAULT_MODEL
 from wordmask.files import write_atomically
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 GO_ON = (
     "Go on with a real CLIP (600 MB, loaded once) and your own photo: "
-    f'wordmask segment photo.jpg --classes "cat; sofa" --model {common.DEFAULT_MODEL}'
+    f'wordmask segment photo.jpg --classes "cat; sofa" --model {DEFAULT_MODEL}'
 )
 
 

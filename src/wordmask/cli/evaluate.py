@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from wordmask.cli import common
+from wordmask.cli.groups import ModelOptions, expand
 from wordmask.cli.protocol import ProtocolName
 from wordmask.errors import WordmaskError
 
@@ -25,6 +26,7 @@ RUN = "What to run"
 WHERE = "Where"
 
 
+@expand
 def evaluate(
     methods: Annotated[
         str,
@@ -36,11 +38,12 @@ def evaluate(
     datasets: Annotated[
         str, typer.Argument(metavar="DATASET[,DATASET...]", help="See `wordmask datasets`.")
     ],
+    *,
     root: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="The folder of the data sets.", rich_help_panel=WHERE),
     ] = None,
-    model: common.Model = common.DEFAULT_MODEL,
+    model: ModelOptions,
     out: Annotated[
         Path,
         typer.Option(
@@ -132,13 +135,6 @@ def evaluate(
             rich_help_panel="Model",
         ),
     ] = None,
-    vfm: common.Vfm = None,
-    diffusion: common.Diffusion = None,
-    sam: common.Sam = None,
-    classifier: common.Classifier = None,
-    device: common.Device = None,
-    dtype: common.Dtype = None,
-    offline: common.Offline = False,
     workers: Annotated[
         int,
         typer.Option(
@@ -161,8 +157,8 @@ def evaluate(
 
     wordmask evaluate clip,sclip,cliper voc21,voc20 --root data
 
-    A run that was stopped, by whatever, goes on where it was when it is started again. --model also
-    takes FILE.py:FUNCTION, a function that returns a CLIP in transformers' form.
+    A run that was stopped, by whatever, goes on where it was when it is started again. A method, a
+    refiner or a data set may be FILE.py:NAME, a data set also NAME=DIR: a folder of your own.
 
     Exit codes: 0 all went well, 2 wrong usage or data that cannot be used, 130 interrupted.
     """
@@ -170,31 +166,34 @@ def evaluate(
     from wordmask.evaluation.evaluator import evaluate as run
     from wordmask.evaluation.examples import draw_examples
     from wordmask.evaluation.plan import Plan
+    from wordmask.evaluation.protocols import Entry
     from wordmask.evaluation.robustness import CORRUPTIONS
 
     kinds = list(CORRUPTIONS) if corrupt == "all" else _split(corrupt or "")
     if pictures < 0:
         raise WordmaskError(f"got --pictures {pictures}; give 0 or more")
+    for text in _split(methods):
+        Entry.parse(text)  # a file may bring a kind of auxiliary model
     plan = Plan(
         methods=_split(methods),
         datasets=_split(datasets),
         root=root,
-        model=model,
+        model=model.model,
         protocol=protocol,
         settings=tuple(assignments or ()),
         sweep=tuple(sweep or ()),
         corruptions=tuple(kinds),
         seed=seed,
         limit=limit,
-        networks=common.read_networks(vfm=vfm, diffusion=diffusion, sam=sam, classifier=classifier),
+        networks=model.sources,
         text_features=text_features,
         image_level=image_level,
         boundary=boundary,
         calibration=calibration,
         share=not apart,
-        device=device,
-        dtype=dtype,
-        offline=offline,
+        device=model.device,
+        dtype=model.dtype,
+        offline=model.offline,
     )
     common.make_folder(out)
     if int(os.environ.get("RANK", 0)):  # of torchrun: only the first process prints

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from wordmask.cli import common
+from wordmask.cli.groups import MaxPixels, MethodOptions, ModelOptions, WordOptions, expand
 from wordmask.errors import WordmaskError
 from wordmask.files import write_atomically
 
@@ -15,17 +16,14 @@ if TYPE_CHECKING:
     from PIL import Image
 
 
+@expand
 def explain(
     image: Annotated[
         Path, typer.Argument(metavar="IMAGE", help="One picture.", show_default=False)
     ],
-    classes: common.Classes = None,
-    classes_file: common.ClassesFile = None,
-    background: common.BackgroundText = "auto",
-    method: common.MethodName = "cliper",
-    variant: common.Variant = None,
-    assignments: common.Assignments = None,
-    short_side: common.ShortSide = None,
+    words: WordOptions,
+    method: MethodOptions,
+    model: ModelOptions,
     point: Annotated[
         str | None,
         typer.Option(
@@ -35,19 +33,13 @@ def explain(
             rich_help_panel="Pictures",
         ),
     ] = None,
-    model: common.Model = common.DEFAULT_MODEL,
-    device: common.Device = None,
-    dtype: common.Dtype = None,
-    offline: common.Offline = False,
-    vfm: common.Vfm = None,
-    classifier: common.Classifier = None,
     out: Annotated[
         Path,
         typer.Option(
             "--out", "-o", metavar="DIR", help="Folder for the pictures.", rich_help_panel="Results"
         ),
     ] = Path("explained"),
-    max_pixels: common.MaxPixels = None,
+    max_pixels: MaxPixels = None,
 ) -> None:
     """Draw what a method sees in one picture.
 
@@ -60,38 +52,22 @@ def explain(
     Earlier pictures of these names are replaced.
     """
     at = read_point(point)
-    words = common.read_words(classes, classes_file)
+    vocabulary, background = words.read()
 
     from wordmask import explain as pictures
     from wordmask.images import DEFAULT_MAX_PIXELS, read_image
-    from wordmask.methods import create_method
-    from wordmask.vocabulary import Background
 
-    strategy = Background.parse(background)
-    strategy.check(words)
-    options = common.read_options(method, assignments, short_side)
-    built, variant = create_method(method, variant, options)
-    networks = common.read_networks(vfm=vfm, classifier=classifier)
-    common.check_networks(networks, built)
+    built, variant = method.read()
+    model.check(built, None)
     limit = DEFAULT_MAX_PIXELS if max_pixels is None else max_pixels or None
     photo = read_image(image, max_pixels=limit)
     pictures.check_point(at, photo)
-    segmenter = common.load_segmenter(
-        model,
-        method,
-        variant,
-        options,
-        device=device,
-        dtype=dtype,
-        offline=offline,
-        max_pixels=max_pixels,
-        networks=networks,
-    )
+    segmenter = model.load(built, variant, max_pixels=max_pixels)
     with common.busy("drawing"):
         drawn = {
             "attention": pictures.draw_attention(segmenter, photo, at),
-            "layers": pictures.draw_layers(segmenter, photo, words, strategy, at),
-            "classes": pictures.draw_classes(segmenter, photo, words, strategy),
+            "layers": pictures.draw_layers(segmenter, photo, vocabulary, background, at),
+            "classes": pictures.draw_classes(segmenter, photo, vocabulary, background),
         }
         common.make_folder(out)
         for name, picture in drawn.items():

@@ -8,7 +8,6 @@ import json
 import re
 import sys
 import typing
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -20,39 +19,38 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from wordmask.options import Options
+    from wordmask.registry import Registry
 
 
 def methods(
     name: Annotated[
         str | None,
-        typer.Argument(metavar="[NAME]", help="Show one method in full.", show_default=False),
+        typer.Argument(
+            metavar="[NAME]", help="Show one in full, also FILE.py:NAME.", show_default=False
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """List the methods, or show the variants and options of one."""
+    """List the methods, also of installed packages, or show the variants and options of one."""
     from wordmask.methods import METHODS, Method
 
-    show("method", METHODS, Method, name, as_json)
+    show(METHODS, Method, name, as_json)
 
 
-def show(
-    kind: str, registry: Mapping[str, Any], base: type[Options], name: str | None, as_json: bool
-) -> None:
+def show(registry: Registry[Any], base: type[Options], name: str | None, as_json: bool) -> None:
     """Print what `registry` holds, or one of it in full.
 
     Args:
-        kind: "method" or "refiner".
         registry: classes by name.
         base: the class whose options they share.
-        name: which one; None for an overview.
+        name: which one, or `FILE.py:NAME`; None for an overview.
         as_json: as JSON and not as a table.
     """
-    from wordmask.errors import unknown
-
-    if name is not None and name not in registry:
-        raise unknown(kind, name, registry)
-    chosen = registry if name is None else [name]
-    described = [describe(registry[one], base) for one in sorted(chosen)]
+    kind = registry.kind
+    chosen = registry if name is None else [registry.resolve(name).name]
+    described = [
+        describe(registry[one], base) | {"from": registry.origin(one)} for one in sorted(chosen)
+    ]
     if as_json:
         plain = described if name is None else described[0]
         print(json.dumps(plain, indent=2, ensure_ascii=False))
@@ -60,7 +58,8 @@ def show(
         console = common.console()
         console.print(_overview(kind, described, console.width))
         console.print(
-            f"The first variant is the default. beside CLIP: networks that a {kind} needs more. "
+            f"The first variant is the default. auxiliary: the model that a {kind} needs besides "
+            "CLIP. "
             f"All options of one: wordmask {kind}s NAME",
             style="dim",
         )
@@ -89,12 +88,12 @@ def describe(one: type[Options], base: type[Options]) -> dict[str, Any]:
         }
         for field in dataclasses.fields(one)
     ]
-    module = sys.modules[one.__module__].__doc__ or ""
+    module = (sys.modules[one.__module__].__doc__ or "").strip()
     year = getattr(one, "year", None)
     return {
         "name": one.name,
         "title": one.title,
-        "paper": module.strip().splitlines()[0],
+        "paper": (module or one.title).splitlines()[0],
         **({"year": year} if year else {}),
         "network": one.network,
         "summary": text[0],
@@ -125,23 +124,26 @@ def _overview(kind: str, described: list[dict[str, Any]], width: int) -> Table:
     table.add_column(kind, style="bold", no_wrap=True)
     table.add_column("paper, what it does, own options")
     wide = width >= 100
+    with_year = wide and any("year" in one for one in described)
     if wide:
-        if "year" in described[0]:
+        if with_year:
             table.add_column("year", no_wrap=True)
-        table.add_column("beside CLIP", min_width=6)
+        table.add_column("auxiliary", min_width=6)
         table.add_column("variants", no_wrap=True)
     for one in described:
         own = [_assignment(option) for option in one["options"] if not option["common"]]
         variants = [*one["variants"]]
         text = Text(f"{one['paper']}\n{one['summary']}")
+        if one["from"] != "wordmask":
+            text.append(f"\nfrom {one['from']}")
         if not wide:
             year = f"year: {one['year']}; " if "year" in one else ""
-            text.append(f"\n{year}beside CLIP: {one['network']}")
+            text.append(f"\n{year}auxiliary: {one['network']}")
             text.append(f"\nvariants: {', '.join(variants)}")
         if own:
             text.append("\n" + "  ".join(own), "dim")
         rest = (one["network"], "\n".join(variants)) if wide else ()
-        rest = (str(one["year"]), *rest) if wide and "year" in one else rest
+        rest = (str(one.get("year", "")), *rest) if with_year else rest
         table.add_row(one["name"], text, *rest)
     return table
 
@@ -159,7 +161,9 @@ def _print_one(kind: str, one: dict[str, Any], console: Console) -> None:
             console.print(bullet)
         else:
             console.print(Padding(paragraph, (1, 0, 0, 0)))
-    console.print(f"\nNetwork beside CLIP: {one['network']}")
+    if one["from"] != "wordmask":
+        console.print(f"\nFrom {one['from']}.")
+    console.print(f"\nAuxiliary model: {one['network']}")
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("variant", style="bold", no_wrap=True)
     table.add_column("options that it sets")

@@ -12,11 +12,13 @@ from wordmask.cli.methods import show
 def refiners(
     name: Annotated[
         str | None,
-        typer.Argument(metavar="[NAME]", help="Show one refiner in full.", show_default=False),
+        typer.Argument(
+            metavar="[NAME]", help="Show one in full, also FILE.py:NAME.", show_default=False
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """List the refiners, or show the variants and options of one."""
+    """List the refiners, also of installed packages, or show the variants and options of one."""
     from wordmask.refiners import REFINERS, Refiner
 
-    show("refiner", REFINERS, Refiner, name, as_json)
+    show(REFINERS, Refiner, name, as_json)

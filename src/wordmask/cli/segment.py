@@ -2,35 +2,34 @@
 
 from __future__ import annotations
 
-import os
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from wordmask.cli import common, outputs
-from wordmask.cli.outputs import Picture, Record
-from wordmask.errors import WordmaskError, unknown
+from wordmask.cli import common
+from wordmask.cli.groups import (
+    FullMethodOptions,
+    LowMemory,
+    MaxPixels,
+    ModelOptions,
+    WordOptions,
+    expand,
+)
 
 if TYPE_CHECKING:
-    import numpy as np
-    from rich.progress import Progress
+    from rich import progress
     from rich.table import Table
 
-    from wordmask.encoding import Encoding
-    from wordmask.scoring import Scored
+    from wordmask.batch import FolderJob, Processed, Summary
     from wordmask.segmentation import Segmentation
-    from wordmask.vocabulary import Background, Vocabulary
 
-LOW_MEMORY_GROUP = 16  # pictures for which each network is loaded once with --low-memory
 MOST_ROWS = 25
 LONGEST_NAME = 48
 
 
+@expand
 def segment(
     inputs: Annotated[
         list[str],
@@ -40,34 +39,11 @@ def segment(
             show_default=False,
         ),
     ],
-    classes: common.Classes = None,
-    classes_file: common.ClassesFile = None,
-    background: common.BackgroundText = "auto",
-    method: common.MethodName = "cliper",
-    variant: common.Variant = None,
-    assignments: common.Assignments = None,
-    refine: common.Refine = None,
-    short_side: common.ShortSide = None,
-    window: Annotated[
-        str | None,
-        typer.Option(
-            metavar="N[,STRIDE]",
-            help="Slide windows of N pixels over the resized picture, by half a window unless "
-            "STRIDE is given; 0: take it whole.",
-            show_default="the method's",
-            rich_help_panel="Method",
-        ),
-    ] = None,
-    model: common.Model = common.DEFAULT_MODEL,
-    device: common.Device = None,
-    dtype: common.Dtype = None,
-    offline: common.Offline = False,
-    vfm: common.Vfm = None,
-    diffusion: common.Diffusion = None,
-    sam: common.Sam = None,
-    classifier: common.Classifier = None,
-    low_memory: common.LowMemory = False,
-    labels: Annotated[
+    words: WordOptions,
+    method: FullMethodOptions,
+    model: ModelOptions,
+    low_memory: LowMemory = False,
+    image_labels: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
@@ -113,7 +89,7 @@ def segment(
             rich_help_panel="Pictures",
         ),
     ] = "stop",
-    max_pixels: common.MaxPixels = None,
+    max_pixels: MaxPixels = None,
 ) -> None:
     """Label every pixel of photographs with the one of your words that it fits best.
 
@@ -126,196 +102,54 @@ def segment(
     Exit codes: 0 all went well, 1 pictures were left out (--on-error skip), 2 wrong usage, bad
     input or results that cannot be written, 130 interrupted.
     """
-    chosen = read_formats(formats)
-    if on_error not in ("stop", "skip"):
-        raise unknown("--on-error", on_error, ("stop", "skip"))
-    words = common.read_words(classes, classes_file)
+    from wordmask.batch import FORMATS, FolderJob, check_formats, run_settings
 
-    from wordmask.images import read_image
-    from wordmask.methods import create_method
+    given = ",".join(formats or FORMATS).split(",")
+    chosen = check_formats(name.strip() for name in given)
+    vocabulary, background = words.read()
+
+    from wordmask.images import DEFAULT_MAX_PIXELS
     from wordmask.towers.auxiliary import KINDS
-    from wordmask.vocabulary import Background
+    from wordmask.towers.hub import pick_device, pick_dtype
 
-    strategy = Background.parse(background)
-    strategy.check(words)
-    options = common.read_options(method, assignments, short_side, window)
-    built, variant = create_method(method, variant, options)
-    refiners = common.read_refiners(refine, assignments)
-    networks = common.read_networks(vfm=vfm, diffusion=diffusion, sam=sam, classifier=classifier)
-    common.check_networks(networks, built, refiners)
-    pictures = outputs.name_pictures(inputs, out)
-    if labels is not None:
-        pictures = read_labels(labels, pictures, words)
-    settings = _settings(words, strategy, method, variant, built.options(), model, dtype)
-    used = {built.network, *(refiner.network for refiner in refiners)} - {"none"}
-    settings |= {
-        "refiners": [{"name": r.name} | r.options() for r in refiners],
-        "networks": {
-            kind: _resolved(networks.get(kind, KINDS[kind].source)) for kind in sorted(used)
-        },
-        "labels": labels is not None,
-    }
-    record = Record(out, settings, overwrite)
-    todo = [picture for picture in pictures if not record.is_done(picture, chosen)]
-    if not todo:
-        _print_end(_Tally(words.names), pictures, todo, out, chosen)
-        return
-    if on_error == "stop":  # a single bad picture is told before a model is loaded
-        limit = {} if max_pixels is None else {"max_pixels": max_pixels or None}
-        read_image(todo[0].path, **limit)
-    segmenter = common.load_segmenter(
-        model,
-        method,
-        variant,
-        options,
-        device=device,
-        dtype=dtype,
-        offline=offline,
-        max_pixels=max_pixels,
-        refiners=refiners,
-        networks=networks,
-        low_memory=low_memory,
+    built, variant = method.read()
+    refiners = method.read_refiners()
+    sources = {kind.name: kind.source for kind in KINDS.values()} | model.check(built, refiners)
+    dtype = pick_dtype(model.dtype, pick_device(model.device))
+    job = FolderJob(
+        inputs,
+        vocabulary,
+        out,
+        run_settings(built, variant, refiners, sources, model.model, dtype),
+        background=background,
+        formats=chosen,
+        overwrite=overwrite,
+        on_error=on_error,
+        image_labels=image_labels,
     )
-    if not low_memory:
-        with common.busy("loading the networks beside CLIP"):
-            segmenter.networks.load(sorted(used))
-    with common.busy("encoding the words"):
-        texts = segmenter.encode_text(words, strategy)
-    tally = _Tally(words.names)
-    at_once = LOW_MEMORY_GROUP if low_memory else 1
-    with _progress() as bar:
-        task = bar.add_task("", total=len(todo))
-        for first in range(0, len(todo), at_once):
-            group = todo[first : first + at_once]
-            bar.update(task, description=common.shown(group[0].path.name))
-            encoded: list[tuple[Picture, Encoding]] = []
-            for picture in group:
-                with _left_out(picture, on_error, tally):
-                    encoded.append((picture, segmenter.encode(picture.path)))
-            scored: list[Scored] = []
-            if low_memory:
-                scored = list(segmenter.score_all([encoding for _, encoding in encoded], texts))
-            for number, (picture, encoding) in enumerate(encoded):
-                with _left_out(picture, on_error, tally):
-                    one = scored[number] if low_memory else segmenter.score(encoding, texts)
-                    result = one.segmentation(picture.labels)
-                    if not tally.pictures:
-                        record.begin(todo)
-                    outputs.write_results(result, picture, words, out, chosen)
-                    record.finish(picture)
-                    tally.add(result)
-                    if bar.disable:
-                        at = first + 1 + group.index(picture)
-                        path = common.shown(picture.path)
-                        print(f"[{at}/{len(todo)}] {path}: {_line(result)}", file=sys.stderr)
-            bar.advance(task, len(group))
-    _print_end(tally, pictures, todo, out, chosen)
-    if tally.failed:
+    if not job.todo:
+        _print_end(job)
+        return
+    job.check_first(DEFAULT_MAX_PIXELS if max_pixels is None else max_pixels or None)
+    segmenter = model.load(built, variant, refiners, max_pixels=max_pixels, low_memory=low_memory)
+    with _bar() as bar:
+        task = bar.add_task("", total=len(job.todo))
+
+        def report(one: Processed) -> None:
+            path = common.shown(one.picture.path)
+            bar.update(task, advance=1, description=common.shown(one.picture.path.name))
+            if one.result is None:
+                print(f"wordmask: skipped: {common.one_line(one.reason)}", file=sys.stderr)
+            elif bar.disable:
+                print(f"[{one.number}/{one.total}] {path}: {_line(one.result)}", file=sys.stderr)
+
+        job.run(segmenter, report)
+    _print_end(job)
+    if job.summary.failed:
         raise typer.Exit(1)
 
 
-def read_formats(texts: Sequence[str] | None) -> list[str]:
-    """Formats from `labels,overlay` or repeated options, each once, in the order of the table."""
-    given = ["labels", "overlay", "json"]
-    if texts:
-        given = [name.strip() for text in texts for name in text.split(",")]
-    for name in given:
-        if name not in outputs.SUFFIXES:
-            raise unknown("--format", name, outputs.SUFFIXES)
-    return [name for name in outputs.SUFFIXES if name in given]
-
-
-def _settings(
-    words: Vocabulary,
-    background: Background,
-    method: str,
-    variant: str,
-    options: dict[str, Any],
-    model: str,
-    dtype: str | None,
-) -> dict[str, Any]:
-    """All that labels depend on."""
-    from wordmask.vocabulary import TEMPLATE_LISTS, templates
-
-    if options["templates"] not in TEMPLATE_LISTS:  # a file may change
-        options = {**options, "templates": templates(options["templates"])}
-    return {
-        "classes": words.classes,
-        "background": background.describe(),
-        "method": method,
-        "variant": variant,
-        "options": options,
-        "model": _resolved(model),
-        "dtype": dtype,
-    }
-
-
-def _resolved(source: str) -> str:
-    return os.path.abspath(source) if os.path.isdir(source) else source
-
-
-def read_labels(file: Path, pictures: Sequence[Picture], words: Vocabulary) -> list[Picture]:
-    """The pictures with their image-level labels from a CSV file: a picture's name, then its words.
-
-    A picture is found by its path, its file name or its name without suffix. Rows of other pictures
-    are passed over, so that one file serves for parts of a data set; so are empty cells.
-
-    Raises:
-        WordmaskError: a file that cannot be read, a picture without a row or with two, a word that
-            is no class.
-    """
-    import csv
-
-    try:
-        with file.open(newline="", encoding="utf-8-sig") as stream:
-            rows = [[cell.strip() for cell in row] for row in csv.reader(stream) if any(row)]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise WordmaskError(f"cannot read the labels in {common.shown(file)}: {error}") from None
-    table: dict[str, tuple[str, ...]] = {}
-    for name, *labels in rows:
-        if name in table:
-            raise WordmaskError(f"{common.shown(file)} has two rows for {name!r}; leave one")
-        table[name] = tuple(dict.fromkeys(label for label in labels if label))
-    labelled = []
-    for picture in pictures:
-        path = picture.path
-        key = next((x for x in (str(path), path.name, path.stem) if x in table), None)
-        if key is None:
-            raise WordmaskError(
-                f"{common.shown(file)} has no row for {common.shown(path)}; its first column holds "
-                "file names"
-            )
-        for label in table[key]:
-            if label not in words.names:
-                raise unknown(f"label of {key}", label, words.names)
-        labelled.append(replace(picture, labels=table[key]))
-    return labelled
-
-
-@contextmanager
-def _left_out(picture: Picture, on_error: str, tally: _Tally) -> Iterator[None]:
-    """What happens at a picture that cannot be used: stop, or say so, count it and go on."""
-    try:
-        yield
-    except (WordmaskError, MemoryError, RuntimeError) as error:
-        reason = _reason(error, picture.path)
-        if on_error == "stop":
-            raise WordmaskError(reason) from error
-        print(f"wordmask: skipped: {common.one_line(reason)}", file=sys.stderr)
-        tally.failed += 1
-
-
-def _reason(error: Exception, path: Path) -> str:
-    """Why a picture cannot be segmented, with its path; errors of the program itself pass."""
-    text = str(error)
-    if not isinstance(error, WordmaskError):
-        if not isinstance(error, MemoryError) and "memory" not in text.lower():
-            raise error
-        text = "there is not enough memory for it; try a smaller --short-side"
-    return text if common.shown(path) in text else f"cannot segment {common.shown(path)}: {text}"
-
-
-def _progress() -> Progress:
+def _bar() -> progress.Progress:
     """A bar on a terminal; elsewhere it is silent and plain lines are printed."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
     from rich.progress import TimeRemainingColumn as Remaining
@@ -331,27 +165,7 @@ def _progress() -> Progress:
     )
 
 
-# -- what is said at the end --------------------------------------------------------------------
-
-
-class _Tally:
-    """Pixels of every class over all pictures of a run, and how many pictures there were."""
-
-    def __init__(self, names: tuple[str, ...]):
-        self.names = names
-        self.pictures = 0
-        self.failed = 0
-        self.pixels: np.ndarray | Any = 0  # (C + 1,), label 0 first
-        self.seen: np.ndarray | Any = 0  # pictures in which a label occurs
-
-    def add(self, result: Segmentation) -> None:
-        """Count a result."""
-        import numpy as np
-
-        counts = np.bincount(result.labels.ravel(), minlength=len(self.names) + 1)
-        self.pixels = self.pixels + counts
-        self.seen = self.seen + (counts > 0)
-        self.pictures += 1
+# -- what is printed ----------------------------------------------------------------------------
 
 
 def _line(result: Segmentation) -> str:
@@ -367,28 +181,23 @@ def _line(result: Segmentation) -> str:
     return ", ".join(parts)
 
 
-def _print_end(
-    tally: _Tally,
-    pictures: Sequence[Picture],
-    todo: Sequence[Picture],
-    out: Path,
-    formats: Sequence[str],
-) -> None:
+def _print_end(job: FolderJob) -> None:
     """The classes found and what became of the pictures."""
-    if tally.pictures:
-        common.console().print(_table(tally))
-    skipped = len(pictures) - len(todo)
-    parts = [f"{tally.pictures} {'picture' if tally.pictures == 1 else 'pictures'} segmented"]
-    parts += [f"{skipped} skipped as done before (--overwrite makes them again)"] if skipped else []
-    parts += [f"{tally.failed} failed"] if tally.failed else []
+    summary, count = job.summary, job.summary.segmented
+    if count:
+        common.console().print(_table(summary))
+    parts = [f"{count} {'picture' if count == 1 else 'pictures'} segmented"]
+    if summary.skipped:
+        parts += [f"{summary.skipped} skipped as done before (--overwrite makes them again)"]
+    parts += [f"{len(summary.failed)} failed"] if summary.failed else []
     print(", ".join(parts))
-    if len(pictures) == 1 and not tally.failed:
-        print("\n".join(common.shown(file) for file in pictures[0].files(out, formats)))
-    elif tally.pictures or skipped:
-        print(f"results in {common.shown(out)}")
+    if len(job.pictures) == 1 and not summary.failed:
+        print("\n".join(common.shown(file) for file in job.pictures[0].files(job.out, job.formats)))
+    elif count or summary.skipped:
+        print(f"results in {common.shown(job.out)}")
 
 
-def _table(tally: _Tally) -> Table:
+def _table(summary: Summary) -> Table:
     """Classes found, most pixels first; for several pictures with the number that show each."""
     from rich import box
     from rich.style import Style
@@ -397,16 +206,16 @@ def _table(tally: _Tally) -> Table:
 
     from wordmask.drawing import UNLABELLED, palette, percent
 
-    many = tally.pictures > 1
+    many = summary.segmented > 1
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("", width=2)
     table.add_column("class", overflow="fold")
     table.add_column("share", justify="right", no_wrap=True)
     table.add_column("pictures" if many else "pixels", justify="right", no_wrap=True)
-    colours = palette(len(tally.names)).tolist()
-    total = int(tally.pixels.sum())
-    order = sorted(range(1, len(colours)), key=lambda i: -tally.pixels[i])
-    order = [i for i in order if tally.pixels[i]]
+    colours = palette(len(summary.names)).tolist()
+    total = int(summary.pixels.sum())
+    order = sorted(range(1, len(colours)), key=lambda i: -summary.pixels[i])
+    order = [i for i in order if summary.pixels[i]]
     rest = order[MOST_ROWS:]
 
     def row(chip: Text, name: str, pixels: int, pictures: int | None, style: str = "") -> None:
@@ -416,13 +225,13 @@ def _table(tally: _Tally) -> Table:
     for i in order[:MOST_ROWS]:
         red, green, blue = colours[i]
         chip = Text("  ", Style(bgcolor=f"rgb({red},{green},{blue})"))
-        name = common.one_line(tally.names[i - 1], LONGEST_NAME)
-        row(chip, name, int(tally.pixels[i]), int(tally.seen[i]))
+        name = common.one_line(summary.names[i - 1], LONGEST_NAME)
+        row(chip, name, int(summary.pixels[i]), int(summary.occurrences[i]))
     if rest:
-        row(Text(""), f"{len(rest)} more classes", int(sum(tally.pixels[i] for i in rest)), None)
-    if tally.pixels[0]:
-        row(Text(""), UNLABELLED, int(tally.pixels[0]), int(tally.seen[0]), style="dim")
-    missing = len(tally.names) - len(order)
+        row(Text(""), f"{len(rest)} more classes", int(sum(summary.pixels[i] for i in rest)), None)
+    if summary.pixels[0]:
+        row(Text(""), UNLABELLED, int(summary.pixels[0]), int(summary.occurrences[0]), style="dim")
+    missing = len(summary.names) - len(order)
     if missing:
-        table.caption = f"{missing} of {len(tally.names)} classes not found"
+        table.caption = f"{missing} of {len(summary.names)} classes not found"
     return table

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from wordmask.cli import common
+from wordmask.cli.groups import SOURCE, NetworkOptions, expand
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -19,17 +20,29 @@ if TYPE_CHECKING:
 MODEL = "wordmask/tiny-clip"
 
 
+class OtherNetworks(NetworkOptions):
+    """Auxiliary models in place of the built-in ones."""
+
+    default = "the built-in one, where there is one"
+
+
+@expand
 def selftest(
+    *,
     scenes: Annotated[int, typer.Option(help="How many scenes of each kind.")] = 100,
     methods: Annotated[
         str | None,
-        typer.Option(metavar="NAMES", help="Only these, as in cliper,gem.", show_default="all"),
+        typer.Option(
+            metavar="NAMES",
+            help="Only these, as in cliper,gem, or FILE.py:NAME.",
+            show_default="all",
+        ),
     ] = None,
     refiners: Annotated[
         str | None,
         typer.Option(
             metavar="NAMES",
-            help="Refiners of CLIPer's maps to measure, as in vfm,pamr.",
+            help="Refiners of CLIPer's maps to measure, as in vfm,pamr, or FILE.py:NAME.",
             show_default="all, or none with --methods",
         ),
     ] = None,
@@ -39,8 +52,11 @@ def selftest(
     seed: Annotated[int, typer.Option(help="Which scenes.")] = 0,
     model: Annotated[
         str,
-        typer.Option(metavar="ID_OR_FOLDER", help="A CLIP that knows the words of the toybox."),
+        typer.Option(
+            metavar="SOURCE", help=f"A CLIP that knows the words of the toybox: {SOURCE}."
+        ),
     ] = MODEL,
+    networks: OtherNetworks,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Measure every method and refiner on rendered scenes, with the built-in tiny networks.
@@ -51,8 +67,8 @@ def selftest(
     from wordmask.toybox import SIZE
     from wordmask.toybox import selftest as test
 
-    chosen = test.candidates(_names(methods), variants, _names(refiners))
-    rows = _measure(chosen, scenes, seed, model)
+    chosen = test.candidates(_names(methods), variants, _names(refiners), networks.kinds)
+    rows = _measure(chosen, scenes, seed, model, networks.sources)
     if as_json:
         print(json.dumps(_plain(rows, scenes, seed, model), indent=2, ensure_ascii=False))
         return
@@ -75,7 +91,9 @@ def _names(text: str | None) -> list[str] | None:
     return None if text is None else [name.strip() for name in text.split(",")]
 
 
-def _measure(chosen: list[Candidate], scenes: int, seed: int, model: str) -> list[Measurement]:
+def _measure(
+    chosen: list[Candidate], scenes: int, seed: int, model: str, networks: dict[str, str]
+) -> list[Measurement]:
     from rich.progress import Progress
 
     from wordmask.toybox.selftest import measure
@@ -85,7 +103,7 @@ def _measure(chosen: list[Candidate], scenes: int, seed: int, model: str) -> lis
         console=screen, transient=True, disable=not common.is_terminal(sys.stderr)
     ) as bar:
         task = bar.add_task("measuring", total=len(chosen))
-        return measure(chosen, scenes, seed, model, report=lambda _: bar.advance(task))
+        return measure(chosen, scenes, seed, model, lambda _: bar.advance(task), networks)
 
 
 def tabulate(rows: list[Measurement], variants: bool) -> Table:

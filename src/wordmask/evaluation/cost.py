@@ -28,6 +28,7 @@ from wordmask.errors import WordmaskError, unknown
 from wordmask.evaluation.markdown import markdown_table
 from wordmask.methods import METHODS, create_method
 from wordmask.refiners import read_refiners
+from wordmask.registry import split_variant
 from wordmask.segmenter import Segmenter
 
 # width, blocks and heads of the image half, its patch and picture; of the text half; joint width
@@ -81,8 +82,8 @@ def candidates(
     """List what to measure, for `measure`.
 
     Args:
-        methods: names, a variant after a colon; None: all methods that need no other network than
-            those named.
+        methods: names or FILE.py:NAME, a variant after a colon; None: all methods that need no
+            other network than those named.
         refine: refiners, each to be measured with every method, besides the method alone.
         networks: kinds of auxiliary networks that are available.
 
@@ -94,9 +95,9 @@ def candidates(
         methods = [name for name in sorted(METHODS) if METHODS[name].network in known]
     chosen = []
     for text in methods:
-        name, colon, variant = text.partition(":")
-        create_method(name, variant if colon else None)
-        chosen += [(name, variant if colon else None, names) for names in ("", *refine)]
+        name, variant = split_variant(text)
+        method, _ = create_method(name, variant)
+        chosen += [(method.name, variant, names) for names in ("", *refine)]
     for names in refine:
         read_refiners(names)
     return chosen

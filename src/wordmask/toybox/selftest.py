@@ -8,13 +8,13 @@ about photographs: the network knows the toybox and not the world.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from wordmask.errors import unknown
 from wordmask.methods import METHODS
 from wordmask.metrics import Boundary, Confusion
 from wordmask.options import Options, is_installed
@@ -101,14 +101,16 @@ def candidates(
     methods: Sequence[str] | None = None,
     variants: bool = False,
     refiners: Sequence[str] | None = None,
+    networks: Iterable[str] = (),
 ) -> list[Candidate]:
     """List what to measure.
 
     Args:
-        methods: None for every registered method.
+        methods: names or FILE.py:NAME; None for every registered method.
         variants: all variants and not only each method's first.
         refiners: each is measured on the maps of `REFINED`; None for every registered refiner where
             `methods` is None too, else for none.
+        networks: kinds of auxiliary models that are available besides the built-in ones.
 
     Returns:
         Those whose network ships with wordmask and whose optional part is installed.
@@ -118,19 +120,18 @@ def candidates(
     """
     if refiners is None:
         refiners = sorted(REFINERS) if methods is None else ()
-    for kind, names, registry in (("method", methods, METHODS), ("refiner", refiners, REFINERS)):
-        for name in names or ():
-            if name not in registry:
-                raise unknown(kind, name, registry)
+    methods = sorted(METHODS) if methods is None else [METHODS.resolve(x).name for x in methods]
+    refiners = [REFINERS.resolve(x).name for x in refiners]
+    known = {"none", *NETWORKS, *networks}
 
     def pick(one: type[Options]) -> list[str]:
-        if not is_installed(one) or one.network not in ("none", *NETWORKS):
+        if not is_installed(one) or one.network not in known:
             return []
         return list(one.variants)[: None if variants else 1]
 
     chosen = [
         Candidate(name, variant)
-        for name in dict.fromkeys(methods or sorted(METHODS))
+        for name in dict.fromkeys(methods)
         for variant in pick(METHODS[name])
     ]
     base = next(iter(METHODS[REFINED].variants))
@@ -147,6 +148,7 @@ def measure(
     seed: int = 0,
     model: str = MODEL,
     report: Callable[[Measurement], object] = lambda _: None,
+    networks: Mapping[str, Any] = MappingProxyType({}),
 ) -> list[Measurement]:
     """Measure methods on the same scenes, the best mean IoU first.
 
@@ -156,6 +158,7 @@ def measure(
         seed: which scenes, from 0 on; the same seed gives the same quality.
         model: a CLIP that knows the toybox's words.
         report: called with each row as it comes.
+        networks: sources of auxiliary models by kind, over the built-in ones.
     """
     trained, held_out = toybox.fresh_scenes(scenes, seed), toybox.fresh_scenes(scenes, seed, "only")
     segmenter: Segmenter | None = None
@@ -163,7 +166,7 @@ def measure(
     for method, variant, refine in chosen:
         if segmenter is None:
             segmenter = Segmenter.from_pretrained(
-                model, device="cpu", local_files_only=True, networks=NETWORKS
+                model, device="cpu", local_files_only=True, networks={**NETWORKS, **networks}
             )
         segmenter = segmenter.with_method(method, variant, TOYBOX_OPTIONS, refine)
         segmenter(

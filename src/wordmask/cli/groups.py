@@ -1,0 +1,464 @@
+"""Options that several commands share, as groups: one parameter of a command is a group of options.
+
+    @expand
+    def command(image: Path, words: WordOptions, model: ModelOptions) -> None: ...
+
+An option of a group is a field of its dataclass; the flags of auxiliary models come from
+`towers.auxiliary.KINDS`. Neither torch nor a method is loaded before a command runs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar
+
+import typer
+
+from wordmask.cli.common import busy
+from wordmask.errors import WordmaskError, unknown
+from wordmask.towers.auxiliary import KINDS
+
+if TYPE_CHECKING:
+    from wordmask.methods import Method
+    from wordmask.refiners import Refiner
+    from wordmask.segmenter import Segmenter
+    from wordmask.vocabulary import Background, Vocabulary
+
+DEFAULT_MODEL = "openai/clip-vit-base-patch16"
+WORDS, METHOD, MODEL = "Words", "Method", "Model"
+SOURCE = "a hub id (owner/name or owner/name@revision), a folder, or FILE.py:FUNCTION"
+
+
+def whole_number(text: str) -> int:
+    """Read a whole number of a command line."""
+    if not (text.isascii() and text.isdigit()):
+        raise typer.BadParameter(f"got {text!r}; give a whole number")
+    return int(text)
+
+
+MaxPixels = Annotated[
+    int | None,
+    typer.Option(
+        parser=whole_number,
+        metavar="COUNT",
+        help="Refuse pictures with more pixels; 0 for no limit.",
+        show_default="128 million",
+        rich_help_panel="Pictures",
+    ),
+]
+LowMemory = Annotated[
+    bool,
+    typer.Option(
+        "--low-memory",
+        help="Hold one network in memory at a time: slower, since networks are loaded again.",
+        rich_help_panel=MODEL,
+    ),
+]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Options that belong together; every field is one."""
+
+    @classmethod
+    def parameters(cls) -> list[inspect.Parameter]:
+        """The options as parameters of a command."""
+        hints = typing.get_type_hints(cls, include_extras=True)
+        return [
+            _parameter(item.name, hints[item.name], item.default)
+            for item in dataclasses.fields(cls)
+            if item.default is not dataclasses.MISSING
+        ]
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Group:
+        """The group from the values of its parameters."""
+        return cls(**values)
+
+
+def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
+    kind = inspect.Parameter.KEYWORD_ONLY
+    return inspect.Parameter(name, kind, default=default, annotation=annotation)
+
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def expand(command: Command) -> Command:
+    """Make a command of a function whose parameters may be groups: each becomes its options."""
+    hints = typing.get_type_hints(command, include_extras=True)
+    parameters: list[inspect.Parameter] = []
+    groups: dict[str, tuple[type[Group], list[str]]] = {}
+    for name, parameter in inspect.signature(command).parameters.items():
+        if isinstance(hints[name], type) and issubclass(hints[name], Group):
+            own = hints[name].parameters()
+            groups[name] = hints[name], [one.name for one in own]
+            parameters += own
+        else:
+            parameters.append(_parameter(name, hints[name], parameter.default))
+
+    def run(**values: Any) -> Any:
+        for name, (group, names) in groups.items():
+            values[name] = group.of({one: values.pop(one) for one in names})
+        return command(**values)
+
+    run.__name__, run.__doc__ = command.__name__, command.__doc__
+    run.__annotations__ = {one.name: one.annotation for one in parameters}
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return typing.cast(Command, run)
+
+
+@dataclass(frozen=True)
+class WordOptions(Group):
+    """The classes, and what becomes of all else."""
+
+    classes: Annotated[
+        str | None,
+        typer.Option(
+            "--classes",
+            "-c",
+            metavar="NAMES",
+            help="The classes. This text is split at ';' into classes and at ',' into the synonyms "
+            'of one class: "cat; sofa, couch" is two classes.',
+            rich_help_panel=WORDS,
+        ),
+    ] = None
+    classes_file: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="The classes from a file: one a line, taken whole, synonyms after a tab; or "
+            ".json.",
+            rich_help_panel=WORDS,
+        ),
+    ] = None
+    background: Annotated[
+        str,
+        typer.Option(
+            "--background",
+            "-b",
+            metavar="RULE",
+            help="What becomes of pixels that show none of the words: auto (general scene words "
+            "stand in for the rest), none (every pixel gets a word), threshold:0.3, complement:2, "
+            "or names:sky;wall.",
+            rich_help_panel=WORDS,
+        ),
+    ] = "auto"
+
+    def read(self) -> tuple[Vocabulary, Background]:
+        """Words and background strategy; `--classes` or `--classes-file` must be there."""
+        from wordmask.vocabulary import Background, Vocabulary
+
+        if self.classes is not None and self.classes_file is not None:
+            raise WordmaskError("got both --classes and --classes-file; give one of them")
+        if self.classes is not None:
+            words = Vocabulary.parse(self.classes)
+        elif self.classes_file is not None:
+            words = Vocabulary.from_file(self.classes_file)
+        else:
+            raise WordmaskError(
+                'no classes given; use --classes "cat; sofa, couch" or --classes-file FILE'
+            )
+        strategy = Background.parse(self.background)
+        strategy.check(words)
+        return words, strategy
+
+
+@dataclass(frozen=True)
+class MethodOptions(Group):
+    """A method with its variant and options."""
+
+    method: Annotated[
+        str,
+        typer.Option(
+            "--method",
+            "-m",
+            metavar="NAME",
+            help="See `wordmask methods`; or FILE.py:NAME, a class in a file of your own.",
+            rich_help_panel=METHOD,
+        ),
+    ] = "cliper"
+    variant: Annotated[
+        str | None,
+        typer.Option(
+            "--variant",
+            metavar="NAME",
+            help="See `wordmask methods NAME`; by default the first listed.",
+            rich_help_panel=METHOD,
+        ),
+    ] = None
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="OPTION=VALUE",
+            help="Set an option of the method, see `wordmask methods NAME`, or of a refiner, as in "
+            "pamr.steps=20. May be repeated.",
+            rich_help_panel=METHOD,
+        ),
+    ] = None
+    short_side: Annotated[
+        int | None,
+        typer.Option(
+            "--short-side",
+            parser=whole_number,
+            metavar="PIXELS",
+            help="Resize pictures so that their short side has this length.",
+            rich_help_panel=METHOD,
+            show_default="the method's",
+        ),
+    ] = None
+
+    def read(self) -> tuple[Method, str]:
+        """The method and its variant's name; each option may be given once."""
+        from wordmask.methods import METHODS, parse_option, read_method
+        from wordmask.registry import split_variant
+
+        chosen = METHODS.resolve(split_variant(self.method)[0])
+        given = [parse_option(chosen, text) for text in self._own()] + self._sizes()
+        names = [name for name, _ in given]
+        for name in names:
+            if names.count(name) > 1:
+                raise WordmaskError(f"the option {name!r} is given more than once; leave one")
+        return read_method(self.method, self.variant, dict(given))
+
+    def _own(self) -> list[str]:
+        """Assignments of the method's options."""
+        return self.assignments or []
+
+    def _sizes(self) -> list[tuple[str, int]]:
+        if self.short_side == 0:
+            raise WordmaskError("got --short-side 0; give a length in pixels")
+        return [] if self.short_side is None else [("short_side", self.short_side)]
+
+
+@dataclass(frozen=True)
+class FullMethodOptions(MethodOptions):
+    """A method as for `MethodOptions`, its windows and refiners."""
+
+    refine: Annotated[
+        str | None,
+        typer.Option(
+            "--refine",
+            metavar="LIST",
+            help="What sharpens the method's maps, in order, as in diffusion,pamr; a variant after "
+            "a colon. See `wordmask refiners`; or FILE.py:NAME.",
+            rich_help_panel=METHOD,
+        ),
+    ] = None
+    window: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N[,STRIDE]",
+            help="Slide windows of N pixels over the resized picture, by half a window unless "
+            "STRIDE is given; 0: take it whole.",
+            show_default="the method's",
+            rich_help_panel=METHOD,
+        ),
+    ] = None
+
+    def _sizes(self) -> list[tuple[str, int]]:
+        return super()._sizes() + ([] if self.window is None else read_window(self.window))
+
+    def _own(self) -> list[str]:
+        return [text for text in super()._own() if not _of_refiner(text)]
+
+    def read_refiners(self) -> tuple[Refiner, ...]:
+        """Refiners with their options from `--set NAME.OPTION=VALUE`."""
+        from wordmask.options import parse_assignment
+        from wordmask.refiners import REFINERS, read_refiners
+        from wordmask.registry import split_variant
+
+        texts = [text.strip() for text in (self.refine or "").split(",") if text.strip()]
+        if self.refine is not None and not texts:
+            raise WordmaskError("got an empty --refine; give names as in diffusion,pamr")
+        names = [REFINERS.resolve(split_variant(text)[0]).name for text in texts]
+        options: dict[str, dict[str, Any]] = {name: {} for name in names}
+        for text in self.assignments or []:
+            if not _of_refiner(text):
+                continue
+            owner, _, rest = text.partition(".")
+            if owner not in options:
+                raise WordmaskError(f"got --set {text!r}, and {owner!r} is not among --refine")
+            option, value = parse_assignment(REFINERS, owner, rest)
+            if option in options[owner]:
+                raise WordmaskError(
+                    f"the option {owner}.{option} is given more than once; leave one"
+                )
+            options[owner][option] = value
+        return read_refiners((t, options[name]) for t, name in zip(texts, names, strict=True))
+
+
+def _of_refiner(text: str) -> bool:
+    return "." in text.partition("=")[0]
+
+
+def read_window(text: str) -> list[tuple[str, int]]:
+    """`N` or `N,STRIDE` as options; the stride is half a window where it is not given."""
+    try:
+        window, *rest = (int(part) for part in text.split(","))
+        (stride,) = rest or [max(window // 2, 1)]
+    except ValueError:
+        raise WordmaskError(
+            f"got --window {text}; give N or N,STRIDE in pixels, as in 224,112, or 0 for the whole "
+            "picture"
+        ) from None
+    return [("window", window), *([("stride", stride)] if window else [])]
+
+
+@dataclass(frozen=True)
+class NetworkOptions(Group):
+    """Sources of auxiliary models: `--network KIND=SOURCE`, and a flag for every kind."""
+
+    network: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--network",
+            metavar="KIND=SOURCE",
+            help="An auxiliary model of any kind, of a plug-in too. May be repeated.",
+            rich_help_panel=MODEL,
+        ),
+    ] = None
+    flags: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    default: ClassVar[str] = ""  # shown as the default of all kinds, where it is not theirs
+
+    @classmethod
+    def parameters(cls) -> list[inspect.Parameter]:
+        """Those of the fields, and one for every kind."""
+        flags = []
+        for kind in KINDS.values():
+            option = typer.Option(
+                f"--{kind.name}",
+                metavar="SOURCE",
+                help=kind.help,
+                show_default=cls.default or kind.source,
+                rich_help_panel=MODEL,
+            )
+            flags.append(_parameter(kind.name, Annotated[str | None, option], None))
+        return super().parameters() + flags
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> NetworkOptions:
+        """The flags of kinds as one dict."""
+        flags = {kind: values[kind] for kind in KINDS if values.get(kind) is not None}
+        own = {name: value for name, value in values.items() if name not in KINDS}
+        return cls(**own, flags=flags)
+
+    @property
+    def kinds(self) -> list[str]:
+        """The kinds that are named, known or not."""
+        return [*self.flags, *(text.partition("=")[0] for text in self.network or ())]
+
+    @property
+    def sources(self) -> dict[str, str]:
+        """Sources by kind; read when methods are, since a plug-in may bring a kind."""
+        found = dict(self.flags)
+        for text in self.network or ():
+            kind, equals, source = text.partition("=")
+            if not equals or not source:
+                raise WordmaskError(f"got --network {text}; write KIND=SOURCE")
+            if kind not in KINDS:
+                raise unknown("kind of auxiliary model", kind, KINDS)
+            if kind in found:
+                raise WordmaskError(f"the {kind} is given more than once; leave one")
+            found[kind] = source
+        return found
+
+    def check(self, method: Method, refiners: Sequence[Refiner] | None) -> dict[str, str]:
+        """The sources, each of which the method or a refiner uses; None: there are no refiners."""
+        from wordmask.refiners import REFINERS
+
+        used = {kind for part in (method, *(refiners or ())) for kind in part.networks}
+        for kind in self.sources:
+            if kind in used:
+                continue
+            way, users = "leave it out", f"{method.name} does not use it"
+            if kind == "classifier":
+                way = "add --method car --set classifier=second"
+            elif refiners is not None:
+                users = f"neither {method.name} nor a refiner uses it"
+                way = f"add --refine {kind}" if kind in REFINERS else way
+            raise WordmaskError(f"got --{kind}, and {users}; {way}")
+        return self.sources
+
+
+@dataclass(frozen=True)
+class ModelOptions(NetworkOptions):
+    """CLIP, where it runs, and auxiliary models."""
+
+    model: Annotated[
+        str,
+        typer.Option(
+            "--model",
+            metavar="SOURCE",
+            envvar="WORDMASK_MODEL",
+            help=f"A CLIP in transformers format: {SOURCE}.",
+            rich_help_panel=MODEL,
+        ),
+    ] = DEFAULT_MODEL
+    device: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="cpu, cuda, cuda:1, mps ...",
+            show_default="a GPU where there is one",
+            rich_help_panel=MODEL,
+        ),
+    ] = None
+    dtype: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TYPE",
+            help="float32, float16 or bfloat16.",
+            show_default="float32 on a CPU, float16 on a GPU",
+            rich_help_panel=MODEL,
+        ),
+    ] = None
+    offline: Annotated[
+        bool,
+        typer.Option(
+            "--offline", help="Download nothing; use files at hand.", rich_help_panel=MODEL
+        ),
+    ] = False
+
+    @classmethod
+    def parameters(cls) -> list[inspect.Parameter]:
+        """The model first, then where it runs, then auxiliary models."""
+        first = {"model": 0, "device": 1, "dtype": 2, "offline": 3}
+        return sorted(super().parameters(), key=lambda one: first.get(one.name, len(first)))
+
+    def load(
+        self,
+        method: Method,
+        variant: str,
+        refiners: Sequence[Refiner] | None = None,
+        *,
+        max_pixels: int | None = None,
+        low_memory: bool = False,
+    ) -> Segmenter:
+        """The segmenter of a method; max_pixels: 0 for no limit."""
+        from wordmask.segmenter import Segmenter
+
+        sources = self.check(method, refiners)
+        with busy(f"loading {self.model}"):
+            segmenter = Segmenter.from_pretrained(
+                self.model,
+                type(method),
+                variant,
+                method.options(),
+                self.device,
+                self.dtype,
+                local_files_only=self.offline,
+                refine=refiners,
+                networks=sources,
+                low_memory=low_memory,
+            )
+        if max_pixels is not None:
+            segmenter.max_pixels = max_pixels or None
+        return segmenter
