@@ -32,8 +32,9 @@ from wordmask.errors import WordmaskError
 from wordmask.evaluation import evaluator as runner
 from wordmask.evaluation.evaluator import Plan, evaluate
 from wordmask.evaluation.journal import Record, Shard, claim, difference
-from wordmask.evaluation.results import collect, markdown
+from wordmask.evaluation.results import collect
 from wordmask.evaluation.sharing import encoding_key, share_passes
+from wordmask.evaluation.summary import markdown
 from wordmask.evaluation.views import view_picture, view_truth
 from wordmask.evaluation.workers import Team
 from wordmask.methods import METHODS, create_method

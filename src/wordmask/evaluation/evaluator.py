@@ -93,6 +93,11 @@ class Plan:
     cache_dir: str | os.PathLike[str] | None = None
     offline: bool = False
 
+    @property
+    def conditions(self) -> list[tuple[str, int]]:
+        """What is done to the pictures: nothing, then every corruption at every severity."""
+        return [CLEAN, *itertools.product(self.corruptions, SEVERITIES)]
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -266,11 +271,6 @@ class Task:
         return list(shards(self.folder / name, self.ids))
 
 
-def conditions(plan: Plan) -> list[tuple[str, int]]:
-    """What is done to the pictures: nothing, then every corruption at every severity."""
-    return [CLEAN, *itertools.product(plan.corruptions, SEVERITIES)]
-
-
 def work(
     plan: Plan,
     opened: Mapping[str, Samples],
@@ -282,7 +282,7 @@ def work(
     base = load(plan, team)
     tasks = [prepare(plan, base, samples, state) for samples in opened.values()]
     for task in tasks:
-        for condition in conditions(plan):
+        for condition in plan.conditions:
             _work_through(plan, task, condition, team, report)
     return tasks
 

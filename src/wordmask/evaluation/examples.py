@@ -1,4 +1,4 @@
-"""The best, the median and the worst pictures of a run, drawn: picture, truth, answer."""
+"""The best, the median and the worst pictures of a run, drawn: picture, target, prediction."""
 
 from __future__ import annotations
 
@@ -7,19 +7,17 @@ import re
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from wordmask.datasets import VOID, Sample
 from wordmask.drawing import overlay, palette, strip
+from wordmask.evaluation.evaluator import CLEAN, Plan, Run, check, label, load, make_runs
 from wordmask.evaluation.views import view_picture, view_truth
 from wordmask.files import write_atomically
 from wordmask.images import read_image
-
-if TYPE_CHECKING:
-    from wordmask.evaluation.evaluator import Plan, Run
 
 LIST = "pictures.json"
 HEIGHT = 320  # of a strip, pixels
@@ -53,8 +51,6 @@ def draw_examples(plan: Plan, found: Mapping[str, Any], folder: Path, count: int
         folder: for the strips, one folder for each data set.
         count: how many of each group.
     """
-    from wordmask.evaluation.evaluator import CLEAN, check, load, make_runs
-
     base = load(plan)
     listed = []
     for name, samples in check(plan).items():
@@ -99,9 +95,7 @@ def _file(label: str) -> str:
 def _draw(
     run: Run, sample: Sample, entry: Mapping[str, Any]
 ) -> tuple[Image.Image, list[dict[str, Any]]]:
-    """Picture, truth and answer side by side; and the classes in them, most pixels first."""
-    from wordmask.evaluation.evaluator import label
-
+    """Picture, target and prediction side by side; and their classes, most pixels first."""
     view = run.protocol.view
     pieces = view_picture(read_image(sample.image), view)
     shown = np.concatenate(pieces, axis=1)
