@@ -231,7 +231,7 @@ def unpublished(monkeypatch):
 
         name = "unpublished"
 
-    monkeypatch.setitem(METHODS, "unpublished", Unpublished)
+    monkeypatch.setitem(METHODS._known, "unpublished", Unpublished)
 
 
 @pytest.mark.parametrize("name", ["official", "paper"])
