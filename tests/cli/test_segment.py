@@ -18,7 +18,6 @@ from PIL import Image
 from commands import CLASSES, FAST, files, one_line_error, picture, process, results, times
 from wordmask import Segmenter, batch
 from wordmask.cli import run
-from wordmask.methods import create_method
 from wordmask.towers.text import TextTower
 
 
@@ -81,9 +80,9 @@ def test_options_reach_the_method(model):
     ("window", "expected"), [("64", (64, 32)), ("64,8", (64, 8)), ("0", (0, 112))]
 )
 def test_the_stride_is_half_a_window_unless_given(window, expected):
-    from wordmask.cli.common import read_options
+    from wordmask.cli.groups import FullMethodOptions
 
-    method, _ = create_method("sclip", None, read_options("sclip", [], None, window))
+    method, _ = FullMethodOptions("sclip", window=window).read()
     assert (method.window, method.stride) == expected
 
 
