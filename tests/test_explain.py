@@ -7,9 +7,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tiny import tiny_clip, tiny_tokenizer, tiny_vfm
+from tiny import class_scores, tiny_clip, tiny_tokenizer, tiny_vfm
 from wordmask import Segmenter, WordmaskError, explain, list_methods
-from wordmask.explain import View, attention_of_patch, maps_by_set, similarity_by_layer
+from wordmask.explain import PatchGrid, attention_of_patch, similarity_by_layer
 
 WORDS = ["photo", "cat", "do"]
 
@@ -17,8 +17,8 @@ WORDS = ["photo", "cat", "do"]
 @pytest.fixture(scope="module")
 def segmenter() -> Segmenter:
     model = tiny_clip(layers=4)
-    beside = {"vfm": tiny_vfm()}
-    return Segmenter.from_pretrained(model, "clip", tokenizer=tiny_tokenizer(), networks=beside)
+    networks = {"vfm": tiny_vfm()}
+    return Segmenter.from_pretrained(model, "clip", tokenizer=tiny_tokenizer(), networks=networks)
 
 
 def picture(height: int = 56, width: int = 56, seed: int = 0) -> np.ndarray:
@@ -35,7 +35,7 @@ def test_attention_before_and_states_are_the_networks_own(segmenter):
     earlier = model.vision_model.config._attn_implementation
     model.set_attn_implementation("eager")
     with torch.no_grad():
-        pixels = native.prepare(image)[None]
+        pixels = native.method.prepare(image, native.tower)[None]
         reference = model.vision_model(
             pixel_values=pixels, output_attentions=True, output_hidden_states=True
         )
@@ -107,15 +107,17 @@ def test_naclip_moves_attention_to_the_neighbours(segmenter):
     ],
 )
 def test_points_fall_into_patches(segmenter, method, options, points):
-    view = View(segmenter.with_method(method, options=options), picture(100, 200))
-    assert {point: view.patch_at(point) for point in points} == points
+    grid = PatchGrid(segmenter.with_method(method, options=options), picture(100, 200))
+    assert {point: grid.patch_at(point) for point in points} == points
 
 
 def test_cells_lie_where_the_points_are(segmenter):
     for method, short in (("cliper", 40), ("clearclip", 36), ("sclip", 36)):
-        view = View(segmenter.with_method(method, options={"short_side": short}), picture(100, 200))
+        grid = PatchGrid(
+            segmenter.with_method(method, options={"short_side": short}), picture(100, 200)
+        )
         for point in ((0, 0), (57, 31), (199, 99)):
-            left, top, right, bottom = view.cell(view.patch_at(point), (100, 200))
+            left, top, right, bottom = grid.cell(grid.patch_at(point), (100, 200))
             assert left <= point[0] <= right
             assert top <= point[1] <= bottom
             assert right - left < 26
@@ -127,28 +129,31 @@ def test_maps_are_spread_as_labels_are_read(segmenter, method, short):
     chosen = segmenter.with_method(method, options={"short_side": short})
     image = picture(61, 117)
     result = chosen(image, WORDS, "none")
-    spread = View(chosen, image).spread(torch.from_numpy(result.scores), (61, 117))
+    spread = PatchGrid(chosen, image).spread(torch.from_numpy(result.scores), (61, 117))
     agreed = (spread.argmax(0) + 1 == result.labels).mean()
     assert agreed > 0.999  # ties aside
+
+
+def set_maps(segmenter, image, words, background=None):
+    """What the labels of each feature set alone are drawn from."""
+    return explain._set_maps(segmenter, PatchGrid(segmenter, image), words, background)
 
 
 def test_maps_of_one_set_are_the_methods_own(segmenter):
     options = {"early_embeddings": False, "fusion": "paper", "short_side": 56}
     chosen = segmenter.with_method("cliper", options=options)
-    image = picture()
-    maps = maps_by_set(chosen, image, WORDS, "none")
-    scores = chosen.score(chosen.encode(image), WORDS)
-    torch.testing.assert_close(maps, scores)
+    maps = set_maps(chosen, picture(), WORDS, "none")
+    torch.testing.assert_close(maps, class_scores(chosen, picture(), WORDS))
 
 
 def test_maps_by_set(segmenter):
     chosen = segmenter.with_method("cliper", options={"short_side": 56})
-    maps = maps_by_set(chosen, picture(), [["photo", "cat"], "do"], ["wall", "sky"])
+    maps = set_maps(chosen, picture(), [["photo", "cat"], "do"], ["wall", "sky"])
     assert maps is not None
     assert maps.shape == (4, 3, 7, 7)  # two classes and the background names
     assert maps.min() >= 0
     assert maps.sum(1).max() <= 1 + 1e-5
-    assert maps_by_set(segmenter.with_method("sclip"), picture(), WORDS) is None
+    assert set_maps(segmenter.with_method("sclip"), picture(), WORDS) is None
 
 
 @pytest.mark.parametrize("point", [(56, 0), (0, 56), (-1, 5), (5, -1)])
@@ -160,15 +165,15 @@ def test_a_point_outside_is_refused(segmenter, point):
 @pytest.fixture
 def titles(monkeypatch) -> list[str]:
     """The titles of all pictures that are drawn."""
-    seen: list[str] = []
+    titles: list[str] = []
     strip = explain.drawing.strip
 
-    def watched(images, names, **options):
-        seen.extend(names)
+    def recorded(images, names, **options):
+        titles.extend(names)
         return strip(images, names, **options)
 
-    monkeypatch.setattr(explain.drawing, "strip", watched)
-    return seen
+    monkeypatch.setattr(explain.drawing, "strip", recorded)
+    return titles
 
 
 def test_drawn_attention(segmenter, titles):

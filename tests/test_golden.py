@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file
 
 from conftest import GOLDEN
+from tiny import class_scores, surgery_of_one
 from wordmask import Background, Segmenter
 from wordmask.affinity import Sinkhorn
-from wordmask.encoding import Queries
 from wordmask.methods.base import cosine
 from wordmask.methods.naclip import gaussian
-from wordmask.scoring import Decision
+from wordmask.text_queries import TextQueries
 from wordmask.towers.clip import ClipTower, Need, position_embedding
 from wordmask.windows import ScoreMap, Tile, Window
 
@@ -49,7 +52,7 @@ def check(golden_clip, golden_inputs):
         rows = golden[features]
         close(patches, rows[1:] if len(rows) > len(patches) else rows, FEATURES)
         if cosines in golden:
-            scores = segmenter.score(encoding, golden_inputs["text_features"])
+            scores = class_scores(segmenter, encoding, golden_inputs["text_features"])
             close(scores[0], golden[cosines], COSINES)
 
     return run
@@ -155,15 +158,11 @@ def test_clip_surgery(case, check, golden_clip, golden_inputs):
     segmenter = Segmenter.from_pretrained(golden_clip, "clip_surgery", "feature-surgery")
     encoding = segmenter.encode(golden_inputs[f"image.{case}"])
     texts = golden_inputs["text_features"]
-    close(
-        segmenter.score(encoding, texts)[0].flatten(1).T, golden["surgery_similarity"][1:], COSINES
-    )
-    one = Queries.of([texts[:1]]).with_empty(golden["redundant_feature"])
-    close(
-        segmenter.method.scores(encoding, one)[0].flatten(1).T,
-        golden["single_text_similarity"][1:],
-        COSINES,
-    )
+    several = class_scores(segmenter, encoding, texts)[0]
+    close(several.flatten(1).T, golden["surgery_similarity"][1:], COSINES)
+    image = golden_inputs[f"image.{case}"]
+    one = surgery_of_one(segmenter, image, texts[:1], golden["redundant_feature"])[0]
+    close(one.flatten(1).T, golden["single_text_similarity"][1:], COSINES)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -172,10 +171,10 @@ def test_cliper_v2(case, config, golden_clip, golden_inputs):
     golden, texts = load("cliper", case), golden_inputs["text_features"]
     segmenter = Segmenter.from_pretrained(golden_clip, "cliper", "official-v2", CLIPER[config])
     encoding = segmenter.encode(golden_inputs[f"image.{case}"])
-    sets = encoding.feature_sets[:, 0].flatten(2).transpose(1, 2)
+    sets = encoding.state.features[0].flatten(2).transpose(1, 2)
     close(sets, golden["item_features"][:, 1:], FEATURES)
-    close(encoding.extras["propagation"][0], golden["attention_map"], COSINES)
-    coarse = segmenter.score(encoding, texts[:5], background=texts[5:])
+    close(encoding.state.propagation[0], golden["attention_map"], COSINES)
+    coarse = class_scores(segmenter, encoding, texts[:5], texts[5:])
     close(coarse[0], golden[f"coarse_v2.{config}"], COSINES)
 
 
@@ -187,7 +186,7 @@ def test_cliper_v1(case, scale, golden_clip, golden_inputs):
         golden_clip, "cliper", "official-v1", {"logit_scale": float(scale)}
     )
     encoding = segmenter.encode(golden_inputs[f"image.{case}"])
-    coarse = segmenter.score(encoding, texts[:5], background=texts[5:])
+    coarse = class_scores(segmenter, encoding, texts[:5], texts[5:])
     close(coarse[0], load("cliper", case)[f"coarse_v1.scale{scale}"], COSINES)
 
 
@@ -209,7 +208,7 @@ def test_cliper_attention_types(case, kind, golden_clip, golden_inputs):
     segmenter = Segmenter.from_pretrained(golden_clip, "cliper", None, options)
     encoding = segmenter.encode(golden_inputs[f"image.{case}"])
     close(encoding.features[0].flatten(1).T, golden[f"features.{kind}"][1:], FEATURES)
-    coarse = segmenter.score(encoding, texts[:5], background=texts[5:])
+    coarse = class_scores(segmenter, encoding, texts[:5], texts[5:])
     close(coarse[0], golden[f"coarse.{kind}"], COSINES)
 
 
@@ -221,13 +220,13 @@ def test_cliper_sliding(case, config, golden_clip, golden_inputs):
         options = {**CLIPER[config], "window": 112, "stride": stride}
         segmenter = Segmenter.from_pretrained(golden_clip, "cliper", None, options)
         encoding = segmenter.encode(golden_inputs[f"image.{case}"])
-        mean = torch.nn.functional.normalize(texts[:5].mean(0, keepdim=True), dim=-1)
+        mean = F.normalize(texts[:5].mean(0, keepdim=True), dim=-1)
         rows = torch.cat([texts, mean])
-        sets = encoding.extras["window_sets"][:, 0]  # (N, E, h, w)
+        sets = encoding.state.windows[0]  # (N, E, h, w)
         logits = 100 * torch.einsum("ke,nehw->nkhw", rows, sets)
         close(logits / 100, golden[f"window_logits.stride{stride}"] / 100, COSINES)
         if stride == 112:
-            coarse = segmenter.score(encoding, texts[:5], background=texts[5:])
+            coarse = class_scores(segmenter, encoding, texts[:5], texts[5:])
             close(coarse[0], golden[f"coarse_sliding.{config}"], COSINES)
 
 
@@ -249,14 +248,15 @@ def test_text_tower(golden_clip):
 # -- the harness: windows, softmax, synonyms, area rule, thresholds --------------------------------
 
 
-def harness(golden_clip, method, options, golden, image):
-    """The segmenter, its encoding, and queries with class 0 of the harness as the background."""
+def harness(golden_clip, method, options, golden, image, size):
+    """The segmenter and the picture scored, with class 0 of the harness as the background."""
     segmenter = Segmenter.from_pretrained(golden_clip, method, None, options)
-    encoding = segmenter.encode(image)
     rows = golden["query_features"]
     background = rows[golden["query_index"] == 0]
     classes = [row[None] for row in rows[golden["query_index"] > 0]]
-    return segmenter, encoding, Queries.of(classes, background)
+    texts = TextQueries.of(classes, background, strategy=Background.threshold(0.21))
+    (scored,) = segmenter.score(image, texts)
+    return segmenter, replace(scored, size=tuple(size))
 
 
 @pytest.mark.parametrize(
@@ -269,27 +269,23 @@ def harness(golden_clip, method, options, golden, image):
 def test_sliding_harness(method, golden_name, options, golden_clip):
     golden = load(golden_name, "odd_size")
     image = load("harness_slide_sclip", "odd_size")["image"]
-    size = golden["pred"].shape
-    segmenter, encoding, queries = harness(golden_clip, method, options, golden, image)
-    (scores,) = encoding.maps(segmenter.method.scores(encoding, queries))
+    size = tuple(golden["pred"].shape)
+    segmenter, scored = harness(golden_clip, method, options, golden, image, size)
     order = [3, 4, 5, 6, 7, 0, 1, 2]  # ours: classes before background
-    close(scores.rows(0, size[0], size), golden["logits"][order], COSINES)
-    decision = Decision(segmenter.method, queries, Background.threshold(0.21))
-    assert (decision.labels(scores, size) == golden["pred"].numpy()).mean() >= 0.9995
+    close(scored.maps.rows(0, size[0], size), golden["logits"][order], COSINES)
+    assert (scored.labels() == golden["pred"].numpy()).mean() >= 0.9995
     if "probs" in golden:
         scale = segmenter.method.logit_scale
-        probability = torch.softmax(scale * scores.rows(0, size[0], size), 0)
-        close(queries.pool(probability, 0)[[5, 0, 1, 2, 3, 4]], golden["probs"], COSINES)
+        probability = torch.softmax(scale * scored.maps.rows(0, size[0], size), 0)
+        close(scored.texts.pool(probability, 0)[[5, 0, 1, 2, 3, 4]], golden["probs"], COSINES)
 
 
 def test_area_rule(golden_clip):
     inputs = load("harness_slide_sclip", "odd_size")
     golden = load("harness_slide_sclip", "odd_size_pamr_area")["pred_area_no_pamr"]
     options = {"window": 112, "stride": 56, "area_threshold": 0.1}
-    segmenter, encoding, queries = harness(golden_clip, "sclip", options, inputs, inputs["image"])
-    (scores,) = encoding.maps(segmenter.method.scores(encoding, queries))
-    decision = Decision(segmenter.method, queries, Background.threshold(0.21))
-    labels = decision.labels(scores, tuple(golden.shape))
+    _, scored = harness(golden_clip, "sclip", options, inputs, inputs["image"], golden.shape)
+    labels = scored.labels()
     assert (labels == golden.numpy()).mean() >= 0.9995
     assert np.bincount(labels.flatten(), minlength=6)[5] > 0  # what the rule brings up
 

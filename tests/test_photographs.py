@@ -48,12 +48,12 @@ def voc(shared):
 
 def measure(segmenter, root, texts, names) -> tuple[float, float]:
     """mIoU over the classes that are there, and pixel accuracy, both in percent."""
-    confusion = np.zeros((20, 20), np.int64)  # truth, prediction
+    confusion = np.zeros((20, 20), np.int64)  # target, prediction
     for name in names:
         labels = segmenter(root / "JPEGImages" / f"{name}.jpg", texts).labels.astype(int)
-        truth = np.asarray(Image.open(root / "SegmentationClass" / f"{name}.png")).astype(int)
-        scored = (truth > 0) & (truth < 255)
-        pairs = (truth[scored] - 1) * 20 + labels[scored] - 1
+        target = np.asarray(Image.open(root / "SegmentationClass" / f"{name}.png")).astype(int)
+        scored = (target > 0) & (target < 255)
+        pairs = (target[scored] - 1) * 20 + labels[scored] - 1
         confusion += np.bincount(pairs, minlength=400).reshape(20, 20)
     right = np.diag(confusion)
     present = confusion.sum(1) > 0

@@ -2,33 +2,38 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
+from tiny import score_map, scored_of
 from wordmask import Background
-from wordmask.encoding import Queries
 from wordmask.errors import WordmaskError
 from wordmask.methods import create_method
-from wordmask.scoring import Decision
+from wordmask.scoring import Scored
+from wordmask.text_queries import TextQueries
 from wordmask.windows import ScoreMap, Tile, Window, place_windows
 
 
-def whole(scores: torch.Tensor, size: tuple[int, int]) -> ScoreMap:
-    return ScoreMap([Tile(scores, Window(0, 0, *size), size, (0, 0))], size)
-
-
-def queries(*names: int, background: int = 0) -> Queries:
-    """Queries of classes with that many names each; the embeddings play no part here."""
+def texts_of(*names: int, background: int = 0) -> TextQueries:
+    """Texts of classes with that many names each; the embeddings play no part here."""
     rows = torch.eye(sum(names) + background)
     parts = list(rows[: sum(names)].split(list(names)))
-    return Queries.of(parts, rows[sum(names) :] if background else None)
+    return TextQueries.of(parts, rows[sum(names) :] if background else None)
 
 
-def decide(scores, size, texts, background, method="sclip", block_bytes=2**25, **options):
+def scored(scores, size, texts, background, method="sclip", block_bytes=2**25, **options) -> Scored:
+    """Scores (R, h, w) of a picture, to be labelled by the rule of a method."""
     chosen, _ = create_method(method, None, options)
-    return Decision(chosen, texts, background, block_bytes).labels(whole(scores, size), size)
+    texts, provenance = replace(texts, strategy=background), {"method": method}
+    return scored_of(chosen, scores, texts, size, provenance=provenance, block_bytes=block_bytes)
+
+
+def decide(*given, **options):
+    return scored(*given, **options).labels()
 
 
 def test_windows_by_hand():
@@ -51,7 +56,7 @@ def test_windows_cover_every_pixel(size):
 def test_rows_equal_interpolation(size):
     scores = torch.randn(3, 9, 14, generator=torch.Generator().manual_seed(0))
     expected = F.interpolate(scores[None], size=size, mode="bilinear")[0]
-    rows = torch.cat([whole(scores, size).rows(y, y + 1, size) for y in range(size[0])], dim=1)
+    rows = torch.cat([score_map(scores, size).rows(y, y + 1, size) for y in range(size[0])], dim=1)
     assert torch.allclose(rows, expected, atol=5e-6)
 
 
@@ -75,26 +80,26 @@ def test_a_pad_is_cut_off():
 def test_softmax_over_all_names_then_the_best_name():
     """Class 1 has two middling names, class 2 one good one: names are not added up."""
     scores = torch.tensor([0.5, 0.5, 0.6]).view(3, 1, 1)
-    assert decide(scores, (2, 2), queries(2, 1), Background.none(), logit_scale=1.0)[0, 0] == 2
+    assert decide(scores, (2, 2), texts_of(2, 1), Background.none(), logit_scale=1.0)[0, 0] == 2
 
 
 def test_background_names_win_ties():
     scores = torch.tensor([0.3, 0.5, 0.5]).view(3, 1, 1)
-    texts = queries(1, 1, background=1)
+    texts = texts_of(1, 1, background=1)
     assert decide(scores, (1, 1), texts, Background.names("x"))[0, 0] == 0
 
 
 @pytest.mark.parametrize(("threshold", "label"), [(0.72, 1), (0.74, 0)])
 def test_threshold(threshold, label):
     scores = torch.tensor([1.0, 0.0]).view(2, 1, 1)  # softmax: 0.731, 0.269
-    found = decide(scores, (1, 1), queries(1, 1), Background.threshold(threshold), logit_scale=1.0)
+    found = decide(scores, (1, 1), texts_of(1, 1), Background.threshold(threshold), logit_scale=1.0)
     assert found[0, 0] == label
 
 
 @pytest.mark.parametrize(("power", "label"), [(0.2, 0), (1.0, 1)])
 def test_complement(power, label):
     scores = torch.tensor([1.0, 0.0]).view(2, 1, 1)  # 0.269^0.2 = 0.77 > 0.731 > 0.269
-    found = decide(scores, (1, 1), queries(1, 1), Background.complement(power), logit_scale=1.0)
+    found = decide(scores, (1, 1), texts_of(1, 1), Background.complement(power), logit_scale=1.0)
     assert found[0, 0] == label
 
 
@@ -102,23 +107,23 @@ def test_area_threshold_drops_small_classes():
     scores = torch.zeros(2, 1, 20)
     scores[0], scores[1, 0, :1] = 0.5, 1.0  # class 2 wins one of twenty
     size = (1, 20)
-    assert 2 in decide(scores, size, queries(1, 1), Background.none())
-    assert 2 not in decide(scores, size, queries(1, 1), Background.none(), area_threshold=0.1)
+    assert 2 in decide(scores, size, texts_of(1, 1), Background.none())
+    assert 2 not in decide(scores, size, texts_of(1, 1), Background.none(), area_threshold=0.1)
 
 
 def test_min_max_compares_shapes():
     """A class that is lower everywhere still wins where its own map peaks."""
     scores = torch.tensor([[[0.8, 0.9]], [[0.2, 0.1]]])
-    plain = decide(scores, (1, 2), queries(1, 1), Background.none())
-    stretched = decide(scores, (1, 2), queries(1, 1), Background.none(), min_max=True)
+    plain = decide(scores, (1, 2), texts_of(1, 1), Background.none())
+    stretched = decide(scores, (1, 2), texts_of(1, 1), Background.none(), min_max=True)
     assert plain.tolist() == [[1, 1]]
     assert stretched.tolist() == [[2, 1]]
 
 
-def test_presence_by_hand():
+def test_class_maps_by_hand():
     """Maps are divided by their maximum and weighted by it: here what they were; 2 is absent."""
     scores = torch.tensor([[[0.9, 0.2, 0.05]], [[0.25, 0.28, 0.02]], [[0.1, 0.6, 0.01]]])
-    texts = queries(1, 1, 1)
+    texts = texts_of(1, 1, 1)
     size = (1, 3)
     found = decide(scores, size, texts, Background.none(), "cliper", score_threshold=0.3)
     assert found.tolist() == [[1, 3, 1]]
@@ -130,11 +135,10 @@ def test_presence_by_hand():
     assert not none.any()
 
 
-def sure(scores, size, texts, background, method="sclip", block_bytes=2**25, **options):
-    chosen, _ = create_method(method, None, options)
-    decision = Decision(chosen, texts, background, block_bytes)
-    labels = decision.labels(whole(scores, size), size)
-    return labels, decision.confidence(labels, whole(scores, size))
+def sure(*given, **options):
+    found = scored(*given, **options)
+    labels = found.labels()
+    return labels, found.confidence(labels)
 
 
 @pytest.mark.parametrize(
@@ -148,7 +152,7 @@ def sure(scores, size, texts, background, method="sclip", block_bytes=2**25, **o
 )
 def test_confidence_by_hand(background, labels, confidence):
     scores = torch.tensor([[[1.0, 0.0]], [[0.0, 0.1]]])
-    found = sure(scores, (1, 2), queries(1, 1), background, logit_scale=1.0)
+    found = sure(scores, (1, 2), texts_of(1, 1), background, logit_scale=1.0)
     assert found[0].tolist() == [labels]
     np.testing.assert_allclose(found[1], [confidence], atol=5e-5)
 
@@ -156,7 +160,7 @@ def test_confidence_by_hand(background, labels, confidence):
 def test_confidence_is_of_the_best_name():
     """Names of a class and of the background are not added up; a threshold adds no name."""
     scores = torch.tensor([[3.0, 0.0], [2.0, 0.0], [0.0, 0.0], [0.0, 1.0], [1.0, 0.0]])[:, None]
-    texts = queries(2, 1, background=2)
+    texts = texts_of(2, 1, background=2)
     first = np.exp(3) / (np.exp(3) + np.exp(2) + 2 + np.exp(1))
     labels, found = sure(scores, (1, 2), texts, Background.names("x", "y"), logit_scale=1.0)
     assert labels.tolist() == [[1, 0]]
@@ -170,7 +174,7 @@ def test_confidence_is_of_the_best_name():
 @pytest.mark.parametrize("options", [{}, {"area_threshold": 0.2}, {"min_max": True}])
 def test_confidence_equals_a_direct_computation(options):
     scores = torch.rand(6, 7, 9, generator=torch.Generator().manual_seed(0)) / 10
-    size, texts = (61, 83), queries(2, 1, 1, background=2)
+    size, texts = (61, 83), texts_of(2, 1, 1, background=2)
     labels, found = sure(scores, size, texts, Background.names("x"), **options)
     stretched = F.interpolate(scores[None].double(), size=size, mode="bilinear")[0]
     names = torch.softmax(create_method("sclip")[0].logit_scale * stretched, 0).numpy()
@@ -185,15 +189,15 @@ def test_confidence_equals_a_direct_computation(options):
 @pytest.mark.parametrize("method", ["cliper", "car"])
 def test_class_maps_have_no_confidence(method):
     with pytest.raises(WordmaskError, match=f"{method} gives class maps and no probabilities"):
-        sure(torch.rand(2, 3, 3), (3, 3), queries(1, 1), Background.none(), method)
+        sure(torch.rand(2, 3, 3), (3, 3), texts_of(1, 1), Background.none(), method)
 
 
 @pytest.mark.parametrize("method", ["sclip", "gem", "cliper"])
 @pytest.mark.parametrize("background", [Background.none(), Background.threshold(0.4)])
-def test_blocks_equal_the_whole(method, background):
+def test_blocks_equal_the_score_map(method, background):
     generator = torch.Generator().manual_seed(0)
     scores = torch.rand(6, 7, 9, generator=generator)
-    texts = queries(*[1] * 6) if method == "cliper" else queries(2, 1, 1, background=2)
+    texts = texts_of(*[1] * 6) if method == "cliper" else texts_of(2, 1, 1, background=2)
     size = (61, 83)
     options = {"min_max": True} if method == "gem" else {}
     once = decide(scores, size, texts, background, method, 2**30, **options)
@@ -205,13 +209,13 @@ def test_blocks_equal_the_whole(method, background):
 def test_labels_of_many_classes(classes, dtype):
     scores = torch.zeros(classes, 1, 1)
     scores[-1] = 1.0
-    labels = decide(scores, (3, 3), queries(*[1] * classes), Background.none())
+    labels = decide(scores, (3, 3), texts_of(*[1] * classes), Background.none())
     assert labels.dtype == dtype
     assert (labels == classes).all()
 
 
 def test_pooling_is_the_maximum_over_names():
-    texts = queries(2, 1, background=2)
+    texts = texts_of(2, 1, background=2)
     scores = torch.tensor([1.0, 3.0, 2.0, 5.0, 4.0]).view(5, 1)
     assert texts.pool(scores, 0).flatten().tolist() == [3.0, 2.0, 5.0]
     assert texts.pool_foreground(scores[:3], 0).flatten().tolist() == [3.0, 2.0]

@@ -13,7 +13,7 @@ from PIL import Image
 from transformers import CLIPVisionModelWithProjection
 
 import wordmask
-from tiny import save_tiny_clip, tiny_clip, tiny_tokenizer
+from tiny import class_scores, save_tiny_clip, tiny_clip, tiny_tokenizer
 from wordmask import Background, Segmenter, Vocabulary, WordmaskError
 from wordmask.segmentation import Segmentation
 
@@ -61,7 +61,7 @@ def test_every_kind_of_picture_gives_the_same(segmenter, photo, tmp_path):
         assert (result.labels == results[0].labels).all()
 
 
-def test_encode_once_ask_many_times(segmenter, photo):
+def test_encode_once_score_many_times(segmenter, photo):
     encoding = segmenter.encode(photo)
     for words in (WORDS, ["cat"], ["a", "b", "c", "d"]):
         again = segmenter(encoding, words)
@@ -85,18 +85,18 @@ def test_lists_of_one_size_are_one_encoding(segmenter, photo):
 def test_words_in_every_form(segmenter, photo):
     encoding = segmenter.encode(photo)
     forms = [WORDS, Vocabulary(WORDS), {"cat": [], "sofa": "couch", "dog": []}]
-    scores = [segmenter.score(encoding, words) for words in forms]
+    scores = [class_scores(segmenter, encoding, words) for words in forms]
     assert all(torch.equal(s, scores[0]) for s in scores)
     rows = segmenter.text.encode(["cat", "dog"], wordmask.vocabulary.templates("openai"))
-    by_tensor = segmenter.score(encoding, rows)
+    by_tensor = class_scores(segmenter, encoding, rows)
     assert torch.allclose(by_tensor, scores[0][:, [0, 2]], atol=1e-6)
 
 
 def test_mean_of_synonyms(folder, photo):
     segmenter = Segmenter.from_pretrained(folder, "clearclip", options={"pooling": "mean"})
-    queries, _ = segmenter.queries(WORDS)
-    assert queries.embeddings.shape[0] == 3
-    assert torch.allclose(queries.embeddings.norm(dim=-1), torch.ones(3))
+    texts = segmenter.encode_text(WORDS, "none")
+    assert texts.embeddings.shape[0] == 3
+    assert torch.allclose(texts.embeddings.norm(dim=-1), torch.ones(3))
 
 
 def test_background_reaches_the_labels(segmenter, photo):
@@ -111,7 +111,7 @@ def test_background_reaches_the_labels(segmenter, photo):
 
 def test_one_class_against_the_empty_prompt(folder, photo):
     segmenter = Segmenter.from_pretrained(folder, "clip_surgery", "feature-surgery")
-    scores = segmenter.score(segmenter.encode(photo), ["cat"])
+    scores = class_scores(segmenter, photo, ["cat"])
     assert scores.shape[1] == 1
     assert torch.isfinite(scores).all()
 
@@ -249,7 +249,7 @@ def test_a_hub_id_without_network_or_cache(tmp_path):
             assert word in lines[0]
 
 
-def test_a_local_folder_asks_no_network(folder, tmp_path):
+def test_a_local_folder_needs_no_network(folder, tmp_path):
     code = (
         "import numpy as np\nfrom wordmask import Segmenter\n"
         f"s = Segmenter.from_pretrained({str(folder)!r})\n"
@@ -371,13 +371,15 @@ def test_pictures_of_a_pixel_or_a_line(folder, size, method):
 def test_only_labelled_words_get_pixels(photo, method):
     segmenter = Segmenter.from_pretrained(tiny_clip(layers=3), method, tokenizer=tiny_tokenizer())
     words = ["photo", "cat", "dog", "do"]
-    result = segmenter(photo, words, "none", present=["cat", "do"])
+    result = segmenter(photo, words, "none", image_labels=["cat", "do"])
     assert set(np.unique(result.labels)) <= {0, 2, 4}
-    assert np.array_equal(result.labels, segmenter(photo, words, "none", present=[3, 1]).labels)
-    nothing = segmenter(photo, words, "none", present=[])
+    assert np.array_equal(
+        result.labels, segmenter(photo, words, "none", image_labels=[3, 1]).labels
+    )
+    nothing = segmenter(photo, words, "none", image_labels=[])
     if method == "cliper":
         assert not nothing.labels.any()
-    everything = segmenter(photo, words, "none", present=words)
+    everything = segmenter(photo, words, "none", image_labels=words)
     if method in ("clip", "gem"):  # no rule of their own drops a class
         assert np.array_equal(everything.labels, segmenter(photo, words, "none").labels)
 
@@ -385,39 +387,39 @@ def test_only_labelled_words_get_pixels(photo, method):
 def test_labels_of_several_pictures_are_their_own(photo):
     segmenter = Segmenter.from_pretrained(tiny_clip(layers=3), "clip", tokenizer=tiny_tokenizer())
     words, known = ["photo", "cat", "dog"], [["cat"], None]
-    many = segmenter([photo, photo], words, "none", present=known)
-    encoded = segmenter(segmenter.encode([photo, photo]), words, "none", present=known)
+    many = segmenter([photo, photo], words, "none", image_labels=known)
+    encoded = segmenter(segmenter.encode([photo, photo]), words, "none", image_labels=known)
     for results in (many, encoded):
         assert set(np.unique(results[0].labels)) == {2}
         assert np.array_equal(results[1].labels, segmenter(photo, words, "none").labels)
 
 
 @pytest.mark.parametrize(
-    ("present", "words"),
+    ("image_labels", "words"),
     [
         (["cta"], ["unknown image-level label 'cta'", "cat"]),
         ([7], ["image-level label '7'"]),
         ("cat", ["'cat'", "list"]),
     ],
 )
-def test_bad_image_level_labels(photo, present, words):
+def test_bad_image_level_labels(photo, image_labels, words):
     segmenter = Segmenter.from_pretrained(tiny_clip(layers=3), "clip", tokenizer=tiny_tokenizer())
     with pytest.raises(WordmaskError) as error:
-        segmenter(photo, ["cat", "photo"], "none", present=present)
+        segmenter(photo, ["cat", "photo"], "none", image_labels=image_labels)
     assert "\n" not in str(error.value)
     assert all(word in str(error.value) for word in words), str(error.value)
 
 
-def test_presence_is_the_maximum_of_the_map(photo):
+def test_image_scores_are_the_maxima_of_the_maps(photo):
     texts = torch.nn.functional.normalize(
         torch.randn(4, 48, generator=torch.Generator().manual_seed(2)), dim=-1
     )
     cliper = Segmenter.from_pretrained(tiny_clip(layers=3), "cliper")
-    encoding = cliper.encode(photo)
-    expected = cliper.score(encoding, texts)[0].amax((1, 2))
-    assert torch.allclose(cliper.presence(photo, texts), expected)
-    assert cliper.presence([photo, photo], texts).shape == (2, 4)
+    expected = cliper.score(cliper.encode(photo), texts).class_maps().amax((1, 2))
+    assert torch.allclose(cliper.score(photo, texts).image_scores(), expected)
+    many = cliper.score([photo, photo], texts)
+    assert [s.image_scores().shape for s in many] == [(4,), (4,)]
     plain = Segmenter.from_pretrained(tiny_clip(layers=3), "clip")
-    cosines = plain.score(plain.encode(photo), texts)[0]
-    probability = torch.softmax(plain.method.logit_scale * cosines, 0).amax((1, 2))
-    assert torch.allclose(plain.presence(plain.encode(photo), texts), probability, atol=1e-6)
+    scored = plain.score(plain.encode(photo), texts)
+    probability = torch.softmax(plain.method.logit_scale * scored.class_maps(), 0).amax((1, 2))
+    assert torch.allclose(scored.image_scores(), probability, atol=1e-6)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import torch
 from tokenizers.pre_tokenizers import ByteLevel
@@ -24,6 +27,13 @@ from transformers import (
     ViTConfig,
     ViTModel,
 )
+
+from wordmask import Segmenter, Vocabulary
+from wordmask.encoding import Encoding
+from wordmask.methods import Method
+from wordmask.scoring import Scored
+from wordmask.text_queries import TextQueries
+from wordmask.windows import ScoreMap, Tile, Window
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 MERGES = [("p", "h"), ("ph", "o"), ("o", "f</w>"), ("c", "a"), ("ca", "t</w>"), ("d", "o")]
@@ -127,6 +137,49 @@ def save_tiny_clip(folder: str | Path, **options: object) -> CLIPModel:
     }
     (folder / "preprocessor_config.json").write_text(json.dumps(preprocessor, indent=2))
     return model
+
+
+def class_scores(
+    segmenter: Segmenter, image: Any, words: Any, background: Any = "none"
+) -> torch.Tensor:
+    """Class maps (B, C, h, w) of pictures or of an `Encoding`; without distractors by default."""
+    scored = segmenter.score(image, words, background)
+    return torch.stack([s.class_maps() for s in (scored if isinstance(scored, list) else [scored])])
+
+
+def score_map(scores: torch.Tensor, size: tuple[int, int]) -> ScoreMap:
+    """Scores (R, h, w) that cover a whole picture of (H, W)."""
+    return ScoreMap([Tile(scores, Window(0, 0, *size), size, (0, 0))], size)
+
+
+def scored_of(
+    method: Method,
+    scores: torch.Tensor,
+    texts: TextQueries,
+    size: tuple[int, int],
+    state: Any = None,
+    **more: Any,
+) -> Scored:
+    """A picture of (H, W) with given scores (R, h, w), to be labelled by the rule of a method."""
+    encoding = Encoding(scores[None], state, torch.zeros(1, 3, *size), (size,))
+    return Scored(
+        maps=score_map(scores, size),
+        texts=texts,
+        rule=method.rule(encoding, 0),
+        size=size,
+        patches=tuple(scores.shape[1:]),
+        **more,
+    )
+
+
+def surgery_of_one(
+    segmenter: Segmenter, image: torch.Tensor, text: torch.Tensor, empty: torch.Tensor
+) -> torch.Tensor:
+    """CLIP Surgery's scores (B, 1, h, w) of one text (1, E), given that of the empty prompt."""
+    text_tower = SimpleNamespace(encode=lambda names, templates: empty)
+    towers = replace(segmenter.towers, text=text_tower)
+    texts = TextQueries.of([text], vocabulary=Vocabulary(["one"]))
+    return segmenter.method.scores(towers, segmenter.encode(image), texts)
 
 
 def tiny_sam(version: int = 1, seed: int = 0) -> SamModel | Sam2Model:

@@ -31,12 +31,14 @@ from wordmask.datasets import VOID, benchmark
 from wordmask.errors import WordmaskError
 from wordmask.evaluation.evaluator import count_share, evaluate
 from wordmask.evaluation.plan import Plan, check
-from wordmask.evaluation.results import collect, markdown
+from wordmask.evaluation.results import collect
 from wordmask.evaluation.sharing import share_passes
+from wordmask.evaluation.summary import markdown
 from wordmask.evaluation.views import view_picture, view_target
 from wordmask.evaluation.workers import Workers
 from wordmask.methods import METHODS, create_method
 from wordmask.refiners import REFINERS
+from wordmask.registry import load_object
 
 TINY = "wordmask/tiny-clip"
 GROUNDS = tuple(toybox.GROUNDS)
@@ -586,11 +588,101 @@ def test_a_model_from_a_python_file(folder, tiny, tmp_path):
     plan = make_plan(folder, f"{file}:build", limit=2)
     results = evaluate(plan, tmp_path / "a")
     assert results["model"]["source"] == f"{file}:build"
-    for name, message in (("wrong", "returned int"), ("none", "has no function")):
+    for name, message in (("wrong", "returned int"), ("none", "unknown name in .*mine.py")):
         with pytest.raises(WordmaskError, match=message):
             evaluate(dataclasses.replace(plan, model=f"{file}:{name}"), tmp_path / "b")
+    file.write_text(file.read_text() + "# edited\n")
+    with pytest.raises(WordmaskError, match=r"another code of the model .*mine\.py:build \("):
+        evaluate(plan, tmp_path / "a")
     with pytest.raises(WordmaskError, match="no file"):
         evaluate(dataclasses.replace(plan, model=f"{tmp_path}/x.py:build"), tmp_path / "b")
+
+
+MINE = """
+from dataclasses import dataclass
+
+from wordmask.methods.clip import Clip
+from wordmask.refiners import Refiner
+
+
+@dataclass(frozen=True)
+class Mine(Clip):
+    'CLIP with scores times a factor.'
+
+    name = "mine"
+    title = "Mine"
+    factor: float = 1.0
+
+    def scores(self, towers, encoding, texts):
+        return SIGN * self.factor * super().scores(towers, encoding, texts)
+
+
+@dataclass(frozen=True)
+class Twice(Refiner):
+    'Doubles scores.'
+
+    name = "twice"
+    title = "Twice"
+    variants = {"plain": {}}
+
+    def prepare(self, picture, networks):
+        return None
+
+    def refine(self, prepared, scores):
+        return 2 * scores
+"""
+
+
+@pytest.fixture
+def _as_before(monkeypatch):
+    """What a test registers is gone after it."""
+    for one in (METHODS, REFINERS):
+        monkeypatch.setattr(one, "_known", dict(one._known))
+
+
+def write_mine(tmp_path, sign):
+    file = tmp_path / "mine.py"
+    file.write_text(MINE.replace("SIGN", str(sign)))
+    return file
+
+
+@pytest.mark.usefixtures("_as_before")
+def test_edited_code_is_never_answered_with_old_numbers(folder, tiny, tmp_path):
+    file = write_mine(tmp_path, 1)
+    plan = make_plan(folder, tiny[0], methods=(f"{file}:Mine+{file}:Twice",), limit=4)
+    before = evaluate(plan, tmp_path / "out")
+    assert before["runs"][0]["label"] == "mine+twice"
+    assert numbers(evaluate(plan, tmp_path / "out")) == numbers(before)
+    write_mine(tmp_path, -1)
+    with pytest.raises(WordmaskError, match=r"another code of the method mine \(.*overwrite"):
+        evaluate(plan, tmp_path / "out")
+    after = evaluate(plan, tmp_path / "out", overwrite=True)
+    assert after["runs"][0]["miou"] != before["runs"][0]["miou"]
+
+
+@pytest.mark.usefixtures("_as_before")
+def test_classes_methods_and_data_sets_as_they_are(folder, tiny, tmp_path):
+    mine = load_object(f"{write_mine(tmp_path, 1)}:Mine")
+    own = dataclasses.replace(benchmark("folder"), name="own", place=folder)
+    plan = make_plan(
+        folder,
+        tiny[0],
+        methods=(mine, mine(factor=2.0), create_method("maskclip")[0], "clip"),
+        datasets=(own, "folder", f"other={folder}"),
+        text_features=tmp_path / "text.safetensors",
+        limit=2,
+    )
+    rows = tiny[1].contiguous()
+    save_file({name: rows.clone() for name in ("own", "folder", "other")}, plan.text_features)
+    results = evaluate(plan, tmp_path / "out")
+    labels = [entry["label"] for entry in results["runs"]]
+    assert labels == 3 * ["mine", "mine factor=2.0", "maskclip", "clip"]
+    assert results["plan"]["datasets"] == ["own", "folder", f"other={folder}"]
+    assert results["runs"][1]["protocol"]["settings"]["factor"] == 2
+    for i in range(4):
+        assert len({results["runs"][i + 4 * j]["miou"] for j in range(3)}) == 1
+    with pytest.raises(WordmaskError, match=r"2 workers and .*FILE\.py:NAME"):
+        evaluate(dataclasses.replace(plan, model=TINY), tmp_path / "b", workers=2)
 
 
 def test_text_rows_must_fit(folder, tiny, tmp_path):

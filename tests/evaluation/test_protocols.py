@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from statistics import mean
 
@@ -13,12 +14,12 @@ from wordmask.cli import run
 from wordmask.datasets import BENCHMARKS, benchmark
 from wordmask.errors import WordmaskError
 from wordmask.evaluation.protocols import Entry, make_protocol, read_background, write
-from wordmask.evaluation.published.tables import (
-    METRICS,
+from wordmask.evaluation.published import (
     NETWORKS,
     TABLES,
-    command,
-    lookup,
+    find_reported,
+    list_commands,
+    read_tables,
     same_weights,
 )
 from wordmask.methods import METHODS
@@ -220,6 +221,33 @@ def test_unknown_protocol_and_data_set():
         make_protocol("sclip", "voc22")
 
 
+@pytest.fixture
+def unpublished(monkeypatch):
+    """A method that no paper's settings name."""
+
+    @dataclass(frozen=True)
+    class Unpublished(METHODS["clearclip"]):
+        """ClearCLIP under another name."""
+
+        name = "unpublished"
+
+    monkeypatch.setitem(METHODS._known, "unpublished", Unpublished)
+
+
+@pytest.mark.parametrize("name", ["official", "paper"])
+def test_a_method_of_no_paper_runs_untuned(name, unpublished):
+    made = make_protocol("unpublished", "voc21", name, assignments=["short_side=448"])
+    plain = make_protocol("unpublished", "voc21", "untuned", assignments=["short_side=448"])
+    note = "No released settings of unpublished are known; the untuned protocol is used."
+    assert made.notes == (note,)
+    assert plain.notes == ()
+    assert made == replace(plain, notes=made.notes)
+    assert (made.name, made.origins["window"], made.settings()["short_side"]) == (
+        "untuned", "fixed", 448
+    )  # fmt: skip
+    assert make_protocol("unpublished+pamr", "voc21", name).entry == "unpublished+pamr"
+
+
 def test_missing_settings_are_said():
     notes = make_protocol("cliper", "camvid").notes
     assert any("No settings are known for camvid" in note for note in notes)
@@ -261,16 +289,92 @@ def test_command_prints_table_and_json(capsys):
 def test_every_row_of_every_table_can_be_run():
     made = set()
     for table in TABLES:
-        assert all(column.metric in METRICS for column in table.columns)
-        for asked in {one for row in table.rows for one in row.runs}:
+        for setting in {one for row in table.rows for one in row.settings}:
             for dataset in {column.dataset for column in table.columns} & set(BENCHMARKS):
-                changes = asked.on(dataset).items()
+                changes = setting.on(dataset).items()
                 settings = tuple(f"{k}={v}" for k, v in changes if k not in NETWORKS)
-                made.add((asked.entry, dataset, settings))
+                made.add((setting.entry, dataset, settings))
     for entry, dataset, settings in made:
         name = "paper" if ":paper" in entry else "official"
         make_protocol(entry, dataset, name, assignments=settings)
     assert len(made) > 100
+
+
+TABLE = """# a comment
+[one]
+source: A paper, Table 1
+title: Some numbers
+columns: voc21 mean_of_8
+metrics: miou pixel_accuracy
+note: First,
+note: second.
+
+Ours | sclip+pamr window=0 bg.background=none pamr.steps=3 or clip | ViT-B/16 | 1.5 2 - 3
+Theirs | - | ViT-S/16 | 4 5 6 100
+"""
+
+
+def test_tables_are_read_from_text(tmp_path):
+    path = tmp_path / "paper.txt"
+    path.write_text(TABLE + TABLE.replace("[one]", "[two]"))
+    one, two = read_tables([path])
+    assert (one.id, one.source, one.title) == ("one", "A paper, Table 1", "Some numbers")
+    assert one.note == "First, second."
+    assert [(c.dataset, c.metric) for c in one.columns] == [
+        ("voc21", "miou"), ("voc21", "pixel_accuracy"),
+        ("mean_of_8", "miou"), ("mean_of_8", "pixel_accuracy"),
+    ]  # fmt: skip
+    ours, theirs = one.rows
+    assert ours.values == (1.5, 2, None, 3)
+    assert [setting.entry for setting in ours.settings] == ["sclip+pamr", "clip"]
+    assert ours.settings[0].on("voc20") == {"window": "0", "pamr.steps": "3"}
+    assert ours.settings[0].on("voc21") == {"window": "0", "background": "none", "pamr.steps": "3"}
+    assert theirs.settings == ()
+    assert replace(two, id="one") == one
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "message"),
+    [
+        ("[one]", "one", 2, "a table starts with [id]"),
+        ("source: A paper, Table 1\n", "", 2, "the table 'one' has no source"),
+        ("title: Some", "title: Some\ntitle: More", 5, "got another 'title'"),
+        ("voc21 mean", "voc22 mean", 5, "unknown data set 'voc22'; did you mean voc2"),
+        ("miou pixel", "muoi pixel", 6, "unknown metric 'muoi'; did you mean miou"),
+        ("sclip+pamr", "slcip+pamr", 10, "unknown method 'slcip'; did you mean sclip"),
+        ("sclip+pamr", "sclip:v2+pamr", 10, "unknown variant of sclip 'v2'"),
+        ("sclip+pamr", "sclip+pmar", 10, "unknown refiner 'pmar'; did you mean pamr"),
+        ("window=0", "windoww=0", 10, "unknown option of sclip 'windoww'; did you mean window"),
+        ("window=0", "window=wide", 10, "option 'window' got 'wide'; expected int"),
+        ("window=0", "window", 10, "got 'window' as a change; write option=value"),
+        ("pamr.steps", "pamr.stepps", 10, "unknown option of pamr 'stepps'"),
+        (
+            "bg.background",
+            "voc12.background",
+            10,
+            "unknown data set or refiner of sclip+pamr",
+        ),
+        ("| ViT-B/16", "| ViT-S/16", 10, "unknown backbone 'ViT-S/16'"),
+        ("| ViT-S/16", "| ViT-Z/16", 11, "unknown backbone 'ViT-Z/16'; did you mean"),
+        ("1.5 2 - 3", "1.5 2 -", 10, "Ours has 3 values for 4 columns"),
+        ("4 5 6 100", "4 5 6 100.1", 11, "got '100.1' for mean_of_8; give percent, from 0 to 100"),
+        ("4 5 6 100", "4 -5 6 1", 11, "got '-5' for voc21"),
+        ("4 5 6 100", "4 x 6 1", 11, "got 'x' for voc21"),
+        ("Theirs | - |", "Theirs |", 11, "write label | settings | backbone | values"),
+        ("Theirs", "[one]\nTheirs", 11, "the table 'one' is there twice; rename one"),
+        ("Theirs", "[two]\nTheirs", 12, "got a row and no columns"),
+        ("4 5 6 100", "4 5 6 100\n[two]\nsource: a\ntitle: b\ncolumns: voc21", 12, "has no rows"),
+    ],
+)
+def test_tables_that_do_not_fit_name_file_and_line(tmp_path, old, new, line, message):
+    path = tmp_path / "paper.txt"
+    path.write_text(TABLE.replace(old, new, 1))
+    with pytest.raises(WordmaskError) as caught:
+        read_tables([path])
+    said = str(caught.value)
+    assert said.startswith(f"paper.txt:{line}: ")
+    assert message in said
+    assert "\n" not in said
 
 
 def test_tables_agree_with_the_averages_that_the_papers_print():
@@ -305,7 +409,7 @@ def test_tables_agree_with_the_averages_that_the_papers_print():
 def published(entry, dataset, *changes, name="official", model=OPENAI, networks=None):
     protocol = make_protocol(entry, dataset, name, model["backbone"], changes)
     found = {"dataset": dataset, "protocol": protocol.describe()}
-    return [(n.source, n.metric, n.value) for n in lookup(found, model, networks or {})]
+    return [(n.source, n.metric, n.value) for n in find_reported(found, model, networks or {})]
 
 
 def test_published_numbers_are_those_of_the_same_setting():
@@ -340,11 +444,11 @@ def test_published_numbers_are_those_of_the_same_weights():
 
 def test_commands_are_ones_that_can_be_given():
     for table in TABLES:
-        for line in command(table):
+        for line in list_commands(table):
             words = shlex.split(line)
             assert words[:2] == ["wordmask", "evaluate"]
             settings = [b for a, b in pairwise(words) if a == "--set"]
             for entry in words[2].split(","):
                 make_protocol(entry, words[3].split(",")[0], assignments=settings)
-    assert any("voc21" in x and "window=336" in x for x in command(BY_ID["cliper-12"]))
-    assert all("--image-level" in x for x in command(BY_ID["cliper-2"]))
+    assert any("voc21" in x and "window=336" in x for x in list_commands(BY_ID["cliper-12"]))
+    assert all("--image-level" in x for x in list_commands(BY_ID["cliper-2"]))

@@ -19,18 +19,10 @@ from wordmask.errors import WordmaskError
 from wordmask.evaluation import results
 from wordmask.evaluation.examples import choose
 from wordmask.evaluation.protocols import make_protocol
-from wordmask.evaluation.published.tables import EIGHT, TABLES, lookup
-from wordmask.evaluation.published.tables import command as command_lines
-from wordmask.evaluation.report import plots
-from wordmask.evaluation.report.join import (
-    Found,
-    beside,
-    our_number,
-    paper_tables,
-    read_runs,
-    report,
-)
-from wordmask.evaluation.report.page import Grid
+from wordmask.evaluation.published import EIGHT, TABLES, find_reported, list_commands
+from wordmask.evaluation.report import page, plots, report
+from wordmask.evaluation.report.runs import Result, read_runs
+from wordmask.evaluation.report.tables import Grid, our_value, paper_tables, with_ours
 
 MODEL = {
     "source": "openai/clip-vit-base-patch16",
@@ -68,7 +60,7 @@ def entry(method, dataset, miou, *changes, name="official", images=1449, swept=(
         "seconds": {"encode": 0.04 + miou / 10, "decide": 0.01, "pass_shared_by": 1},
         "pictures": [],
     } | more
-    found = lookup(made, MODEL, {})
+    found = find_reported(made, MODEL, {})
     made["published"] = [{"source": n.source, "metric": n.metric, "value": n.value} for n in found]
     return json.loads(json.dumps(made))
 
@@ -164,17 +156,17 @@ def test_a_mean_over_data_sets_needs_all_of_them():
     row = BY_ID["clearclip-1"].rows[0]
     column = BY_ID["clearclip-1"].columns[0]
     made = [
-        Found(entry("clearclip", name, 0.1 * i, "residual=true"), MODEL, {}, None)
+        Result(entry("clearclip", name, 0.1 * i, "residual=true"), MODEL, {}, None)
         for i, name in enumerate(EIGHT)
     ]
-    assert our_number(row, column, made) == "35.0"
-    assert our_number(row, column, made[:7]) is None
+    assert our_value(row, column, made) == "35.0"
+    assert our_value(row, column, made[:7]) is None
 
 
 def test_other_metrics_stand_in_their_columns():
     one = entry("cliptrase", "voc21", 0.5)
     one["metrics"]["pixel_accuracy"] = 0.75
-    grid = beside(BY_ID["cliptrase-7"], [Found(one, MODEL, {}, None)])
+    grid = with_ours(BY_ID["cliptrase-7"], [Result(one, MODEL, {}, None)])
     assert grid is not None
     place = grid.heads.index("voc21 pixel accuracy")
     assert grid.rows[2][place : place + 2] == ["79.93", "75.0"]
@@ -285,7 +277,7 @@ def test_markdown_cells_hold_no_bars():
     assert grid.markdown().splitlines()[2:] == [
         "| a | command | ours |", "|---|---|--:|", "| x\\|y | z | 1 |", "", "note"
     ]  # fmt: skip
-    assert '<td class="ours">1</td>' in grid.html()
+    assert '<td class="ours">1</td>' in page.table(grid)
 
 
 def test_best_median_and_worst_are_chosen_apart():
@@ -310,7 +302,7 @@ def test_the_documentation_has_every_command():
     text = path.read_text()
     for table in TABLES:
         assert f"### {table.source}\n" in text
-        for line in command_lines(table):
+        for line in list_commands(table):
             assert f"\n{line}\n" in text
 
 

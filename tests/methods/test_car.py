@@ -7,9 +7,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tiny import save_tiny_clip, tiny_clip, tiny_tokenizer
+from tiny import class_scores, save_tiny_clip, scored_of, tiny_clip, tiny_tokenizer
 from wordmask import Background, Segmenter, WordmaskError
-from wordmask.encoding import Queries
 from wordmask.methods import create_method
 from wordmask.methods.car import method as module
 from wordmask.methods.car.clip_es import (
@@ -20,9 +19,8 @@ from wordmask.methods.car.clip_es import (
     over_maximum,
 )
 from wordmask.methods.car.visual_prompts import Prompter, blur, ellipse_around
-from wordmask.scoring import Decision
+from wordmask.text_queries import TextQueries
 from wordmask.towers.clip import ClipTower, Need
-from wordmask.windows import ScoreMap, Tile, Window
 
 NAMES = ["cat", "dog", "photo", "car"]
 
@@ -212,11 +210,11 @@ def test_circle_is_red_and_lies_over_the_rest():
 
 
 def test_a_word_that_is_not_there_is_dropped(clip):
-    """A word that no look at the picture resembles, beside the one that all looks resemble."""
+    """A word that no prompted picture resembles, and one that all of them resemble."""
     segmenter = segmenter_of(clip)
     encoding = segmenter.encode(pictures(1, 64, 96))
-    there = module.look(ClipTower(clip), encoding.extras["unit"])
-    scores = segmenter.score(encoding, torch.cat([-there, there, unit_rows(1)]))[0]
+    there = module.embed(ClipTower(clip), encoding.state.pictures)
+    scores = class_scores(segmenter, encoding, torch.cat([-there, there, unit_rows(1)]))[0]
     assert not scores[0].any()
     assert scores[1].max() > 0.6
     labels = segmenter(encoding, torch.cat([-there, there, unit_rows(1)]), "none")[0].labels
@@ -225,40 +223,40 @@ def test_a_word_that_is_not_there_is_dropped(clip):
 
 
 def test_the_words_left_are_a_fixed_point(clip):
-    """Asked again with the words that stayed, the same maps come out; nothing else has a map."""
+    """Scored again with the words that stayed, the maps are the same; nothing else has a map."""
     segmenter = segmenter_of(clip, confidence=0.25)
     for seed in range(4):
         encoding = segmenter.encode(pictures(1, 64, 96, seed=seed))
-        near = module.look(ClipTower(clip), encoding.extras["unit"])
+        near = module.embed(ClipTower(clip), encoding.state.pictures)
         texts = F.normalize(near + 0.02 * seed * unit_rows(6, seed), dim=1)
-        scores = segmenter.score(encoding, texts)[0]
+        scores = class_scores(segmenter, encoding, texts)[0]
         left = scores.flatten(1).any(1)
         if left.any():
-            again = segmenter.score(encoding, texts[left])[0]
+            again = class_scores(segmenter, encoding, texts[left])[0]
             assert torch.allclose(again, scores[left], atol=1e-5)
     assert 0 < left.sum() < 6
 
 
 def test_words_go_in_rounds(clip, monkeypatch):
-    """With one word less the others are asked again, and looked at again if their masks changed."""
-    looks = []
-    real = module.look
+    """With one word less the others are compared again, prompted again if their masks changed."""
+    counts = []
+    real = module.embed
 
-    def counted(tower, unit):
-        looks.append(len(unit))
-        return real(tower, unit)
+    def counted(tower, prompted):
+        counts.append(len(prompted))
+        return real(tower, prompted)
 
-    monkeypatch.setattr(module, "look", counted)
+    monkeypatch.setattr(module, "embed", counted)
     segmenter = segmenter_of(clip)
     encoding = segmenter.encode(pictures(1, 64, 96))
-    there = real(ClipTower(clip), encoding.extras["unit"])
+    there = real(ClipTower(clip), encoding.state.pictures)
     segmenter.score(encoding, torch.cat([there, -there]))
-    assert sum(looks) in (2, 3)  # both words, then the first if its mask is another
-    looks.clear()
+    assert sum(counts) in (2, 3)  # both words, then the first if its mask is another
+    counts.clear()
     segmenter.score(encoding, there)
-    assert looks == [1]
+    assert counts == [1]
     segmenter.score(encoding, torch.cat([there] * 9 + [-there]))
-    assert max(looks) == module.AT_ONCE
+    assert max(counts) == module.AT_ONCE
 
 
 def test_nobody_is_there(clip):
@@ -266,48 +264,50 @@ def test_nobody_is_there(clip):
     segmenter = segmenter_of(clip)
     encoding = segmenter.encode(pictures(1, 64, 64))
     same = unit_rows(1).expand(3, -1)
-    assert not segmenter.score(encoding, same).any()
+    assert not class_scores(segmenter, encoding, same).any()
     assert not segmenter(encoding, same)[0].labels.any()
 
 
 def test_the_last_word_stays(clip):
-    scores = segmenter_of(clip).score(segmenter_of(clip).encode(pictures(1, 64, 64)), unit_rows(1))
+    scores = class_scores(segmenter_of(clip), pictures(1, 64, 64), unit_rows(1))
     assert scores.max() == 1
     assert scores.min() >= 0
 
 
-def test_background_words_compete_for_maps_and_are_not_looked_at(clip, monkeypatch):
+def test_background_words_compete_for_maps_and_have_none(clip):
     segmenter = segmenter_of(clip)
     encoding = segmenter.encode(pictures(1, 64, 96))
-    alone = segmenter.score(encoding, unit_rows(2))
-    beside = segmenter.score(encoding, unit_rows(2), unit_rows(3, seed=5))
-    assert alone.shape == beside.shape
-    assert (alone - beside).abs().max() > 1e-3
+    alone = class_scores(segmenter, encoding, unit_rows(2))
+    among = class_scores(segmenter, encoding, unit_rows(2), unit_rows(3, seed=5))
+    assert alone.shape == among.shape
+    assert (alone - among).abs().max() > 1e-3
 
 
 def test_synonyms_are_one_text(clip):
     segmenter = segmenter_of(clip)
     encoding = segmenter.encode(pictures(1, 64, 96))
     rows = unit_rows(3)
-    once = segmenter.method.scores(encoding, Queries.of([rows[:1], rows[1:2], rows[2:]]))
-    twice = segmenter.method.scores(encoding, Queries.of([rows[[0, 0]], rows[1:2], rows[2:]]))
+
+    def scores(*classes):
+        return segmenter.method.scores(segmenter.towers, encoding, TextQueries.of(classes))
+
+    once = scores(rows[:1], rows[1:2], rows[2:])
+    twice = scores(rows[[0, 0]], rows[1:2], rows[2:])
     assert torch.allclose(once, twice, atol=1e-6)
     mean = F.normalize(rows[:2].mean(0, keepdim=True), dim=1)
-    joined = segmenter.method.scores(encoding, Queries.of([rows[:2], rows[2:]]))
-    expected = segmenter.method.scores(encoding, Queries.of([mean, rows[2:]]))
-    assert torch.allclose(joined, expected, atol=1e-6)
+    assert torch.allclose(scores(rows[:2], rows[2:]), scores(mean, rows[2:]), atol=1e-6)
 
 
 def test_no_gradient_is_left(clip):
     flags = [p.requires_grad for p in clip.parameters()]
     segmenter = segmenter_of(clip)
-    scores = segmenter.score(segmenter.encode(pictures(1, 64, 64)), unit_rows(3))
+    scores = class_scores(segmenter, pictures(1, 64, 64), unit_rows(3))
     assert all(p.grad is None for p in clip.parameters())
     assert [p.requires_grad for p in clip.parameters()] == flags
     assert not scores.requires_grad
     frozen = tiny_clip().requires_grad_(False)
     again = segmenter_of(frozen)
-    assert torch.equal(again.score(again.encode(pictures(1, 64, 64)), unit_rows(3)), scores)
+    assert torch.equal(class_scores(again, pictures(1, 64, 64), unit_rows(3)), scores)
 
 
 def test_pictures_have_their_own_rounds(clip):
@@ -315,9 +315,9 @@ def test_pictures_have_their_own_rounds(clip):
     segmenter = segmenter_of(clip)
     image = torch.cat([pictures(1, 64, 96, seed=s) for s in range(3)])
     texts = unit_rows(4, seed=2)
-    batch = segmenter.score(segmenter.encode(image), texts)
+    batch = class_scores(segmenter, image, texts)
     for i in range(3):
-        single = segmenter.score(segmenter.encode(image[i : i + 1]), texts)[0]
+        single = class_scores(segmenter, image[i : i + 1], texts)[0]
         assert torch.allclose(single, batch[i], atol=1e-5)
 
 
@@ -337,7 +337,7 @@ def test_the_same_clip_as_second_one_changes_nothing(tmp_path):
         tokenizer=tiny_tokenizer(),
         networks={"classifier": str(tmp_path)},
     )
-    scores = [s.score(s.encode(image), NAMES) for s in (same, second)]
+    scores = [class_scores(s, image, NAMES) for s in (same, second)]
     assert scores[0].any()
     assert torch.allclose(scores[0], scores[1], atol=1e-5)
 
@@ -353,11 +353,11 @@ def test_a_second_clip_of_other_sizes_decides(tmp_path):
         networks={"classifier": str(tmp_path)},
     )
     encoding = segmenter.encode(pictures(1, 64, 96))
-    scores = segmenter.score(encoding, NAMES)[0].amax((1, 2))
+    scores = class_scores(segmenter, encoding, NAMES)[0].amax((1, 2))
     own = Segmenter.from_pretrained(
         tiny_clip(), "car", None, {"confidence": 0.0}, tokenizer=tiny_tokenizer()
     )
-    assert (scores - own.score(encoding, NAMES)[0].amax((1, 2))).abs().max() > 1e-3
+    assert (scores - class_scores(own, encoding, NAMES)[0].amax((1, 2))).abs().max() > 1e-3
     assert set(segmenter.networks.describe()) == {"classifier"}
     with pytest.raises(WordmaskError, match="words as a tensor and classifier='second'"):
         segmenter.score(encoding, unit_rows(2))
@@ -373,20 +373,22 @@ def test_a_second_clip_without_words(clip):
         networks={"classifier": tiny_clip(seed=3)},
     )
     with pytest.raises(WordmaskError, match="tokenizer"):
-        segmenter.queries(NAMES)
+        segmenter.score(pictures(1, 64, 64), NAMES, "none")
 
 
 def test_words_have_two_sets_of_prompts(clip):
-    """One prompt for the maps, fifteen for the looks."""
+    """One prompt for the maps, fifteen for the prompted pictures."""
     segmenter = Segmenter.from_pretrained(clip, "car", tokenizer=tiny_tokenizer())
-    queries, _ = segmenter.queries([["cat", "dog"], ["car"]])
+    texts = segmenter.encode_text([["cat", "dog"], ["car"]], "none")
     assert segmenter.text is not None
     rows = segmenter.text.encode(["cat", "dog", "car"], "cliper")
     expected = F.normalize(torch.stack([rows[:2].mean(0), rows[2]]), dim=1)
-    assert queries.classifier is not None
-    assert torch.allclose(queries.classifier, expected, atol=1e-6)
+    labels = segmenter.method._labels(
+        segmenter.towers, texts, texts.embeddings[:2], segmenter.tower
+    )
+    assert torch.allclose(labels, expected, atol=1e-6)
     origami = segmenter.text.encode(["cat"], ["a clean origami {}."])
-    assert torch.allclose(queries.embeddings[:1], origami, atol=1e-6)
+    assert torch.allclose(texts.embeddings[:1], origami, atol=1e-6)
 
 
 # -- labels -----------------------------------------------------------------------------------
@@ -394,10 +396,9 @@ def test_words_have_two_sets_of_prompts(clip):
 
 def labels_of(maps: torch.Tensor, background: Background) -> list[list[int]]:
     method, _ = create_method("car", None, {"mask_threshold": 0.5})
+    texts = TextQueries.of(list(torch.eye(len(maps))[:, None]), strategy=background)
     size = (maps.shape[1], maps.shape[2])
-    scores = ScoreMap([Tile(maps, Window(0, 0, *size), size, (0, 0))], size)
-    queries = Queries.of(list(torch.eye(len(maps))[:, None]))
-    return Decision(method, queries, background).labels(scores, size).tolist()
+    return scored_of(method, maps, texts, size).labels().tolist()
 
 
 def test_the_surest_mask_is_painted_last():
@@ -438,6 +439,6 @@ def test_wrong_options(clip, options, words):
 def test_one_patch_and_no_prompt(clip):
     """The smallest picture there is, and pictures as they are."""
     segmenter = segmenter_of(clip, prompts=())
-    scores = segmenter.score(segmenter.encode(torch.zeros(1, 3, 8, 8)), unit_rows(3))
+    scores = class_scores(segmenter, torch.zeros(1, 3, 8, 8), unit_rows(3))
     assert scores.shape == (1, 3, 1, 1)
     assert torch.isfinite(scores).all()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 
 import numpy as np
 import PIL.Image
@@ -12,14 +13,14 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 
 from conftest import GOLDEN
-from tiny import tiny_clip, tiny_sam, tiny_vfm
+from tiny import class_scores, scored_of, tiny_clip, tiny_sam, tiny_vfm
 from wordmask import Background, Segmenter, WordmaskError
-from wordmask.encoding import Queries
 from wordmask.methods import create_method
 from wordmask.methods.cliptrase.clusters import dbscan, prototypes
-from wordmask.methods.cliptrase.method import correlate, region_bias
-from wordmask.scoring import Decision
-from wordmask.windows import ScoreMap, Tile, Window
+from wordmask.methods.cliptrase.method import Regions, correlate, region_bias
+from wordmask.methods.cliptrase.vote import _RegionMeans
+from wordmask.scoring import Scored
+from wordmask.text_queries import TextQueries
 
 FEATURES, COSINES = 5e-5, 1e-5
 TUNED = {  # eps and min_samples with several clusters
@@ -77,8 +78,9 @@ def test_features_and_cosines(case, golden_clip, golden_inputs):
     segmenter = Segmenter.from_pretrained(golden_clip, "cliptrase")
     encoding = segmenter.encode(golden_inputs[f"image.{case}"])
     close(encoding.features[0].flatten(1).T, golden["features"][1:], FEATURES)
-    close(encoding.extras["cls"], golden["features"][:1], FEATURES)
-    close(segmenter.score(encoding, golden_inputs["text_features"])[0], golden["cosine"], COSINES)
+    close(encoding.state.class_token, golden["features"][:1], FEATURES)
+    cosines = class_scores(segmenter, encoding, golden_inputs["text_features"])[0]
+    close(cosines, golden["cosine"], COSINES)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -92,7 +94,7 @@ def test_clusters(case, name, golden_clip, golden_inputs):
     last_but_one = tower.depth - 1
     streams = [x[last_but_one] for x in (trace.queries, trace.keys, trace.values)]
     close(correlate(streams, "cosine", "mean")[0], golden["W"], COSINES)
-    w, common, grid = method._correlations(tower, trace, torch.empty(0), segmenter.networks)
+    w, common, grid = method._correlations(segmenter.towers, trace, torch.empty(0))
     clean, labels = method._cluster(w[0], common[0], torch.empty(0))
     assert grid == tuple(golden["cosine"].shape[1:])
     close(clean, golden["W_denoised"], COSINES)
@@ -104,9 +106,10 @@ def test_prototypes_and_partition(case, golden_clip, golden_inputs):
     golden = load(case)
     segmenter = Segmenter.from_pretrained(golden_clip, "cliptrase", None, tuned(case))
     encoding = segmenter.encode(golden_inputs[f"image.{case}"])
-    close(encoding.regions[0][1:], golden["prototypes"], COSINES)
+    close(encoding.state.maps[0][1:], golden["prototypes"], COSINES)
     size = tuple(golden["partition"].shape)
-    region = encoding.region_map(0).rows(0, size[0], size).argmax(0) - 1
+    regions = segmenter.method.rule(encoding, 0).regions
+    region = regions.rows(0, size[0], size).argmax(0) - 1
     assert (region == golden["partition"]).float().mean() >= 0.9995
 
 
@@ -128,21 +131,16 @@ def test_the_mean_logit_decides(case, name, golden_clip, golden_inputs):
     golden = load(case)[f"mean_logit.{name}"]
     options = tuned(case, class_prior=name == "voc")
     segmenter = Segmenter.from_pretrained(golden_clip, "cliptrase", "official-mean", options)
-    encoding = segmenter.encode(golden_inputs[f"image.{case}"])
-    queries, background = segmenter.queries(golden_inputs["text_features"][:5])
-    (scores,) = encoding.maps(segmenter.method.scores(encoding, queries))
-    decision, size = Decision(segmenter.method, queries, background), tuple(golden.shape[1:])
-    means = decision_means(decision, scores, encoding.region_map(0), size)
+    texts = golden_inputs["text_features"][:5]
+    (scored,) = segmenter.score(golden_inputs[f"image.{case}"], texts)
+    scored = replace(scored, size=tuple(golden.shape[1:]))
     peak = golden.abs().max()
-    close(segmenter.method.logit_scale * means / peak, golden / peak, COSINES)
-    labels = decision.labels(scores, size, encoding.region_map(0))
-    assert (labels - 1 == golden.argmax(0).numpy()).mean() >= 0.9995
+    close(segmenter.method.logit_scale * region_means(scored) / peak, golden / peak, COSINES)
+    assert (scored.labels() - 1 == golden.argmax(0).numpy()).mean() >= 0.9995
 
 
-def decision_means(decision, scores, regions, size):
-    from wordmask.scoring import _RegionMeans
-
-    return _RegionMeans(decision, scores, regions, size).rows(0, size[0], size)
+def region_means(scored: Scored) -> torch.Tensor:
+    return _RegionMeans(scored, scored.rule.regions).rows(0, scored.size[0], scored.size)
 
 
 # -- semantic correlation recovery ------------------------------------------------------------
@@ -300,7 +298,7 @@ def test_recovery_alone(clip):
     image = pictures(1, 48, 80)
     alone = Segmenter.from_pretrained(clip, "cliptrase", None, {"clusters": "none"})
     encoding = alone.encode(image)
-    assert encoding.regions == ()
+    assert encoding.state.maps is None
     assert torch.equal(encoding.features, alone.with_method("cliptrase").encode(image).features)
     nothing = alone.with_method("cliptrase", None, {"eps": 1e-9})
     assert (alone(image, texts())[0].labels == nothing(image, texts())[0].labels).all()
@@ -328,17 +326,17 @@ def test_clusters_of_features(clip):
 
 def test_clusters_of_a_vfm_lie_on_its_grid(clip):
     options = {"clusters": "vfm", "eps": 0.3, "min_samples": 2, "median": 0}
-    beside = {"vfm": tiny_vfm(patch=4, image_size=64)}
-    segmenter = Segmenter.from_pretrained(clip, "cliptrase", None, options, networks=beside)
+    networks = {"vfm": tiny_vfm(patch=4, image_size=64)}
+    segmenter = Segmenter.from_pretrained(clip, "cliptrase", None, options, networks=networks)
     encoding = segmenter.encode(pictures(1, 32, 48))
-    assert encoding.regions[0].shape[1:] == (8, 12)
+    assert encoding.state.maps[0].shape[1:] == (8, 12)
     assert encoding.grid == (4, 6)
     assert segmenter(encoding, texts())[0].labels.shape == (32, 48)
     features = segmenter.networks.vfm.features(segmenter_unit(segmenter, pictures(1, 32, 48)))
     unit = F.normalize(features[0].flatten(1), dim=0)
     w = (unit.T @ unit).relu()
     labels = dbscan(w, 0.3, 2)
-    close(encoding.regions[0], prototypes(w, labels, (8, 12), 0), 1e-5)
+    close(encoding.state.maps[0], prototypes(w, labels, (8, 12), 0), 1e-5)
 
 
 def segmenter_unit(segmenter, pixels):
@@ -346,75 +344,72 @@ def segmenter_unit(segmenter, pixels):
     return pixels * std + mean
 
 
-def test_what_it_needs_beside_clip():
-    for options, needed in (({}, "none"), ({"clusters": "vfm"}, "vfm"), ({"masks": "sam"}, "sam")):
-        assert create_method("cliptrase", None, options)[0].network == needed
+def test_the_auxiliary_models_that_it_needs():
+    for options in ({}, {"clusters": "vfm"}, {"masks": "sam"}):
+        method, _ = create_method("cliptrase", None, options)
+        assert method.networks == tuple(options.values())
 
 
 @pytest.mark.parametrize("version", [1, 2])
 def test_clusters_prompt_sam(clip, version):
     """A cluster's patches are its points, the others' its negatives; beyond masks: no region."""
     options = {"masks": "sam", "eps": 0.8, "min_samples": 2}
-    beside = {"sam": tiny_sam(version)}
-    segmenter = Segmenter.from_pretrained(clip, "cliptrase", None, options, networks=beside)
+    networks = {"sam": tiny_sam(version)}
+    segmenter = Segmenter.from_pretrained(clip, "cliptrase", None, options, networks=networks)
     image = pictures(1, 48, 80, smooth=16)
     encoding = segmenter.encode(image)
-    seen = segmenter.networks.sam.look(segmenter_unit(segmenter, image)[0])
-    regions = encoding.regions[0]
-    assert regions.shape[1:] == seen.grid
+    embedded = segmenter.networks.sam.embed(segmenter_unit(segmenter, image)[0])
+    regions = encoding.state.maps[0]
+    assert regions.shape[1:] == embedded.grid
     assert (regions[0] == 0).all()
     assert len(regions) > 2
     trace = segmenter.tower.trace(image, segmenter.method.need(8))
-    w, common, _ = segmenter.method._correlations(segmenter.tower, trace, image, None)
+    w, common, _ = segmenter.method._correlations(segmenter.towers, trace, image)
     _, labels = segmenter.method._cluster(w[0], common[0], torch.empty(0))
     y, x = torch.meshgrid(torch.arange(6) * 8.0 + 4, torch.arange(10) * 8.0 + 4, indexing="ij")
     places = torch.stack([x, y], -1).flatten(0, 1)
     groups = [places[labels == k] for k in range(int(labels.max()) + 1)]
-    close(regions[1:], seen.separate(groups), 1e-5)
+    close(regions[1:], embedded.separate(groups), 1e-5)
     assert segmenter(encoding, texts())[0].labels.shape == (48, 80)
 
 
 # -- votes ------------------------------------------------------------------------------------
 
 
-def as_map(values: list) -> ScoreMap:
-    maps = torch.tensor(values, dtype=torch.float32)
-    size = tuple(maps.shape[1:])
-    return ScoreMap([Tile(maps, Window(0, 0, *size), size, (0, 0))], size)
+# three pixels of region 1, one of none
+REGIONS = torch.tensor([[[0.0, 0.0, 0.0, 1.0]], [[1.0, 1.0, 1.0, 0.0]]])
 
 
-REGIONS = as_map([[[0, 0, 0, 1]], [[1, 1, 1, 0]]])  # three pixels of region 1, one of none
-
-
-def decision(vote: str, background: Background, **more) -> Decision:
+def voted(vote: str, background: Background, scores: list) -> Scored:
+    """A picture of 1 x 4 pixels, its scores of two classes, and REGIONS."""
     method, _ = create_method("cliptrase", None, {"vote": vote, "logit_scale": 1.0})
-    queries = Queries.of([torch.eye(2)[:1], torch.eye(2)[1:]])
-    return Decision(method, queries, background, **more)
+    texts = TextQueries.of([torch.eye(2)[:1], torch.eye(2)[1:]], strategy=background)
+    state = Regions(torch.zeros(1, 2), (REGIONS,))
+    maps = torch.tensor(scores, dtype=torch.float32)
+    return scored_of(method, maps, texts, (1, 4), state)
 
 
 def test_majority_by_hand():
-    scores = as_map([[[1, 1, 0, 0]], [[0, 0, 9, 1]]])
-    labels = decision("majority", Background.none()).labels(scores, (1, 4), REGIONS)
+    scores = [[[1, 1, 0, 0]], [[0, 0, 9, 1]]]
+    labels = voted("majority", Background.none(), scores).labels()
     assert labels.tolist() == [[1, 1, 1, 2]]
     assert labels.dtype == np.uint8
 
 
 def test_mean_by_hand():
     """One pixel that is very sure outvotes two that are not; outside of regions nothing changes."""
-    scores = as_map([[[1, 1, 0, 0]], [[0, 0, 9, 1]]])
-    labels = decision("mean", Background.none()).labels(scores, (1, 4), REGIONS)
-    assert labels.tolist() == [[2, 2, 2, 2]]
-    means = decision_means(decision("mean", Background.none()), scores, REGIONS, (1, 4))
-    close(means, torch.tensor([[[2 / 3] * 3 + [0.0]], [[3.0] * 3 + [1.0]]]), 1e-6)
+    scored = voted("mean", Background.none(), [[[1, 1, 0, 0]], [[0, 0, 9, 1]]])
+    assert scored.labels().tolist() == [[2, 2, 2, 2]]
+    close(region_means(scored), torch.tensor([[[2 / 3] * 3 + [0.0]], [[3.0] * 3 + [1.0]]]), 1e-6)
 
 
 def test_the_background_has_a_vote():
     """Pixels below the threshold vote for the background, with the majority; with the mean the
     threshold meets the region's own probability."""
-    scores = as_map([[[0.1, 0.1, 9, 9]], [[0, 0, 0, 0]]])
+    scores = [[[0.1, 0.1, 9, 9]], [[0, 0, 0, 0]]]
     strict = Background.threshold(0.9)
-    assert decision("majority", strict).labels(scores, (1, 4), REGIONS).tolist() == [[0, 0, 0, 1]]
-    assert decision("mean", strict).labels(scores, (1, 4), REGIONS).tolist() == [[1, 1, 1, 1]]
+    assert voted("majority", strict, scores).labels().tolist() == [[0, 0, 0, 1]]
+    assert voted("mean", strict, scores).labels().tolist() == [[1, 1, 1, 1]]
 
 
 @pytest.mark.parametrize("vote", ["majority", "mean"])
@@ -422,16 +417,14 @@ def test_votes_do_not_depend_on_the_blocks(clip, vote):
     options = {"vote": vote, "eps": 0.8, "min_samples": 2}
     segmenter = Segmenter.from_pretrained(clip, "cliptrase", None, options)
     encoding = segmenter.encode(pictures(1, 48, 80, smooth=16))
-    assert len(encoding.regions[0]) > 2
-    queries, background = segmenter.queries(texts())
-    (scores,) = encoding.maps(segmenter.method.scores(encoding, queries))
-    regions = encoding.region_map(0)
-    whole = Decision(segmenter.method, queries, background).labels(scores, (97, 61), regions)
-    rows = Decision(segmenter.method, queries, background, block_bytes=1)
-    assert (rows.labels(scores, (97, 61), regions) == whole).all()
-    plain = rows.labels(scores, (97, 61))
+    assert len(encoding.state.maps[0]) > 2
+    scored = replace(segmenter.score(encoding, texts())[0], size=(97, 61))
+    whole = scored.labels()
+    rows = replace(scored, block_bytes=1)
+    assert (rows.labels() == whole).all()
+    plain = replace(rows, rule=scored.rule.pixelwise).labels()
     assert (plain != whole).any()
-    region = regions.rows(0, 97, (97, 61)).argmax(0).numpy()
+    region = scored.rule.regions.rows(0, 97, (97, 61)).argmax(0).numpy()
     assert region.min() >= 1  # prototypes cover all
     for k in np.unique(region):
         assert len(np.unique(whole[region == k])) == 1
@@ -441,11 +434,10 @@ def test_votes_do_not_depend_on_the_blocks(clip, vote):
 def test_nothing_clustered_is_plain_argmax(clip, vote):
     segmenter = Segmenter.from_pretrained(clip, "cliptrase", None, {"eps": 1e-9, "vote": vote})
     encoding = segmenter.encode(pictures(1, 48, 80))
-    assert len(encoding.regions[0]) == 1
+    assert len(encoding.state.maps[0]) == 1
     result = segmenter(encoding, texts())[0].labels
-    queries, background = segmenter.queries(texts())
-    (scores,) = encoding.maps(segmenter.method.scores(encoding, queries))
-    plain = Decision(segmenter.method, queries, background).labels(scores, (48, 80))
+    scored = segmenter.score(encoding, texts())[0]
+    plain = replace(scored, rule=scored.rule.pixelwise).labels()
     assert (result == plain).all()
     assert len(np.unique(plain)) > 1
 
@@ -454,13 +446,13 @@ def test_pictures_of_a_batch_have_their_own_regions(clip, monkeypatch):
     segmenter = Segmenter.from_pretrained(clip, "cliptrase", None, {"eps": 0.8, "min_samples": 2})
     image = torch.cat([pictures(1, 48, 80, smooth=16), pictures(2, 48, 80)[1:]])
     parts = segmenter.encode(image)
-    monkeypatch.setattr("wordmask.segmenter.CPU_BATCH", 8)
+    monkeypatch.setattr("wordmask.pipeline.CPU_BATCH", 8)
     batch = segmenter.encode(image)
-    assert len(parts.regions) == len(batch.regions) == 2
+    assert len(parts.state.maps) == len(batch.state.maps) == 2
     for i in range(2):
-        single = segmenter.encode(image[i : i + 1]).regions[0]
-        close(batch.regions[i], single, 1e-4)
-        close(parts.regions[i], single, 1e-4)
+        single = segmenter.encode(image[i : i + 1]).state.maps[0]
+        close(batch.state.maps[i], single, 1e-4)
+        close(parts.state.maps[i], single, 1e-4)
     labels = [r.labels for r in segmenter(batch, texts())]
     assert (labels[0] == segmenter(image[:1], texts())[0].labels).all()
 
@@ -473,11 +465,11 @@ def test_windows_keep_the_clusters_of_the_whole_picture(clip):
         clip, "cliptrase", None, {**options, "window": 64, "stride": 32}
     )
     windows = segmenter.encode(image)
-    assert torch.equal(windows.regions[0], whole.regions[0])
+    assert torch.equal(windows.state.maps[0], whole.state.maps[0])
     assert windows.grid == (12, 20)
     assert not torch.allclose(windows.features, whole.features, atol=1e-2)
     corner = Segmenter.from_pretrained(clip, "cliptrase").encode(image[..., :64, :64]).features
-    first = F.normalize(corner[0, :, 0, 0], dim=0)  # a patch that one window alone sees
+    first = F.normalize(corner[0, :, 0, 0], dim=0)  # a patch in one window alone
     close(windows.features[0, :, 0, 0], first, 1e-5)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -18,7 +19,7 @@ from wordmask import Segmenter, WordmaskError
 from wordmask import affinity as affinity_module
 from wordmask.affinity import MaskedSoftmax
 from wordmask.methods import create_method
-from wordmask.methods.base import cosine
+from wordmask.methods.base import Towers, cosine
 from wordmask.towers.clip import Need
 
 CASES = ["a_native_112x112", "b_square_160x160", "c_rect_112x192"]
@@ -42,8 +43,13 @@ def as_written(q, k, beta=1.2, gamma=3.0, threshold=None):
 
 
 def given_features(features: torch.Tensor) -> SimpleNamespace:
-    """Networks whose VFM sees these features (B, D, h, w) in every picture."""
+    """Networks whose VFM gives these features (B, D, h, w) for every picture."""
     return SimpleNamespace(vfm=SimpleNamespace(features=lambda pixels, facet: features))
+
+
+def towers_with(segmenter: Segmenter, networks: SimpleNamespace | None) -> Towers:
+    """The segmenter's networks with other auxiliary models."""
+    return replace(segmenter.towers, networks=networks)
 
 
 # -- the released code ------------------------------------------------------------
@@ -58,7 +64,7 @@ def test_golden(case, name, golden_clip, golden_inputs):
     networks = given_features(golden["vfm_features"][None])
     image = golden_inputs[f"image.{case}"]
     with torch.inference_mode():
-        features = segmenter.method.encode(segmenter.tower, image, networks).features
+        features = segmenter.method.encode(towers_with(segmenter, networks), image).features
     assert (features[0].flatten(1).T - golden[f"features.{name}"]).abs().max() <= 5e-5
     cosines = cosine(features, golden_inputs["text_features"])[0]
     assert (cosines - golden[f"cosine.{name}"]).abs().max() <= 1e-5
@@ -216,18 +222,18 @@ def test_without_contrast_every_patch_keeps_its_own_value():
     plain = Segmenter.from_pretrained(clip, "maskclip", "clearclip").encode(image).features
     segmenter = Segmenter.from_pretrained(clip, "proxyclip")
     networks = given_features(torch.ones(1, 4, 7, 8))
-    ours = segmenter.method.encode(segmenter.tower, image, networks).features
+    ours = segmenter.method.encode(towers_with(segmenter, networks), image).features
     assert torch.allclose(ours, plain, atol=1e-5)
 
 
 @pytest.mark.parametrize("attention", ["qk", "qq", "kk"])
 def test_attention_of_clip_itself(attention):
-    """Table 3 of the supplement: no VFM is looked at; heads side by side, without class token."""
+    """Table 3 of the supplement: no VFM is used; heads side by side, without class token."""
     clip, image = tiny_clip(layers=3), random(1, 3, 56, 64)
     options = {"attention": attention}
     segmenter = Segmenter.from_pretrained(clip, "proxyclip", None, options)
     tower = segmenter.tower
-    ours = segmenter.method.encode(tower, image, None).features
+    ours = segmenter.method.encode(towers_with(segmenter, None), image).features
     trace = tower.trace(image, Need.of(projections={3: "qkv"}))
     q, k, v = (x[3][0, :, 1:] for x in (trace.queries, trace.keys, trace.values))
     joined = {"q": q.transpose(0, 1).flatten(1), "k": k.transpose(0, 1).flatten(1)}
@@ -237,11 +243,11 @@ def test_attention_of_clip_itself(attention):
     assert not segmenter.networks.describe()
 
 
-def test_the_vfm_sees_the_picture_in_its_own_normalisation():
-    clip, seen = tiny_clip(layers=2), []
+def test_the_vfm_gets_the_picture_without_clips_normalisation():
+    clip, given = tiny_clip(layers=2), []
 
     def features(pixels, facet):
-        seen.append((pixels, facet))
+        given.append((pixels, facet))
         return random(1, 4, 7, 7)
 
     unit = torch.rand(1, 3, 56, 56, generator=torch.Generator().manual_seed(1))
@@ -249,9 +255,9 @@ def test_the_vfm_sees_the_picture_in_its_own_normalisation():
     segmenter = Segmenter.from_pretrained(clip, "proxyclip", None, options)
     mean, std = (torch.tensor(options[x])[:, None, None] for x in ("mean", "std"))
     networks = SimpleNamespace(vfm=SimpleNamespace(features=features))
-    segmenter.method.encode(segmenter.tower, (unit - mean) / std, networks)
-    assert torch.allclose(seen[0][0], unit, atol=1e-6)
-    assert seen[0][1] == "keys"
+    segmenter.method.encode(towers_with(segmenter, networks), (unit - mean) / std)
+    assert torch.allclose(given[0][0], unit, atol=1e-6)
+    assert given[0][1] == "keys"
 
 
 def test_official_pads_and_paper_rounds():
@@ -276,7 +282,8 @@ def test_the_map_that_is_shown_leads_to_the_patches_alike():
     halves[:, 0, :, :8] = halves[:, 1, :, 8:] = 1
     segmenter = Segmenter.from_pretrained(clip, "proxyclip")
     method, tower = segmenter.method, segmenter.tower
-    trace = method.trace(tower, image, method.need(tower.depth), given_features(halves))
+    towers = towers_with(segmenter, given_features(halves))
+    trace = method.trace(towers, image, method.need(tower.depth))
     shown = method.mixing_map(tower, trace)[0, 0]
     left = (torch.arange(32) % 8) < 3  # patches whose enlarged neighbours lie in the half too
     right = (torch.arange(32) % 8) > 4
@@ -287,7 +294,7 @@ def test_the_map_that_is_shown_leads_to_the_patches_alike():
 
 
 def test_a_vfm_that_is_the_same_module_twice_is_the_same(tmp_path):
-    """By folder or in memory, the answer is one."""
+    """By folder or in memory, the features are the same."""
     clip, image = tiny_clip(layers=2), random(1, 3, 56, 64)
     vfm = tiny_vfm()
     vfm.save_pretrained(tmp_path)

@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 
 from conftest import GOLDEN
-from tiny import tiny_clip
+from tiny import class_scores, tiny_clip
 from wordmask import Segmenter, WordmaskError
-from wordmask.refiners.base import View, create_refiner
+from wordmask.refiners.base import RefinerInput, create_refiner
 from wordmask.refiners.pamr import Pamr, shifted
 from wordmask.towers.auxiliary import Networks
 
@@ -22,7 +22,7 @@ CASES = {
 
 
 def refine(refiner: Pamr, image: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-    return refiner.refine(refiner.look(View(image, image), Networks()), scores)
+    return refiner.refine(refiner.prepare(RefinerInput(image, image), Networks()), scores)
 
 
 def noise(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -38,22 +38,22 @@ def test_golden(name):
 
 
 def test_golden_harness():
-    """The picture as CLIP saw it is brought to the size of the result, and cosines are refined."""
+    """The picture at CLIP's size is brought to the size of the result, and cosines are refined."""
     given = load_file(GOLDEN / "harness_slide_sclip" / "odd_size" / "tensors.safetensors")
     golden = load_file(GOLDEN / "pamr" / "harness" / "tensors.safetensors")["logits_pamr"]
     refiner, _ = create_refiner("pamr", None, {"at": "picture"})
-    view = View(torch.zeros(3, *golden.shape[1:]), given["image"][0])
-    ours = refiner.refine(refiner.look(view, Networks()), given["logits"])
+    given_picture = RefinerInput(torch.zeros(3, *golden.shape[1:]), given["image"][0])
+    ours = refiner.refine(refiner.prepare(given_picture, Networks()), given["logits"])
     assert (ours - golden).abs().max() <= 1e-5
 
 
 def test_through_the_segmenter(golden_clip):
-    """Windows are joined, then refined, then decided."""
+    """Windows are joined, then refined, then labelled."""
     given = load_file(GOLDEN / "harness_slide_sclip" / "odd_size" / "tensors.safetensors")
     image, rows = given["image"], given["query_features"]
     options = {"window": 112, "stride": 56}
     plain = Segmenter.from_pretrained(golden_clip, "sclip", None, options)
-    coarse = plain.score(plain.encode(image), rows)[0]
+    coarse = class_scores(plain, image, rows)[0]
     refined = refine(Pamr(), image[0], coarse)
     segmenter = Segmenter.from_pretrained(golden_clip, "sclip", None, options, refine="pamr")
     labels = segmenter(image, rows)[0].labels
@@ -65,8 +65,9 @@ def test_one_step_by_hand():
     """Two flat halves: across the edge the weight is e^-x of inside, inside scores stay."""
     image = torch.zeros(3, 1, 4)
     image[:, :, 2:] = 1.0
-    weights = Pamr(steps=1, dilations=(1,)).look(View(image, image), Networks())[:, 0]
-    # pixel 1 sees columns 0, 1, 2 three times each: deviation of 3 ones among 9, distance 1 / that
+    refiner = Pamr(steps=1, dilations=(1,))
+    weights = refiner.prepare(RefinerInput(image, image), Networks())[:, 0]
+    # around pixel 1 lie columns 0, 1, 2 three times each: deviation of 3 ones in 9, distance 1 / it
     sigma = torch.tensor([1.0] * 3 + [0.0] * 6).std()
     far = torch.exp(-1 / (1e-8 + 0.1 * sigma))
     expected = torch.tensor([1, 1, far, 1, far, 1, 1, far]) / (5 + 3 * far)
@@ -88,7 +89,7 @@ def test_neighbours_repeat_beyond_the_border():
 
 @pytest.mark.parametrize("size", [(20, 33), (33, 20), (1, 1), (3, 50)])
 def test_weights_are_weights(size):
-    weights = Pamr().look(View(noise(3, *size), noise(3, *size)), Networks())
+    weights = Pamr().prepare(RefinerInput(noise(3, *size), noise(3, *size)), Networks())
     assert weights.shape == (16, *size)
     assert (weights >= 0).all()
     assert torch.allclose(weights.sum(0), torch.ones(size), atol=1e-5)
@@ -135,26 +136,26 @@ def test_scores_follow_an_edge():
     scores = torch.zeros(1, 4, 8)
     scores[..., :5] = 1.0  # reaches 8 pixels beyond the edge
     plain = F.interpolate(scores[None], size=(32, 64), mode="bilinear", align_corners=True)[0]
-    truth = image[0] < 0.5
+    target = image[0] < 0.5
     out = refine(Pamr(steps=50, dilations=(1, 2, 4, 8)), image, scores)
 
     def right(x: torch.Tensor) -> float:
-        return ((x[0] > x[0].mean()) == truth).float().mean().item()
+        return ((x[0] > x[0].mean()) == target).float().mean().item()
 
     assert right(out) > right(plain)
 
 
-def test_looking_is_words_independent_and_once():
+def test_a_picture_is_prepared_once_whatever_the_words():
     clip = tiny_clip()
     segmenter = Segmenter.from_pretrained(clip, "sclip", refine="pamr")
     image = F.interpolate(torch.randn(2, 3, 8, 10), size=(64, 80), mode="bilinear")
     encoding = segmenter.encode(image)
-    seen = dict(encoding.seen)
-    assert len(seen) == 2
+    prepared = dict(encoding.prepared)
+    assert len(prepared) == 2
     rows = F.normalize(torch.randn(4, 48), dim=-1)
     results = segmenter(encoding, rows)
     segmenter(encoding, rows[:2])
-    assert all(encoding.seen[key] is value for key, value in seen.items())
+    assert all(encoding.prepared[key] is value for key, value in prepared.items())
     assert [r.labels.shape for r in results] == [(64, 80)] * 2
     single = segmenter(image[1:], rows)[0]
     assert (single.labels == results[1].labels).mean() > 0.999

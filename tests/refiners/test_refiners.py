@@ -11,12 +11,12 @@ import torch
 from conftest import GOLDEN
 from tiny import tiny_clip, tiny_sam, tiny_vfm
 from wordmask import Segmenter, WordmaskError
-from wordmask.refiners import REFINERS, Refiner, View, create_refiner, read_refiners
+from wordmask.refiners import REFINERS, Refiner, RefinerInput, create_refiner, read_refiners
 from wordmask.towers.auxiliary import Networks
 
 VARIANTS = [(name, variant) for name in sorted(REFINERS) for variant in REFINERS[name].variants]
 WORDS = 4
-SEEING = [one for one in VARIANTS if one[0] in ("pamr", "vfm")]  # see an edge without training
+EDGES = [one for one in VARIANTS if one[0] in ("pamr", "vfm")]  # find an edge without training
 SMALL = {"pamr": {"steps": 3}}  # cheaper and no different
 
 
@@ -47,10 +47,10 @@ def photo(height: int, width: int, seed: int = 0) -> np.ndarray:
     return coarse.repeat(16, axis=0).repeat(16, axis=1)
 
 
-def view(height: int = 64, width: int = 96, seed: int = 0) -> View:
+def given_picture(height: int = 64, width: int = 96, seed: int = 0) -> RefinerInput:
     image = torch.from_numpy(photo(height, width, seed)).permute(2, 0, 1).float() / 255
     pixels = torch.nn.functional.interpolate(image[None], size=(height // 2, width // 2))[0]
-    return View(image, (pixels - 0.45) / 0.27)
+    return RefinerInput(image, (pixels - 0.45) / 0.27)
 
 
 def maps(*shape: int, seed: int = 3) -> torch.Tensor:
@@ -68,24 +68,26 @@ class TestEveryRefiner:
         refiner = build(name, variant)
         if name == "sam" and "vote" not in variant:
             return  # a class is prompted with the others' peaks as negatives
-        seen = refiner.look(view(), networks)
+        prepared = refiner.prepare(given_picture(), networks)
         scores = maps(WORDS, 4, 6)
-        together = refiner.refine(seen, scores)
+        together = refiner.refine(prepared, scores)
         assert together.shape[0] == WORDS
         assert torch.isfinite(together).all()
-        alone = torch.cat([refiner.refine(seen, one[None]) for one in scores])
+        alone = torch.cat([refiner.refine(prepared, one[None]) for one in scores])
         assert torch.allclose(together, alone, atol=1e-5)
-        assert torch.allclose(refiner.refine(seen, scores.flip(0)), together.flip(0), atol=1e-5)
+        assert torch.allclose(refiner.refine(prepared, scores.flip(0)), together.flip(0), atol=1e-5)
 
     def test_what_is_the_same_everywhere_stays_so(self, networks, name, variant):
         refiner = build(name, variant)
-        refined = refiner.refine(refiner.look(view(), networks), torch.full((2, 4, 6), 0.7))
+        refined = refiner.refine(
+            refiner.prepare(given_picture(), networks), torch.full((2, 4, 6), 0.7)
+        )
         assert torch.allclose(refined, torch.full_like(refined, 0.7), atol=1e-3)
 
     def test_deterministic_and_unchanged_networks(self, networks, name, variant):
         refiner = build(name, variant)
-        first = refiner.refine(refiner.look(view(), networks), maps(2, 4, 6))
-        second = refiner.refine(refiner.look(view(), networks), maps(2, 4, 6))
+        first = refiner.refine(refiner.prepare(given_picture(), networks), maps(2, 4, 6))
+        second = refiner.refine(refiner.prepare(given_picture(), networks), maps(2, 4, 6))
         assert torch.equal(first, second)
         if refiner.network == "none":
             return
@@ -117,53 +119,53 @@ class TestEveryRefiner:
             assert np.array_equal(alone.labels, other.labels)
 
 
-@pytest.mark.parametrize(("name", "variant"), SEEING)
+@pytest.mark.parametrize(("name", "variant"), EDGES)
 def test_rows_and_columns_are_not_swapped(networks, name, variant):
     """A map that is high on the left stays higher there, on pictures that are not square."""
     refiner = build(name, variant)
     scores = torch.zeros(2, 6, 10)
     scores[0, :, :5] = 1
     scores[1, :, 5:] = 1
-    picture = View(torch.zeros(3, 48, 80), torch.zeros(3, 48, 80))
+    picture = RefinerInput(torch.zeros(3, 48, 80), torch.zeros(3, 48, 80))
     picture.image[:, :, 40:] = 1
     picture.pixels[:, :, 40:] = 1
-    refined = refiner.refine(refiner.look(picture, networks), scores)
+    refined = refiner.refine(refiner.prepare(picture, networks), scores)
     across = refined[0, :, :1].mean() - refined[0, :, -1:].mean()
     down = refined[0, :1].mean() - refined[0, -1:].mean()
     assert across > 2 * abs(down)
 
 
 class Halves(Refiner):
-    """A refiner of the tests: counts its looks, and halves all scores on a grid twice as fine."""
+    """A refiner of the tests: counts pictures, and halves all scores on a grid twice as fine."""
 
     name = "halves"
     title = "Halves"
     variants: ClassVar = {"only": {}}
-    looks: ClassVar[list[tuple[int, ...]]] = []
+    shapes: ClassVar[list[tuple[int, ...]]] = []
 
-    def look(self, view, networks):
-        self.looks.append(tuple(view.image.shape))
-        return "seen"
+    def prepare(self, picture, networks):
+        self.shapes.append(tuple(picture.image.shape))
+        return "prepared"
 
-    def refine(self, seen, scores):
-        assert seen == "seen"
+    def refine(self, prepared, scores):
+        assert prepared == "prepared"
         return scores.repeat_interleave(2, 1).repeat_interleave(2, 2) / 2
 
 
 @pytest.fixture
 def halves():
-    Halves.looks.clear()
+    Halves.shapes.clear()
     return Halves()
 
 
-def test_a_picture_is_looked_at_once(clip, texts, halves):
+def test_a_picture_is_prepared_once(clip, texts, halves):
     segmenter = Segmenter.from_pretrained(clip, "clip", refine=[halves])
     encoding = segmenter.encode(photo(64, 96))
-    assert Halves.looks == [(3, 64, 96)]
+    assert Halves.shapes == [(3, 64, 96)]
     segmenter(encoding, texts)
     segmenter(encoding, texts[:2])
-    segmenter.presence(encoding, texts)
-    assert len(Halves.looks) == 1
+    segmenter.score(encoding, texts).image_scores()
+    assert len(Halves.shapes) == 1
 
 
 def test_refiners_follow_one_another(clip, texts, halves):
@@ -189,23 +191,23 @@ def test_windows_and_pads_are_joined_before(clip, texts, halves):
         assert result.scores.shape == (WORDS, 7, 11)
 
 
-def test_a_tensor_is_shown_to_refiners_without_its_normalisation(clip, texts):
-    seen = []
+def test_refiners_get_a_tensor_without_its_normalisation(clip, texts):
+    given = []
 
-    class Watch(Halves):
-        def look(self, view, networks):
-            seen.append(view)
-            return "seen"
+    class Recorder(Halves):
+        def prepare(self, picture, networks):
+            given.append(picture)
+            return "prepared"
 
-    segmenter = plain_with(clip, [Watch()], {})
+    segmenter = plain_with(clip, [Recorder()], {})
     image = torch.rand(2, 3, 64, 96, generator=torch.Generator().manual_seed(5))
     mean, std = (
         torch.tensor(x)[:, None, None] for x in (segmenter.tower.mean, segmenter.tower.std)
     )
     segmenter((image - mean) / std, texts)
-    for one, view in zip(image, seen, strict=True):
-        assert torch.allclose(view.image, one, atol=1e-6)
-        assert torch.allclose(view.pixels, (one - mean) / std)
+    for one, picture in zip(image, given, strict=True):
+        assert torch.allclose(picture.image, one, atol=1e-6)
+        assert torch.allclose(picture.pixels, (one - mean) / std)
 
 
 @pytest.mark.parametrize("method", ["clip", "cliper"])

@@ -12,10 +12,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from conftest import GOLDEN
-from tiny import tiny_clip, tiny_sam
+from tiny import surgery_of_one, tiny_clip, tiny_sam
 from wordmask import Segmenter, WordmaskError
-from wordmask.encoding import Queries
-from wordmask.refiners.base import View, create_refiner
+from wordmask.refiners.base import RefinerInput, create_refiner
 from wordmask.refiners.sam import Sam, box_around, different, peak_places, text_to_points, vote
 from wordmask.towers.auxiliary import Networks
 from wordmask.towers.sam import Masks, SamTower, centres, load_sam, pick_evenly
@@ -60,7 +59,7 @@ def test_points_and_boxes_as_transformers_has_them(model, tower):
             input_labels=labels[None],
             input_boxes=boxes[None].float(),
         )
-    ours = tower.look(image).predict(points + 0.5, labels, boxes + 0.5)
+    ours = tower.embed(image).predict(points + 0.5, labels, boxes + 0.5)
     assert ours.logits.shape == (3, 3, 16, 16)
     assert torch.allclose(ours.logits, theirs.pred_masks[0], atol=1e-4)
     assert torch.allclose(ours.iou, theirs.iou_scores[0], atol=1e-5)
@@ -74,26 +73,26 @@ def test_mask_prompts_as_transformers_has_them(model, tower):
             input_masks=mask[None, None],
             multimask_output=False,
         )
-    ours = tower.look(image).predict(masks=mask[None], multimask=False)
+    ours = tower.embed(image).predict(masks=mask[None], multimask=False)
     assert ours.logits.shape == (1, 1, 16, 16)
     assert torch.allclose(ours.logits, theirs.pred_masks[0], atol=1e-4)
 
 
 @pytest.mark.parametrize("size", [(40, 80), (80, 40), (64, 64), (7, 200), (1, 1)])
 def test_any_size(tower, size):
-    seen = tower.look(picture(*size))
-    assert seen.size == size
-    assert max(seen.grid) == 16
+    embedded = tower.embed(picture(*size))
+    assert embedded.size == size
+    assert max(embedded.grid) == 16
     short = 16 * min(size) / max(size)
-    assert min(seen.grid) == 1 or abs(min(seen.grid) - short) <= 0.5
-    masks = seen.predict(torch.rand(2, 3, 2) * torch.tensor([size[1], size[0]]))
-    assert masks.logits.shape == (2, 3, *seen.grid)
+    assert min(embedded.grid) == 1 or abs(min(embedded.grid) - short) <= 0.5
+    masks = embedded.predict(torch.rand(2, 3, 2) * torch.tensor([size[1], size[0]]))
+    assert masks.logits.shape == (2, 3, *embedded.grid)
     assert torch.isfinite(masks.logits).all()
-    assert masks.best.shape == (2, *seen.grid)
+    assert masks.best.shape == (2, *embedded.grid)
 
 
 class Pointer(nn.Module):
-    """Answers a point with a mask whose highest place is that point."""
+    """Gives for a point a mask whose highest place is that point."""
 
     def __init__(self, sam: nn.Module):
         super().__init__()
@@ -114,59 +113,59 @@ class Pointer(nn.Module):
 
 @pytest.mark.parametrize("size", [(40, 80), (80, 40), (200, 130)])
 def test_places_are_where_they_are_in_the_picture(model, size):
-    seen = SamTower(Pointer(model)).look(picture(*size))
+    embedded = SamTower(Pointer(model)).embed(picture(*size))
     places = torch.tensor([[0.1, 0.7], [0.8, 0.2], [0.5, 0.5]]) * torch.tensor([size[1], size[0]])
-    for place, mask in zip(places, seen.predict(places[:, None]).best, strict=True):
-        found = centres(mask.argmax(), seen.grid, size)
+    for place, mask in zip(places, embedded.predict(places[:, None]).best, strict=True):
+        found = centres(mask.argmax(), embedded.grid, size)
         assert (found - place).abs().max() <= max(size) / 16
 
 
 def test_many_prompts_are_single_prompts(tower):
-    seen = tower.look(picture(40, 60))
+    embedded = tower.embed(picture(40, 60))
     points = torch.rand(35, 2, 2, generator=torch.manual_seed(1)) * 40
-    together = seen.predict(points)
+    together = embedded.predict(points)
     for i in (0, 15, 16, 34):
-        alone = seen.predict(points[i : i + 1])
+        alone = embedded.predict(points[i : i + 1])
         assert torch.allclose(alone.logits[0], together.logits[i], atol=1e-4)
         assert torch.allclose(alone.iou[0], together.iou[i], atol=1e-5)
-    assert seen.predict(points[:0]).logits.shape == (0, 1, *seen.grid)
+    assert embedded.predict(points[:0]).logits.shape == (0, 1, *embedded.grid)
 
 
 def test_mask_prompts_of_other_shapes(tower):
     """Beyond the picture the prompt is negative, inside it is where it was."""
-    seen = tower.look(picture(32, 64))
-    prompt = seen._mask_prompts(torch.full((1, 8, 16), 3.0))[0, 0]
+    embedded = tower.embed(picture(32, 64))
+    prompt = embedded._mask_prompts(torch.full((1, 8, 16), 3.0))[0, 0]
     assert prompt.shape == (16, 16)
     covered = 8 if tower.keeps_aspect else 16
     assert torch.allclose(prompt[:covered], torch.full((covered, 16), 3.0))
     assert (prompt[covered:] < -3).all()
     halves = torch.full((1, 8, 16), -3.0)
     halves[..., 8:] = 3.0
-    prompt = seen._mask_prompts(halves)[0, 0]
+    prompt = embedded._mask_prompts(halves)[0, 0]
     assert (prompt[:6, 9:15] > 0).all()
     assert (prompt[:6, :7] < 0).all()
 
 
 def test_separate(tower):
     """Own points are positive, the others' negative; a group of none has no mask."""
-    seen = tower.look(picture(40, 60))
+    embedded = tower.embed(picture(40, 60))
     groups = [
         torch.tensor([[10.0, 10.0], [12.0, 11.0]]),
         torch.tensor([[50.0, 30.0]]),
         torch.empty(0, 2),
     ]
-    masks = seen.separate(groups)
+    masks = embedded.separate(groups)
     labels = torch.tensor([[1, 1, 0]])
     assert torch.allclose(
-        masks[0], seen.predict(torch.cat(groups)[None], labels).best[0], atol=1e-5
+        masks[0], embedded.predict(torch.cat(groups)[None], labels).best[0], atol=1e-5
     )
     assert (masks[2] < 0).all()
-    assert seen.separate([]).shape == (0, *seen.grid)
+    assert embedded.separate([]).shape == (0, *embedded.grid)
 
 
 def test_nothing_is_left_behind(model, tower):
     before = {k: v.clone() for k, v in model.state_dict().items()}
-    tower.look(picture(30, 50)).predict(torch.rand(3, 2, 2) * 30)
+    tower.embed(picture(30, 50)).predict(torch.rand(3, 2, 2) * 30)
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
     assert not model.training
@@ -174,9 +173,9 @@ def test_nothing_is_left_behind(model, tower):
 
 def test_bfloat16(model):
     image, points = picture(40, 60), torch.tensor([[[10.0, 10.0]]])
-    full = SamTower(model).look(image).predict(points)
+    full = SamTower(model).embed(image).predict(points)
     version = 1 if model.config.model_type == "sam" else 2
-    half = SamTower(tiny_sam(version).bfloat16()).look(image).predict(points)
+    half = SamTower(tiny_sam(version).bfloat16()).embed(image).predict(points)
     assert half.logits.dtype == torch.float32
     assert (half.logits - full.logits).abs().max() < 0.2 * full.logits.abs().max()
 
@@ -194,16 +193,16 @@ def test_bfloat16(model):
     ],
 )
 def test_prompts_that_do_not_fit(prompts):
-    seen = SamTower(tiny_sam()).look(picture(40, 60))
+    embedded = SamTower(tiny_sam()).embed(picture(40, 60))
     with pytest.raises(WordmaskError) as caught:
-        seen.predict(**prompts)
+        embedded.predict(**prompts)
     assert "give P prompts" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_a_picture_that_is_none():
     with pytest.raises(WordmaskError, match=r"\(1, 40, 60\)"):
-        SamTower(tiny_sam()).look(torch.zeros(1, 40, 60))
+        SamTower(tiny_sam()).embed(torch.zeros(1, 40, 60))
 
 
 # -- loading ----------------------------------------------------------------------------------
@@ -222,7 +221,7 @@ def test_loading_a_folder(tmp_path, version):
     same = SamTower(tiny_sam(version), mean=tower.mean, std=tower.std)
     image = picture(40, 60)
     assert torch.equal(
-        tower.look(image).predict(points).logits, same.look(image).predict(points).logits
+        tower.embed(image).predict(points).logits, same.embed(image).predict(points).logits
     )
 
 
@@ -308,9 +307,9 @@ def test_text_to_points_golden(case, golden_clip, golden_inputs):
     golden = load_file(GOLDEN / "clip_surgery_points" / case / "tensors.safetensors")
     segmenter = Segmenter.from_pretrained(golden_clip, "clip_surgery", "feature-surgery")
     image = golden_inputs[f"image.{case}"]
-    one = Queries.of([golden_inputs["text_features"][:1]]).with_empty(golden["redundant_feature"])
-    scores = segmenter.method.scores(segmenter.encode(image), one)[0, 0]
-    points, labels = text_to_points(scores, (image.shape[2], image.shape[3]))
+    text = golden_inputs["text_features"][:1]
+    scores = surgery_of_one(segmenter, image, text, golden["redundant_feature"])
+    points, labels = text_to_points(scores[0, 0], (image.shape[2], image.shape[3]))
     assert points.long().tolist() == golden["points"].tolist()
     assert labels.tolist() == golden["point_labels"].tolist()
 
@@ -348,15 +347,15 @@ def test_vote_by_hand():
 def test_true_masks_clean_noisy_scores():
     """Masks of the things in a picture: every pixel is right after the vote, and many before."""
     generator = torch.manual_seed(0)
-    truth = torch.zeros(32, 48, dtype=torch.long)
-    truth[4:20, 6:22] = 1
-    truth[18:30, 26:44] = 2
-    scores = F.one_hot(truth, 3).permute(2, 0, 1) + 1.5 * torch.randn(
+    target = torch.zeros(32, 48, dtype=torch.long)
+    target[4:20, 6:22] = 1
+    target[18:30, 26:44] = 2
+    scores = F.one_hot(target, 3).permute(2, 0, 1) + 1.5 * torch.randn(
         3, 32, 48, generator=generator
     )
-    masks = torch.stack([truth == c for c in range(3)])
-    assert (scores.argmax(0) == truth).float().mean() < 0.8
-    assert (vote(masks, torch.full((3,), 0.9), scores).argmax(0) == truth).all()
+    masks = torch.stack([target == c for c in range(3)])
+    assert (scores.argmax(0) == target).float().mean() < 0.8
+    assert (vote(masks, torch.full((3,), 0.9), scores).argmax(0) == target).all()
 
 
 def test_choosing_masks():
@@ -381,9 +380,9 @@ def test_choosing_masks():
 PROMPTS = ["vote", "points", "boxes", "masks", "surgery"]
 
 
-def looked(prompt, model, image, **options):
+def prepared_by(prompt, model, image, **options):
     refiner, _ = create_refiner("sam", prompt, {"points_per_side": 3, "min_iou": -9.0, **options})
-    return refiner, refiner.look(View(image, image), Networks({"sam": model}))
+    return refiner, refiner.prepare(RefinerInput(image, image), Networks({"sam": model}))
 
 
 @pytest.mark.parametrize("prompt", PROMPTS)
@@ -392,11 +391,11 @@ def test_refined_maps(model, prompt, size):
     """On SAM's grid over the whole picture, within the range of the scores, and not the same."""
     image = picture(*size)
     scores = torch.rand(4, size[0] // 8, size[1] // 8, generator=torch.manual_seed(3))
-    refiner, seen = looked(prompt, model, image)
+    refiner, prepared = prepared_by(prompt, model, image)
     given = scores.clone()
-    out = refiner.refine(seen, scores)
+    out = refiner.refine(prepared, scores)
     assert torch.equal(scores, given)
-    assert out.shape == (4, *SamTower(model).look(image).grid)
+    assert out.shape == (4, *SamTower(model).embed(image).grid)
     assert out.min() >= scores.min() - 1e-5
     assert out.max() <= scores.max() + 1e-5
     plain = F.interpolate(scores[None], size=out.shape[1:], mode="bilinear")[0]
@@ -405,8 +404,8 @@ def test_refined_maps(model, prompt, size):
 
 @pytest.mark.parametrize("prompt", PROMPTS)
 def test_a_constant_map_stays(model, prompt):
-    refiner, seen = looked(prompt, model, picture(40, 60))
-    out = refiner.refine(seen, torch.full((1, 5, 7), 0.25))
+    refiner, prepared = prepared_by(prompt, model, picture(40, 60))
+    out = refiner.refine(prepared, torch.full((1, 5, 7), 0.25))
     assert torch.allclose(out, torch.full_like(out, 0.25), atol=1e-5)
 
 
@@ -415,25 +414,25 @@ def test_permuting_maps_permutes_the_result(model, prompt):
     scores = torch.rand(4, 5, 7, generator=torch.manual_seed(3))
     order = torch.tensor([2, 0, 3, 1])
     # few enough points for all of them to be prompts, since even picks depend on the order
-    refiner, seen = looked(prompt, model, picture(40, 60), points=64)
-    out, permuted = refiner.refine(seen, scores), refiner.refine(seen, scores[order])
+    refiner, prepared = prepared_by(prompt, model, picture(40, 60), points=64)
+    out, permuted = refiner.refine(prepared, scores), refiner.refine(prepared, scores[order])
     assert torch.allclose(permuted, out[order], atol=1e-4)
 
 
 def test_the_grid_of_points_in_parts(model, monkeypatch):
     image = picture(40, 60)
-    _, (masks, quality) = looked("vote", model, image)
+    _, (masks, quality) = prepared_by("vote", model, image)
     assert len(masks) > 1
     monkeypatch.setattr("wordmask.refiners.sam.POINTS", 2)
-    _, (parts, same) = looked("vote", model, image)
+    _, (parts, same) = prepared_by("vote", model, image)
     assert torch.equal(masks, parts)
     assert torch.allclose(quality, same, atol=1e-5)
 
 
 def test_a_map_that_is_nowhere_the_highest_is_only_stretched(model):
     scores = torch.stack([torch.ones(5, 7), torch.rand(5, 7) - 1])
-    refiner, seen = looked("points", model, picture(40, 60))
-    out = refiner.refine(seen, scores)
+    refiner, prepared = prepared_by("points", model, picture(40, 60))
+    out = refiner.refine(prepared, scores)
     plain = F.interpolate(scores[None], size=out.shape[1:], mode="bilinear")[0]
     assert torch.allclose(out[1], plain[1])
 
@@ -442,11 +441,11 @@ def test_points_of_maps_are_each_others_negatives(model):
     scores = torch.zeros(2, 4, 6)
     scores[0, 1, 1], scores[1, 2, 4] = 1.0, 1.0
     scores[0] += 0.1
-    refiner, seen = looked("points", model, picture(40, 60), points=1)
-    masks = refiner.prompted(seen, scores, [0, 1])
+    refiner, prepared = prepared_by("points", model, picture(40, 60), points=1)
+    masks = refiner.prompted(prepared, scores, [0, 1])
     both = torch.tensor([[[15.0, 15.0], [45.0, 25.0]]])
-    first = seen.predict(both, torch.tensor([[1, 0]])).best[0]
-    second = seen.predict(both.flip(1), torch.tensor([[1, 0]])).best[0]
+    first = prepared.predict(both, torch.tensor([[1, 0]])).best[0]
+    second = prepared.predict(both.flip(1), torch.tensor([[1, 0]])).best[0]
     assert torch.allclose(masks[0], first, atol=1e-5)
     assert torch.allclose(masks[1], second, atol=1e-5)
 

@@ -13,17 +13,17 @@ import torch
 from safetensors.torch import load_file
 
 from conftest import GOLDEN
+from tiny import score_map, scored_of
 from wordmask import Background, Segmenter, WordmaskError
 from wordmask.affinity import Dense
-from wordmask.encoding import Queries
 from wordmask.methods import create_method
-from wordmask.refiners import View, create_refiner
+from wordmask.refiners import RefinerInput, create_refiner
 from wordmask.refiners.diffusion import Diffusion
-from wordmask.scoring import Decision
+from wordmask.scoring import Scored
+from wordmask.text_queries import TextQueries
 from wordmask.towers import diffusion, memory
 from wordmask.towers.auxiliary import Networks
 from wordmask.towers.diffusion import LAYERS, DiffusionTower, SelfAttention, load_diffusion
-from wordmask.windows import ScoreMap, Tile, Window
 
 diffusers = pytest.importorskip("diffusers", reason="the extra diffusion is not installed")
 FOLDER = GOLDEN / "sd_model"
@@ -106,9 +106,9 @@ def test_golden_time_steps(tower, picture):
 
 @pytest.mark.parametrize(("layer", "name"), [("-4", LAYERS[0]), ("-6", LAYERS[1])])
 def test_golden_attention(tower, picture, layer, name):
-    seen = tower.attention(picture["image"], [name], noise=picture["noise"])
-    assert seen.grid == (16, 16)
-    rows = torch.stack([head.dense()[::16] for head in seen.heads])
+    found = tower.attention(picture["image"], [name], noise=picture["noise"])
+    assert found.grid == (16, 16)
+    rows = torch.stack([head.dense()[::16] for head in found.heads])
     close(rows, picture[f"attention.layer_{layer}"], 1e-5)
 
 
@@ -134,8 +134,14 @@ def given_attention(golden: dict[str, torch.Tensor]) -> SelfAttention:
     return SelfAttention(tuple(Dense(h) for h in heads), (8, 8))
 
 
-def whole(scores: torch.Tensor, size: tuple[int, int]) -> ScoreMap:
-    return ScoreMap([Tile(scores, Window(0, 0, *size), size, (0, 0))], size)
+def after_refinement(
+    options: dict, background: Background, coarse: torch.Tensor, fine: torch.Tensor
+) -> Scored:
+    """CLIPer's maps of the golden picture before and after the refiner."""
+    method, _ = create_method("cliper", options=options)
+    texts = TextQueries.of(list(torch.eye(5)[:, None]), strategy=background)
+    size = tuple(GRID8["parameters"]["original_size"])
+    return scored_of(method, fine, texts, size, coarse=score_map(coarse, size))
 
 
 @pytest.mark.parametrize("threshold", ["0.1", "0.2", "0.35"])
@@ -152,11 +158,9 @@ def test_golden_refinement_and_score(name, options, threshold):
     refiner = Diffusion(threshold=float(threshold), **options)
     refined = refiner.refine(refiner.fuse(given_attention(golden)), golden["coarse"])
     close(refined, golden[f"refined.{name}.thr{threshold}"], 1e-5)
-    method, _ = create_method("cliper")
-    queries = Queries.of(list(torch.eye(5)[:, None]))
-    size = 90, 154
-    decision = Decision(method, queries, Background.none(), coarse=whole(golden["coarse"], size))
-    close(decision.presence(whole(refined, size)), golden[f"score.{name}.thr{threshold}"], 1e-5)
+    scored = after_refinement({}, Background.none(), golden["coarse"], refined)
+    assert scored.size == (90, 154)
+    close(scored.image_scores(), golden[f"score.{name}.thr{threshold}"], 1e-5)
 
 
 GRID8 = json.loads((GOLDEN / "cliper_refinement" / "grid8" / "meta.json").read_text())
@@ -168,19 +172,13 @@ def test_golden_decision_after_refinement(name):
     golden, setting = load("cliper_refinement/grid8"), SETTINGS[name]
     refiner = Diffusion(threshold=float(name.partition("thr")[2]))
     refined = refiner.refine(refiner.fuse(given_attention(golden)), golden["coarse"])
-    method, _ = create_method(
-        "cliper",
-        options={
-            "score_threshold": float(setting["cls_thre"]),
-            "normalize": setting["is_normalize"],
-        },
-    )
+    options = {
+        "score_threshold": float(setting["cls_thre"]),
+        "normalize": setting["is_normalize"],
+    }
     limit = setting["bkg_thre"]
     background = Background.threshold(limit) if limit else Background.complement(2.0)
-    size = GRID8["parameters"]["original_size"]
-    queries = Queries.of(list(torch.eye(5)[:, None]))
-    decision = Decision(method, queries, background, coarse=whole(golden["coarse"], size))
-    labels = decision.labels(whole(refined, size), size)
+    labels = after_refinement(options, background, golden["coarse"], refined).labels()
     assert (labels == golden[name].numpy()).mean() >= 0.999
     assert np.unique(labels).tolist() == setting["classes_found"]
 
@@ -292,8 +290,8 @@ def test_a_pipeline_in_memory_is_used_as_it_is():
 # -- seeds, sizes, batches ----------------------------------------------------------------------
 
 
-def maps(seen: SelfAttention) -> torch.Tensor:
-    return torch.stack([head.dense() for head in seen.heads])
+def maps(found: SelfAttention) -> torch.Tensor:
+    return torch.stack([head.dense() for head in found.heads])
 
 
 def test_same_seed_same_bytes(tower):
@@ -320,17 +318,17 @@ def test_other_sizes_and_pictures_that_are_not_square(tower):
     image = random(3, 50, 93)
     assert tower.size == 128
     assert tower.attention(image).grid == (16, 16)
-    seen = tower.attention(image, size=(66, 119))  # rounded to whole latents of 8 pixels
-    assert seen.grid == (8, 15)
-    assert all(head.size == 120 for head in seen.heads)
+    found = tower.attention(image, size=(66, 119))  # rounded to whole latents of 8 pixels
+    assert found.grid == (8, 15)
+    assert all(head.size == 120 for head in found.heads)
     wide = Diffusion(side=64, aspect="kept")
     networks = Networks({"diffusion": str(FOLDER)})
-    assert wide.look(View(image, image), networks).grid == (8, 15)  # 64 x 119 pixels
-    assert Diffusion(side=64).look(View(image, image), networks).grid == (8, 8)
+    assert wide.prepare(RefinerInput(image, image), networks).grid == (8, 15)  # 64 x 119 pixels
+    assert Diffusion(side=64).prepare(RefinerInput(image, image), networks).grid == (8, 8)
     assert tower.attention(image[:, :1, :1]).grid == (16, 16)  # a picture of one pixel
 
 
-def test_the_network_sees_the_picture_stretched_by_nearest_neighbour(tower):
+def test_the_picture_is_stretched_by_nearest_neighbour(tower):
     image = random(3, 3, 5)
     rows = torch.arange(128) * 3 // 128
     columns = torch.arange(128) * 5 // 128
@@ -354,21 +352,21 @@ def test_features_do_not_depend_on_the_batch(tower):
 def test_bfloat16(picture):
     tower = load_diffusion(FOLDER, dtype=torch.bfloat16)
     assert tower.dtype == torch.bfloat16
-    seen = maps(tower.attention(picture["image"], noise=picture["noise"]))
-    assert seen.dtype == torch.float32
+    found = maps(tower.attention(picture["image"], noise=picture["noise"]))
+    assert found.dtype == torch.float32
     golden = torch.cat([picture["attention.layer_-4"], picture["attention.layer_-6"]])
-    assert (seen[:, ::16] - golden).abs().sum(-1).mean() < 0.1  # of 2 at most
+    assert (found[:, ::16] - golden).abs().sum(-1).mean() < 0.1  # of 2 at most
 
 
 # -- the refiner --------------------------------------------------------------------------------
 
 
 def test_variants(tower):
-    seen, scores = tower.attention(random(3, 30, 40)), random(4, 5, 6)
+    found, scores = tower.attention(random(3, 30, 40)), random(4, 5, 6)
     refined = {}
     for name in Diffusion.variants:
         refiner, _ = create_refiner("diffusion", name)
-        refined[name] = refiner.refine(refiner.fuse(seen), scores)
+        refined[name] = refiner.refine(refiner.fuse(found), scores)
         assert refined[name].shape == (4, 16, 16)
         assert refined[name].isfinite().all()
     assert torch.equal(refined["official-v2"], refined["official-v1"])
@@ -376,14 +374,14 @@ def test_variants(tower):
 
 
 def test_paper_variant_by_its_formula(tower):
-    seen, scores = tower.attention(random(3, 30, 40)), random(4, 16, 16)
+    found, scores = tower.attention(random(3, 30, 40)), random(4, 16, 16)
     refiner, _ = create_refiner("diffusion", "paper")
     expected = scores.flatten(1).T
-    for head in reversed(seen.heads):
+    for head in reversed(found.heads):
         matrix = head.dense()
         matrix = torch.where(matrix < 1 / 256, 0.0, matrix)
         expected = matrix / matrix.sum(1, keepdim=True) @ expected
-    close(refiner.refine(refiner.fuse(seen), scores).flatten(1).T, expected, 1e-5)
+    close(refiner.refine(refiner.fuse(found), scores).flatten(1).T, expected, 1e-5)
 
 
 def test_a_constant_map_stays_and_values_stay_in_range(tower):

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from transformers import BlipConfig, BlipForConditionalGeneration, BlipModel
 
-from tiny import tiny_clip, tiny_tokenizer
+from tiny import class_scores, tiny_clip, tiny_tokenizer
 from tiny_families import blip_tokenizer, save, siglip_tokenizer, tiny_blip, tiny_siglip
 from wordmask import Segmenter, WordmaskError
 from wordmask.methods import METHODS
@@ -108,7 +108,7 @@ def test_a_patch_of_siglip_is_what_its_head_makes_of_this_patch_alone(models):
 @pytest.mark.parametrize("family", NEW)
 def test_every_method_runs(models, family, method, variant, monkeypatch):
     """Any size, a batch as its pictures, fused as explicit, and nothing is left behind."""
-    monkeypatch.setattr("wordmask.segmenter.CPU_BATCH", 8)
+    monkeypatch.setattr("wordmask.pipeline.CPU_BATCH", 8)
     model, image = models[family], pictures(2, 64, 96)
     segmenter = Segmenter.from_pretrained(model, method, variant)
     if family == "siglip" and (variant == "feature-surgery" or method in CLASS_TOKEN):
@@ -117,11 +117,11 @@ def test_every_method_runs(models, family, method, variant, monkeypatch):
         return
     encoding = segmenter.encode(image)
     assert encoding.features.shape == (2, 48, 8, 12)
-    scores = segmenter.score(encoding, texts())
+    scores = class_scores(segmenter, encoding, texts())
     assert scores.shape == (2, 4, 8, 12)
     assert torch.isfinite(scores).all()
     for i in range(2):
-        single = segmenter.score(segmenter.encode(image[i : i + 1]), texts())
+        single = class_scores(segmenter, image[i : i + 1], texts())
         assert torch.allclose(single[0], scores[i], atol=2e-5)
     segmenter.tower.fused = False
     assert torch.allclose(segmenter.encode(image).features, encoding.features, atol=2e-5)

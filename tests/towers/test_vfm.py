@@ -26,7 +26,7 @@ import wordmask
 from conftest import GOLDEN
 from tiny import save_tiny_clip, tiny_clip, tiny_sam, tiny_vfm
 from wordmask import Segmenter, WordmaskError
-from wordmask.refiners import View, create_refiner
+from wordmask.refiners import RefinerInput, create_refiner
 from wordmask.towers import memory
 from wordmask.towers.auxiliary import Networks
 from wordmask.towers.vfm import IMAGENET, DiffusionVfm, VfmTower, load_vfm
@@ -141,14 +141,14 @@ class TestEveryFamily:
 
     @pytest.mark.parametrize("facet", list(PROJECTIONS))
     def test_queries_keys_values(self, models, name, facet):
-        model, image, seen = models[name], unit_pictures(2, 32, 32), []
+        model, image, outputs = models[name], unit_pictures(2, 32, 32), []
         tower = VfmTower(model)
         ours = tower.features(image, facet)
         layers = [m for n, m in tower.model.named_modules() if n.endswith(PROJECTIONS[facet])]
-        hook = layers[-1].register_forward_hook(lambda module, args, out: seen.append(out))
+        hook = layers[-1].register_forward_hook(lambda module, args, out: outputs.append(out))
         own_forward(name, model, image)
         hook.remove()
-        assert torch.allclose(ours.flatten(2).transpose(1, 2), seen[0][:, -16:], atol=1e-6)
+        assert torch.allclose(ours.flatten(2).transpose(1, 2), outputs[0][:, -16:], atol=1e-6)
 
     def test_nothing_is_left_behind(self, models, name):
         model = models[name]
@@ -338,33 +338,33 @@ def test_a_picture_smaller_than_one_patch():
 # -- the refiner ------------------------------------------------------------
 
 
-def look(options=None, height=64, width=96, variant=None):
-    view = View(unit_pictures(1, height, width)[0], torch.zeros(3, 8, 8))
+def prepared(options=None, height=64, width=96, variant=None):
+    picture = RefinerInput(unit_pictures(1, height, width)[0], torch.zeros(3, 8, 8))
     refiner, _ = create_refiner("vfm", variant, options)
-    return refiner, refiner.look(view, Networks({"vfm": tiny_vfm()})), view
+    return refiner, refiner.prepare(picture, Networks({"vfm": tiny_vfm()})), picture
 
 
 def test_the_refiner_applies_the_attention_once():
-    refiner, seen, view = look()
-    features = VfmTower(tiny_vfm()).features(view.image[None])[0].flatten(1).T
+    refiner, affinity, picture = prepared()
+    features = VfmTower(tiny_vfm()).features(picture.image[None])[0].flatten(1).T
     c = F.cosine_similarity(features[:, None], features[None], dim=-1)
     weights = torch.softmax((3 * c).masked_fill(c < 1.2 * c.mean(), -torch.inf), dim=-1)
     scores = torch.rand(5, 3, 4, generator=torch.Generator().manual_seed(1))
     enlarged = F.interpolate(scores[None], size=(8, 12), mode="bilinear")[0]
     expected = (weights @ enlarged.flatten(1).T).T.unflatten(1, (8, 12))
-    refined = refiner.refine(seen, scores)
+    refined = refiner.refine(affinity, scores)
     assert torch.allclose(refined, expected, atol=1e-5)
     assert refined.amax() <= scores.amax() + 1e-6
     assert refined.amin() >= scores.amin() - 1e-6
 
 
-def test_size_at_which_the_refiner_sees():
+def test_the_size_that_the_refiner_works_at():
     """Larger pictures are brought to the short side, smaller ones are left, `cliper` leaves all."""
     sizes = {"short_side": 32}
-    assert look(sizes)[1].grid == (4, 6)
-    assert look(sizes, 24, 48)[1].grid == (3, 6)
-    assert look(None, 24, 48)[1].grid == (3, 6)
-    assert look(None, 64, 96, "cliper")[1].grid == (8, 12)
+    assert prepared(sizes)[1].grid == (4, 6)
+    assert prepared(sizes, 24, 48)[1].grid == (3, 6)
+    assert prepared(None, 24, 48)[1].grid == (3, 6)
+    assert prepared(None, 64, 96, "cliper")[1].grid == (8, 12)
 
 
 @pytest.mark.parametrize("options", [{"gamma": -1.0}, {"threshold": 2.0}, {"short_side": 0}])

@@ -222,7 +222,7 @@ def tabulate(found: dict[str, Any]) -> list[Table]:
     from rich import box
     from rich.table import Table
 
-    from wordmask.evaluation.results import complete, headline, percent
+    from wordmask.evaluation.summary import complete, headline, percent
 
     tables = []
     for name in dict.fromkeys(entry["dataset"] for entry in found["runs"]):

@@ -65,7 +65,7 @@ def protocol(
         return
     console = common.console()
     console.print(tabulate(made))
-    console.print(f"released: {made.source}." if name == "official" else f"{made.source}.")
+    console.print(f"released: {made.source}." if made.name == "official" else f"{made.source}.")
     for note in made.notes:
         console.print(f"- {note}")
 

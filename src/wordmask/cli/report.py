@@ -23,11 +23,11 @@ def report(
         ),
     ] = False,
 ) -> None:
-    """Join runs into the papers' tables with our column beside theirs, plots and a page.
+    """Join runs into the papers' tables, with our column after each of theirs, plots and a page.
 
-    Writes report.md, report.html (one file that needs nothing beside it) and plots/ into DIR.
+    Writes report.md, report.html (one self-contained file) and plots/ into DIR.
     """
-    from wordmask.evaluation.report.join import report as make
+    from wordmask.evaluation.report import report as make
 
     with common.busy("joining runs"):
         files = make(folder, partial)

@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from wordmask.errors import WordmaskError, unknown
+from wordmask.evaluation.markdown import markdown_table
 from wordmask.methods import METHODS, create_method
 from wordmask.refiners import read_refiners
 from wordmask.registry import split_variant
@@ -383,7 +384,7 @@ def to_markdown(costs: Sequence[Cost], settings: Mapping[str, Any]) -> str:
     """The table, and Table 4 of CLIPer's form of it, under what was measured where."""
     rows = table(costs)
     lines = [", ".join(f"{name} {value}" for name, value in settings.items()), ""]
-    lines += _markdown(rows)
+    lines += markdown_table(rows[0], rows[1:], rows[0])
     lines += ["", NOTE, "", "In the form of CLIPer's Table 4:", ""]
     heading = ["method", "encoder", "input size", "time (ms)"]
     model, size = str(settings["model"]), str(settings["size"])
@@ -391,10 +392,4 @@ def to_markdown(costs: Sequence[Cost], settings: Mapping[str, Any]) -> str:
     for cost, row in zip(costs, rows[1:], strict=True):
         name = cost.method + (f" + {cost.refine}" if cost.refine else "")
         short.append([name, model, size, row[4]])
-    return "\n".join([*lines, *_markdown([heading, *short])])
-
-
-def _markdown(rows: Sequence[Sequence[str]]) -> list[str]:
-    ruler = "|" + "---|" * len(rows[0])
-    lines = ["| " + " | ".join(row) + " |" for row in rows]
-    return [lines[0], ruler, *lines[1:]]
+    return "\n".join([*lines, *markdown_table(heading, short, heading)])

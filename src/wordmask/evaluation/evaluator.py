@@ -27,6 +27,7 @@ from wordmask.evaluation.sharing import SharedTower, share_passes, synchronise
 from wordmask.evaluation.views import view_picture, view_target
 from wordmask.evaluation.workers import Workers, gather, start_workers
 from wordmask.images import read_image
+from wordmask.registry import is_ours
 from wordmask.segmenter import Segmenter
 
 
@@ -64,6 +65,12 @@ def evaluate(
             "FILE.py:FUNCTION"
         )
     opened = check(plan)
+    for part in (*plan.methods, *plan.datasets):
+        if workers > 1 and not isinstance(part, str) and not is_ours(part):
+            raise WordmaskError(
+                f"got {workers} workers and {part!r}, which only this process has; give it as "
+                "FILE.py:NAME"
+            )
     state = Path(out) / "state"
     with start_workers(workers, check_and_count, (plan, state, overwrite)) as group:
         tasks = count_share(group, plan, opened, state, overwrite, report)
@@ -216,9 +223,7 @@ class PictureEvaluator:
 
 def _encoder(segmenter: Segmenter, tower: Any) -> Segmenter:
     """The segmenter as it encodes: without refiners, which each run has its own; `tower` or its."""
-    encoder = segmenter.with_method(
-        segmenter.method.name, segmenter.variant, segmenter.method.options()
-    )
+    encoder = segmenter.with_method(segmenter.method)
     if tower is not None:
         encoder.tower = tower
     return encoder

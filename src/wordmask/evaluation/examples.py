@@ -1,4 +1,4 @@
-"""The best, the median and the worst pictures of a run, drawn: picture, truth, answer."""
+"""The best, the median and the worst pictures of a run, drawn: picture, target, prediction."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def _file(label: str) -> str:
 def _draw(
     run: Run, sample: Sample, entry: Mapping[str, Any]
 ) -> tuple[Image.Image, list[dict[str, Any]]]:
-    """Picture, truth and answer side by side; and the classes in them, most pixels first."""
+    """Picture, target and prediction side by side; and their classes, most pixels first."""
     view = run.protocol.view
     pieces = view_picture(read_image(sample.image), view)
     shown = np.concatenate(pieces, axis=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,7 +13,8 @@ from wordmask.datasets import Benchmark, Samples, benchmark
 from wordmask.errors import WordmaskError, unknown
 from wordmask.evaluation.protocols import Entry, Protocol, make_protocol
 from wordmask.evaluation.robustness import CORRUPTIONS, SEVERITIES
-from wordmask.methods import METHODS
+from wordmask.methods import METHODS, Method
+from wordmask.options import variant_of
 
 Condition = tuple[str, int]  # a corruption and its severity
 CLEAN: Condition = ("clean", 0)
@@ -23,8 +25,9 @@ class Plan:
     """What is to be evaluated, as plain values that workers can be handed.
 
     Attributes:
-        methods: entries, `METHOD[:VARIANT][+REFINER]...`, see `protocols.Entry`.
-        datasets: names of benchmarks.
+        methods: entries, `METHOD[:VARIANT][+REFINER]...`, see `protocols.Entry`; also classes, and
+            methods with options, which go before those of the protocol.
+        datasets: names of benchmarks, or whatever else `benchmark` takes.
         root: the folder of their files; None where none is needed.
         model: a hub id, a folder, `wordmask/...`, `FILE.py:FUNCTION` (a Python file and a function
             in it that returns a model), or a model in memory.
@@ -45,8 +48,8 @@ class Plan:
         device, dtype, cache_dir, offline: as for `Segmenter.from_pretrained`.
     """
 
-    methods: tuple[str, ...]
-    datasets: tuple[str, ...]
+    methods: tuple[str | type[Method] | Method, ...]
+    datasets: tuple[str | Benchmark | type[Benchmark], ...]
     root: str | os.PathLike[str] | None = None
     model: Any = "openai/clip-vit-base-patch16"
     protocol: str = "official"
@@ -72,9 +75,44 @@ class Plan:
         return [CLEAN, *itertools.product(self.corruptions, SEVERITIES)]
 
     @property
-    def entries(self) -> list[tuple[str, tuple[str, ...]]]:
+    def entries(self) -> list[tuple[Entry, tuple[str, ...]]]:
         """Every method with every combination of the sweeps, as changes `option=value`."""
-        return list(itertools.product(self.methods, sweep_settings(self.sweep)))
+        sweeps = list(sweep_settings(self.sweep))
+        methods = map(read_entry, self.methods)
+        return [(entry, (*own, *more)) for entry, own in methods for more in sweeps]
+
+    def describe(self) -> dict[str, Any]:
+        """The plan as plain values for JSON."""
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        values["methods"] = [one if isinstance(one, str) else repr(one) for one in self.methods]
+        values["datasets"] = [
+            one if isinstance(one, str) else benchmark(one).name for one in self.datasets
+        ]
+        values["model"] = self.model if isinstance(self.model, str) else type(self.model).__name__
+        values["networks"] = {kind: str(source) for kind, source in self.networks.items()}
+        for name in ("root", "text_features", "cache_dir"):
+            values[name] = None if values[name] is None else str(values[name])
+        return values
+
+
+def read_entry(given: str | type[Method] | Method) -> tuple[Entry, tuple[str, ...]]:
+    """A method of a plan as an entry, and the options of an instance as changes `option=value`.
+
+    Raises:
+        WordmaskError: no method of this name, or something else.
+    """
+    if isinstance(given, str):
+        return Entry.parse(given), ()
+    method = METHODS.resolve(given if isinstance(given, type) else type(given))
+    if isinstance(given, type):
+        return Entry(method.name), ()
+    variant = variant_of(given)
+    if variant in method.variants:
+        return Entry(method.name, variant), ()
+    variant = next(iter(method.variants))
+    base = method(**method.variants[variant]).options()
+    changed = {key: value for key, value in given.options().items() if value != base[key]}
+    return Entry(method.name, variant), tuple(f"{k}={v}" for k, v in changed.items())
 
 
 def sweep_settings(sweep: Sequence[str]) -> Iterator[tuple[str, ...]]:
@@ -104,37 +142,32 @@ def check(plan: Plan) -> dict[str, Samples]:
             raise unknown("corruption", name, CORRUPTIONS)
     if plan.limit is not None and plan.limit < 1:
         raise WordmaskError(f"got the limit {plan.limit}; give 1 picture or more")
-    combinations = plan.entries
-    methods = [Entry.parse(method) for method in plan.methods]
-    for text, entry in zip(plan.methods, methods, strict=True):
-        if methods.count(entry) > 1:
-            raise WordmaskError(f"the method {text!r} is given more than once; leave one")
-    if plan.calibration and not any(map(gives_probabilities, plan.methods)):
+    entries = plan.entries
+    for entry, changes in entries:
+        if entries.count((entry, changes)) > 1:
+            raise WordmaskError(f"the method {entry.method!r} is given more than once; leave one")
+    if plan.calibration and all(METHODS[entry.method].class_maps for entry, _ in entries):
+        names = dict.fromkeys(entry.method for entry, _ in entries)
         raise WordmaskError(
-            f"got calibration for {', '.join(plan.methods)}, whose class maps are no "
-            "probabilities; leave it out, or add another method"
+            f"got calibration for {', '.join(names)}, whose class maps are no probabilities; leave "
+            "it out, or add another method"
         )
     opened = {}
-    for name in plan.datasets:
-        bench = benchmark(name)
+    for given in plan.datasets:
+        bench = benchmark(given)
         if bench.name in opened:
-            raise WordmaskError(f"the data set {name!r} is given more than once; leave one")
+            raise WordmaskError(f"the data set {bench.name!r} is given more than once; leave one")
         samples = bench.open(plan.root)
         if not len(samples):
             raise WordmaskError(f"{bench.name} has no picture below {plan.root}")
-        for method, changes in combinations:
+        for one, changes in entries:
             protocol = make_protocol(
-                method, samples.benchmark, plan.protocol, assignments=(*plan.settings, *changes)
+                one, samples.benchmark, plan.protocol, assignments=(*plan.settings, *changes)
             )
             if plan.text_features is None:
                 background_words(protocol, samples.benchmark)
         opened[bench.name] = samples[: plan.limit]
     return opened
-
-
-def gives_probabilities(method: str) -> bool:
-    """Whether the labels of a method, as a plan names it, have a probability."""
-    return not METHODS[Entry.parse(method).method].class_maps
 
 
 def background_words(protocol: Protocol, bench: Benchmark) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""From counts to results: a JSON that holds everything, and Markdown tables for people."""
+"""From counts to results, and results.json, which holds them all."""
 
 from __future__ import annotations
 
@@ -17,8 +17,10 @@ import torch
 
 from wordmask.errors import WordmaskError
 from wordmask.evaluation.plan import CLEAN, Condition, Plan
-from wordmask.evaluation.published import METRICS, Number, lookup
+from wordmask.evaluation.published import find_reported
 from wordmask.evaluation.runs import Run, Task
+from wordmask.evaluation.summary import markdown
+from wordmask.files import write_atomically
 from wordmask.metrics.collection import Metrics
 from wordmask.version import __version__
 
@@ -29,8 +31,12 @@ FORM = 1  # of results.json
 def collect(plan: Plan, tasks: Sequence[Task]) -> dict[str, Any]:
     """Results of all data sets, from what their journals hold.
 
+    Args:
+        plan: what was evaluated.
+        tasks: the runs of each data set, and the journal of their counts.
+
     Raises:
-        WordmaskError: pictures that nobody counted.
+        WordmaskError: pictures that are not counted yet.
     """
     import transformers
 
@@ -51,7 +57,7 @@ def collect(plan: Plan, tasks: Sequence[Task]) -> dict[str, Any]:
             "python": platform.python_version(),
         },
         "machine": machine(tasks[0].model["device"]),
-        "plan": _plain(plan),
+        "plan": plan.describe(),
         "model": tasks[0].model,
         "networks": _networks(plan, tasks),
         "runs": runs,
@@ -66,18 +72,8 @@ def machine(device: str) -> str:
     return f"{platform.machine()} CPU, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
 
 
-def _plain(plan: Plan) -> dict[str, Any]:
-    """The plan as it was asked for."""
-    values = {f.name: getattr(plan, f.name) for f in dataclasses.fields(plan)}
-    values["model"] = plan.model if isinstance(plan.model, str) else type(plan.model).__name__
-    values["networks"] = {kind: str(source) for kind, source in plan.networks.items()}
-    for name in ("root", "text_features", "cache_dir"):
-        values[name] = None if values[name] is None else str(values[name])
-    return values
-
-
 def _networks(plan: Plan, tasks: Sequence[Task]) -> dict[str, dict[str, str]]:
-    """Networks beside CLIP that were asked for by name, or loaded here."""
+    """Auxiliary networks that the plan names, or that were loaded here."""
     named = {kind: {"source": str(source)} for kind, source in plan.networks.items()}
     return named | tasks[0].runs[0].segmenter.networks.describe()
 
@@ -157,10 +153,8 @@ def _entry(
     }
     if plan.calibration:
         entry["calibration"] = _calibration(run, counted)
-    numbers = lookup(entry, task.model, _sources(run)) if condition == CLEAN else []
-    entry["published"] = [
-        {"source": n.source, "metric": n.metric, "value": n.value} for n in numbers
-    ]
+    reported = find_reported(entry, task.model, _sources(run)) if condition == CLEAN else []
+    entry["published"] = [dataclasses.asdict(number) for number in reported]
     return _without_nan(entry)
 
 
@@ -190,143 +184,8 @@ def _without_nan(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-# -- what a person reads ------------------------------------------------------------------------
-
-
-def percent(share: float | None) -> str:
-    """A share as percent with one decimal, a dash where there is none."""
-    return "-" if share is None else f"{100 * share:.1f}"
-
-
-def complete(entry: Mapping[str, Any]) -> bool:
-    """Whether the whole evaluation split was counted, as a published number is."""
-    return bool(entry["expected"]) and entry["images"] == entry["expected"]
-
-
-def headline(entry: Mapping[str, Any]) -> Number | None:
-    """The published mIoU of the same setting, from the method's own paper where there are more."""
-    for found in entry["published"]:
-        if found["metric"] == "miou":
-            return Number(**found)
-    return None
-
-
-def markdown(results: Mapping[str, Any]) -> str:
-    """The results as Markdown: a table for each data set, and what stands behind it."""
-    model = results["model"]
-    lines = [
-        "# Evaluation",
-        "",
-        f"Model {model['source']} ({model['backbone']}, weights {model['weights']}, "
-        f"{model['dtype']}); {results['machine']}; wordmask {results['versions']['wordmask']}, "
-        f"torch {results['versions']['torch']}; {results['made']}.",
-    ]
-    clean = [entry for entry in results["runs"] if entry["condition"][0] == "clean"]
-    for name in dict.fromkeys(entry["dataset"] for entry in clean):
-        lines += ["", *_table([entry for entry in clean if entry["dataset"] == name])]
-        curve = [e for e in results["runs"] if e["dataset"] == name]
-        if len(curve) > len([e for e in clean if e["dataset"] == name]):
-            lines += ["", *_corruptions(curve)]
-    lines += ["", *_legend(clean)]
-    return "\n".join(lines) + "\n"
-
-
-def _table(entries: Sequence[Mapping[str, Any]]) -> list[str]:
-    first = entries[0]
-    mixed = len({e["protocol"]["settings"]["definition"] for e in entries}) > 1
-    count = f"{first['images']} pictures"
-    if first["expected"] and not complete(first):
-        count += f" of {first['expected']}: no number here compares with a published one"
-    lines = [f"## {first['title']} (`{first['dataset']}`), {count}", ""]
-    extra = [
-        (key, name)
-        for key, name in (
-            ("image_map", "mAP"),
-            ("boundary_miou_union", "boundary mIoU"),
-            ("calibration_error", "ECE"),
-        )
-        if any(key in entry["metrics"] for entry in entries)
-    ]
-    heads = ["method", "protocol", "mIoU", "95 % interval", "published", "difference"]
-    heads += ["pixels", "classes", "fwIoU", *(name for _, name in extra), "ms"]
-    lines += [f"| {' | '.join(heads)} |", "|---|---|" + "--:|" * (len(heads) - 2)]
-    for entry in entries:
-        means = entry["metrics"]
-        low, high = entry["intervals"][f"miou_{entry['protocol']['settings']['definition']}"]
-        told, difference = "-", "-"
-        number = headline(entry)
-        if number is not None:
-            told = f"{number.value:g} ({number.source})"
-            if complete(entry) and entry["miou"] is not None:
-                difference = f"{100 * entry['miou'] - number.value:+.1f}"
-        seconds = entry["seconds"]
-        cells = [
-            f"`{entry['label']}`",
-            entry["protocol"]["protocol"],
-            percent(entry["miou"])
-            + (f" ({entry['protocol']['settings']['definition']})" if mixed else ""),
-            f"{percent(low)} to {percent(high)}",
-            told,
-            difference,
-            percent(means["pixel_accuracy"]),
-            percent(means["mean_accuracy_present"]),
-            percent(means["frequency_weighted_iou"]),
-            *(percent(means.get(key)) for key, _ in extra),
-            f"{1000 * (seconds['encode'] + seconds['decide']):.0f}",
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return lines
-
-
-def _corruptions(entries: Sequence[Mapping[str, Any]]) -> list[str]:
-    """mIoU under every corruption, at severities 1, 2, 3."""
-    kinds = list(dict.fromkeys(e["condition"][0] for e in entries if e["condition"][0] != "clean"))
-    by = {(e["label"], *e["condition"]): e["miou"] for e in entries}
-    lines = ["mIoU of corrupted pictures, severities 1 / 2 / 3:", ""]
-    lines += [f"| method | clean | {' | '.join(kinds)} |", "|---|--:|" + "--:|" * len(kinds)]
-    for label in dict.fromkeys(e["label"] for e in entries):
-        cells = [percent(by[label, "clean", 0])]
-        cells += [" / ".join(percent(by[label, kind, s]) for s in (1, 2, 3)) for kind in kinds]
-        lines.append(f"| `{label}` | {' | '.join(cells)} |")
-    return lines
-
-
-def _legend(entries: Sequence[Mapping[str, Any]]) -> list[str]:
-    definitions = {e["protocol"]["settings"]["definition"] for e in entries}
-    said = {
-        "union": "over the classes with union > 0 (a class that is answered and not in the truth "
-        "counts as 0)",
-        "present": "over the classes that the truth shows",
-    }
-    lines = [
-        "mIoU: one confusion matrix over the set, mean " + ", or ".join(
-            said[d] + (f" (`{d}`)" if len(definitions) > 1 else "") for d in sorted(definitions)
-        ) + "; both definitions are in results.json. Interval: bootstrap over pictures. Pixels, "
-        "classes: accuracy over pixels, and mean over classes. ms: encode and decide, a picture; "
-        "where methods share a pass of the network, each has the whole of it. "
-        "Published numbers are those of the same method, settings and backbone; a difference is "
-        "given for complete data sets alone.",
-    ]  # fmt: skip
-    if any("calibration" in e for e in entries):
-        lines[0] += (
-            " ECE: expected calibration error in percent, over pixels in 15 bins of the "
-            "probability of their label; 0 is best."
-        )
-    notes = dict.fromkeys(
-        f"{e['protocol']['entry']}: {note}" for e in entries for note in _notes(e)
-    )
-    return [*lines, "", *(f"- {note}" for note in notes)]
-
-
-def _notes(entry: Mapping[str, Any]) -> list[str]:
-    told = entry.get("calibration", {}).get("note")
-    return [*entry["protocol"]["notes"], *([told] if told else [])]
-
-
 def write(results: Mapping[str, Any], out: Path) -> None:
     """Write results.json and results.md."""
-    from wordmask.files import write_atomically
-
     text = json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     write_atomically(out / RESULTS, lambda file: file.write(text.encode()))
     table = markdown(results)
@@ -346,6 +205,3 @@ def read(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict) or found.get("form") != FORM or "runs" not in found:
         raise WordmaskError(f"{path} is not a results.json that this version of wordmask wrote")
     return found
-
-
-__all__ = ["METRICS", "collect", "complete", "headline", "markdown", "percent", "read", "write"]

@@ -76,7 +76,7 @@ def jpeg(image: np.ndarray, level: int, random: np.random.Generator) -> np.ndarr
 def fog(image: np.ndarray, level: int, random: np.random.Generator) -> np.ndarray:
     """Light grey fog in drifting clouds that lets through 0.6, 0.4 or 0.25 of the light on average.
 
-    The result is the picture times t plus the colour of the fog times 1 - t; t is
+    A picture in fog is the picture times t plus the colour of the fog times 1 - t; t is
     exp(-depth) with a depth between half and one and a half times its mean.
     """
     depth = -np.log((0.6, 0.4, 0.25)[level])

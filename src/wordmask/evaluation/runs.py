@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
-import runpy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +16,12 @@ from torch import Tensor, nn
 from wordmask.datasets import Benchmark, Samples
 from wordmask.errors import WordmaskError
 from wordmask.evaluation.plan import CLEAN, Condition, Plan, background_words
-from wordmask.evaluation.protocols import Entry, Protocol, make_protocol
+from wordmask.evaluation.protocols import Protocol, make_protocol
 from wordmask.evaluation.sharing import share_passes
 from wordmask.journal import Journal
+from wordmask.methods import Method
 from wordmask.metrics.collection import Counted, Metrics
+from wordmask.registry import is_file, source_digest
 from wordmask.segmenter import Segmenter
 from wordmask.text_queries import TextQueries
 from wordmask.version import __version__
@@ -127,41 +128,18 @@ def load(plan: Plan, device: str | None = None) -> Segmenter:
 
     device: where the plan names none.
     """
-    entry = Entry.parse(plan.methods[0])
-    model, device, dtype = plan.model, plan.device or device, plan.dtype
-    source = None
-    if isinstance(model, str) and ".py:" in model:
-        source, model = model, _build(model)
-    if isinstance(model, nn.Module):
-        if source is not None and device is not None:
-            model = model.to(device)
-        device = dtype = None
-    segmenter = Segmenter.from_pretrained(
-        model,
+    (entry, _), *_ = plan.entries
+    in_memory = isinstance(plan.model, nn.Module)
+    return Segmenter.from_pretrained(
+        plan.model,
         entry.method,
         entry.variant,
-        device=device,
-        dtype=dtype,
+        device=None if in_memory else plan.device or device,
+        dtype=None if in_memory else plan.dtype,
         cache_dir=plan.cache_dir,
         local_files_only=plan.offline,
         networks=plan.networks,
     )
-    segmenter.source = source or segmenter.source
-    return segmenter
-
-
-def _build(text: str) -> nn.Module:
-    """The model that a function in a Python file returns: `FILE.py:FUNCTION`."""
-    path, _, name = text.rpartition(":")
-    if not os.path.isfile(path):
-        raise WordmaskError(f"no file {path} for --model {text}; give FILE.py:FUNCTION")
-    functions = runpy.run_path(path)
-    if not callable(functions.get(name)):
-        raise WordmaskError(f"{path} has no function {name!r}; give FILE.py:FUNCTION")
-    model = functions[name]()
-    if not isinstance(model, nn.Module):
-        raise WordmaskError(f"{text} returned {type(model).__name__}; it must return a model")
-    return model.eval()
 
 
 def backbone(segmenter: Segmenter) -> str:
@@ -186,9 +164,9 @@ def make_runs(plan: Plan, base: Segmenter, bench: Benchmark) -> tuple[Run, ...]:
     """All runs of one data set, each with its words encoded."""
     base.provenance()  # hashed once, for all that come from it
     runs = []
-    for method, changes in plan.entries:
+    for entry, changes in plan.entries:
         protocol = make_protocol(
-            method, bench, plan.protocol, backbone(base), (*plan.settings, *changes)
+            entry, bench, plan.protocol, backbone(base), (*plan.settings, *changes)
         )
         segmenter = base.with_method(
             protocol.method, protocol.variant, protocol.options, list(protocol.refine)
@@ -249,6 +227,7 @@ def prepare(
         "boundary": plan.boundary,
         "calibration": plan.calibration,
         "share": plan.share,
+        **code_digests(plan, runs, bench),
     }
     journal = Journal(state / bench.name, settings, overwrite=overwrite, part=part)
     journal.begin()
@@ -259,6 +238,20 @@ def label(run: Run, encodings: Sequence[Any]) -> np.ndarray:
     """The labels (H, W) of the pieces of one picture, side by side."""
     parts = [run.segmenter.score(encoding, run.texts).labels() for encoding in encodings]
     return np.concatenate(parts, axis=1)
+
+
+def code_digests(plan: Plan, runs: Sequence[Run], bench: Benchmark) -> dict[str, str]:
+    """A hash of every part whose code is not wordmask's own: edited code is never continued."""
+    parts: dict[str, Any] = {f"the data set {bench.name}": bench}
+    for run in runs:
+        for part in (run.segmenter.method, *run.segmenter.refiners):
+            kind = "method" if isinstance(part, Method) else "refiner"
+            parts[f"the {kind} {part.name}"] = part
+    digests = {name: source_digest(part) for name, part in parts.items()}
+    for source in (plan.model, *plan.networks.values()):
+        if isinstance(source, (str, os.PathLike)) and is_file(os.fspath(source)):
+            digests[f"the model {source}"] = _digest(os.fspath(source).rpartition(":")[0])
+    return {f"code of {name}": digest for name, digest in digests.items() if digest}
 
 
 def _words(plan: Plan, protocol: Protocol, bench: Benchmark) -> tuple[Any, Any]:
@@ -302,4 +295,4 @@ def _digest(path: str | os.PathLike[str] | None) -> str | None:
     try:
         return hashlib.blake2b(Path(path).read_bytes(), digest_size=12).hexdigest()
     except OSError as error:
-        raise WordmaskError(f"cannot read the text features {path}: {error.strerror}") from None
+        raise WordmaskError(f"cannot read {path}: {error.strerror}") from None

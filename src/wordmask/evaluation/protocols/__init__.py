@@ -8,6 +8,7 @@ from wordmask.evaluation.protocols.protocol import (
     Protocol,
     crop_size,
     make_protocol,
+    read_assignments,
     read_background,
     write,
 )
@@ -20,6 +21,7 @@ __all__ = [
     "Protocol",
     "crop_size",
     "make_protocol",
+    "read_assignments",
     "read_background",
     "write",
 ]

@@ -2,7 +2,8 @@
 
 - `official`: the settings that a method was released with, data set by data set.
 - `paper`: what its paper states; where it is silent, the method's defaults.
-- `untuned`: one fixed setting for all methods and all data sets.
+- `untuned`: one fixed setting for all methods and all data sets; also what a method gets of which
+  neither of the others knows anything.
 """
 
 from __future__ import annotations
@@ -11,18 +12,16 @@ import dataclasses
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from wordmask.datasets import Benchmark, benchmark
 from wordmask.errors import WordmaskError, unknown
 from wordmask.evaluation.protocols.settings import RELEASED, STATED, UNTUNED, Source
 from wordmask.methods import METHODS, create_method, parse_option
 from wordmask.options import parse_assignment
-from wordmask.refiners import REFINERS, create_refiner, read_refiners
+from wordmask.refiners import REFINERS, read_refiners
 from wordmask.registry import split_variant
 from wordmask.vocabulary import Background
-
-if TYPE_CHECKING:
-    from wordmask.datasets.base import Benchmark
 
 PROTOCOLS = ("official", "paper", "untuned")
 BACKBONES = ("ViT-B/32", "ViT-B/16", "ViT-L/14", "ViT-H/14")
@@ -37,7 +36,7 @@ STANDARD = (  # where released settings name no change, the shared ones are mean
     "cityscapes",
     "ade150",
 )
-FIELDS = ("names", "background", "view", "void", "definition", "refine")  # beside the options
+FIELDS = ("names", "background", "view", "void", "definition", "refine")  # besides the options
 
 
 @dataclass(frozen=True)
@@ -45,12 +44,17 @@ class Entry:
     """What is evaluated: a method, its variant and refiners.
 
     Written `METHOD[:VARIANT][+REFINER[:VARIANT]]...`, as in `cliper:official-v1+diffusion`;
-    `+none` takes away the refiners that a protocol brings.
+    `+none` drops the refiners of a protocol. METHOD and REFINER may be `FILE.py:NAME`.
+
+    Attributes:
+        method: its registered name.
+        variant: None takes the protocol's, or else the method's first.
+        refiners: registered names, with variants; None takes the protocol's.
     """
 
     method: str
     variant: str | None = None
-    refiners: tuple[str, ...] | None = None  # None: what the protocol says
+    refiners: tuple[str, ...] | None = None
 
     @classmethod
     def parse(cls, text: str) -> Entry:
@@ -70,7 +74,7 @@ class Entry:
 
     @classmethod
     def split(cls, text: str) -> Entry:
-        """Read the written form without asking whether there is such a method."""
+        """Read the written form without checking that there is such a method."""
         first, *rest = (part.strip() for part in text.split("+"))
         method, variant = split_variant(first)
         refiners = None if not rest else () if rest == ["none"] else tuple(rest)
@@ -78,7 +82,7 @@ class Entry:
 
 
 def _resolve_refiner(text: str) -> str:
-    """A refiner by its registered name, with its variant."""
+    """The name under which a refiner is registered, with its variant."""
     name, variant = split_variant(text)
     name = REFINERS.resolve(name).name
     return name if variant is None else f"{name}:{variant}"
@@ -99,13 +103,13 @@ class Protocol:
         view: what is shown and scored: "original" (the picture at its own size), "halves" (left and
             right half as pictures of their own), "crop:N" (short side N, then the N x N centre,
             pictures by PIL's bicubic and labels by the nearest).
-        void: pixels without truth: "ignore" or "background".
-        definition: of the mean IoU: over classes with union > 0 ("union") or those that the truth
-            shows ("present"). Both are always reported; this one is the headline.
-        origins: where each setting comes from: "released", "stated", "fixed", "--set", or
-            "default" (of the method).
+        void: unlabelled pixels: "ignore" or "background".
+        definition: of the mean IoU: over classes with union > 0 ("union") or those in the target
+            ("present"). Both are always reported; this one is the headline.
+        origins: where each setting comes from: "released", "stated", "fixed", "given" (refiners in
+            the entry), "--set"; those left out are defaults of the method.
         source: what released or stated settings were read from.
-        notes: what a reader must know beside the settings.
+        notes: what else a reader must know.
     """
 
     name: str
@@ -151,7 +155,7 @@ class Protocol:
             "refine": refine,
         }
         for name, options in self.refine:
-            flat |= {f"{name.partition(':')[0]}.{key}": value for key, value in options.items()}
+            flat |= {f"{split_variant(name)[0]}.{key}": value for key, value in options.items()}
         return flat
 
     def strategy(self, words: Sequence[str]) -> Background:
@@ -195,14 +199,12 @@ def make_protocol(
         WordmaskError: an unknown name of any kind, a value that does not fit, or a method whose
             released or stated settings are not known.
     """
-    from wordmask.datasets.base import benchmark
-
     bench = benchmark(dataset) if isinstance(dataset, str) else dataset
     entry = Entry.parse(entry) if isinstance(entry, str) else entry
     if name not in PROTOCOLS:
         raise unknown("protocol", name, PROTOCOLS)
-    source, notes = _source(entry, name)
-    settings, notes = _collect(source, bench.name, backbone, notes)
+    name, source = _source(entry, name)
+    settings, notes = _collect(source, bench.name, backbone)
     word = {"official": "released", "paper": "stated", "untuned": "fixed"}[name]
     origins = dict.fromkeys(settings, word)
     variant = entry.variant or settings.pop("variant", None)
@@ -210,8 +212,8 @@ def make_protocol(
     refine = settings.pop("refine", "")
     if entry.refiners is not None:
         refine = ",".join(entry.refiners)
-        origins["refine"] = "asked for"
-    given = _read_assignments(entry.method, assignments)
+        origins["refine"] = "given"
+    given = read_assignments(entry.method, assignments)
     origins |= dict.fromkeys(given, "--set")
     by_refiner: dict[str, dict[str, str]] = {}
     for key in [key for key in given if "." in key]:
@@ -255,13 +257,17 @@ def make_protocol(
     return protocol
 
 
-def _source(entry: Entry, name: str) -> tuple[Source, tuple[str, ...]]:
-    if name == "untuned":
-        return Source("one fixed setting for all methods and data sets", UNTUNED), ()
-    table = RELEASED if name == "official" else STATED
+def _source(entry: Entry, name: str) -> tuple[str, Source]:
+    """Settings of a method, and the protocol that they make: the one wanted, or untuned."""
+    table = {"official": RELEASED, "paper": STATED, "untuned": {}}[name]
     for key in (f"{entry.method}:{entry.variant}", entry.method):
         if key in table:
-            return table[key], table[key].notes
+            return name, table[key]
+    if name == "untuned":
+        return name, UNTUNED
+    if not any(key.partition(":")[0] == entry.method for key in (*RELEASED, *STATED)):
+        note = f"No released settings of {entry.method} are known; the untuned protocol is used."
+        return "untuned", dataclasses.replace(UNTUNED, notes=(note,))
     known = sorted({key.partition(":")[0] for key in table})
     what = "released" if name == "official" else "stated"
     raise WordmaskError(
@@ -270,9 +276,7 @@ def _source(entry: Entry, name: str) -> tuple[Source, tuple[str, ...]]:
     )
 
 
-def _collect(
-    source: Source, dataset: str, backbone: str, notes: tuple[str, ...]
-) -> tuple[dict[str, Any], tuple[str, ...]]:
+def _collect(source: Source, dataset: str, backbone: str) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Settings of a source for one data set and backbone, and notes on what is missing."""
     by_set = dict(source.datasets)
     extra = []
@@ -283,11 +287,18 @@ def _collect(
     if source.datasets and dataset not in (*source.datasets, *STANDARD):
         extra.append(f"No settings are known for {dataset}; these are what the others share.")
     base = {**source.base, **by_set.get("base", {})}
-    return {**base, **by_set.get(dataset, {})}, (*notes, *extra)
+    return {**base, **by_set.get(dataset, {})}, (*source.notes, *extra)
 
 
-def _read_assignments(method: str, assignments: Iterable[str]) -> dict[str, Any]:
-    """Changes by name; options of refiners stay text until their refiner is known."""
+def read_assignments(method: str, assignments: Iterable[str]) -> dict[str, Any]:
+    """Changes of a protocol by name, those of other methods left out.
+
+    Options of the method have the option's type; fields of the protocol and `refiner.option` stay
+    text.
+
+    Raises:
+        WordmaskError: an unknown option or refiner, a value that does not fit, an option twice.
+    """
     given: dict[str, Any] = {}
     for text in assignments:
         key, equals, value = (part.strip() for part in text.partition("="))
@@ -330,10 +341,10 @@ def _refiners(
     backbone: str,
     by_hand: Mapping[str, Mapping[str, str]],
 ) -> tuple[tuple[str, Mapping[str, Any]], ...]:
-    names = [part.strip() for part in given.split(",") if part.strip() not in ("", "none")]
+    texts = [part.strip() for part in given.split(",") if part.strip() not in ("", "none")]
     refiners = []
-    for text in map(_resolve_refiner, names):
-        name, colon, variant = text.partition(":")
+    for text in map(_resolve_refiner, texts):
+        name, variant = split_variant(text)
         table = released.get(name, {})
         options: dict[str, Any] = {}
         for key in ("base", dataset, f"{backbone}:{dataset}"):
@@ -342,10 +353,11 @@ def _refiners(
         for option, value in by_hand.get(name, {}).items():
             key, parsed = parse_assignment(REFINERS, name, f"{option}={value}")
             options[key] = parsed
-        refiner, _ = create_refiner(name, variant if colon else known, options)
+        full = text if known is None or variant is not None else f"{text}:{known}"
+        (refiner,) = read_refiners([(full, options)])
         refiners.append((text, refiner.options()))
     for name in by_hand:
-        if name not in {text.partition(":")[0] for text, _ in refiners}:
+        if name not in {split_variant(text)[0] for text, _ in refiners}:
             raise WordmaskError(
                 f"got --set {name}.{next(iter(by_hand[name]))}, and {name} is not among the "
                 "refiners of this run"

@@ -1,31 +1,32 @@
-"""Published numbers, and which run of ours stands beside each."""
+"""Published numbers: the papers' tables, and which of our runs each compares with."""
 
+from wordmask.evaluation.published.commands import list_commands
+from wordmask.evaluation.published.lookup import Reported, find_reported, same_setting, same_weights
 from wordmask.evaluation.published.tables import (
     EIGHT,
     METRICS,
+    NETWORKS,
     TABLES,
     Column,
-    Number,
     Row,
-    Run,
+    Setting,
     Table,
-    command,
-    lookup,
-    same_setting,
-    same_weights,
+    read_tables,
 )
 
 __all__ = [
     "EIGHT",
     "METRICS",
+    "NETWORKS",
     "TABLES",
     "Column",
-    "Number",
+    "Reported",
     "Row",
-    "Run",
+    "Setting",
     "Table",
-    "command",
-    "lookup",
+    "find_reported",
+    "list_commands",
+    "read_tables",
     "same_setting",
     "same_weights",
 ]

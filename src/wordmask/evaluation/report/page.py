@@ -1,4 +1,4 @@
-"""The report as one HTML file that needs nothing beside it."""
+"""The report as one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from wordmask.evaluation.examples import LIST
-from wordmask.evaluation.results import percent
+from wordmask.evaluation.report.tables import TEXTS, Grid
+from wordmask.evaluation.summary import percent
 
 STYLE = """
 :root { color-scheme: light; }
@@ -36,61 +37,31 @@ code { font-size: 12.5px; }
 """
 
 
-TEXTS = ("backbone", "command", "data set")  # columns of words
-
-
-@dataclass(frozen=True)
-class Grid:
-    """A table: a title, heads, rows of texts, and a note; heads `ours` mark our columns."""
-
-    title: str
-    heads: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    note: str = ""
-
-    def markdown(self) -> str:
-        """As Markdown."""
-        lines = [f"## {self.title}", "", f"| {' | '.join(self.heads)} |"]
-        lines.append("|---|" + "".join(_align(head) for head in self.heads[1:]))
-        lines += [f"| {' | '.join(_cell(text) for text in row)} |" for row in self.rows]
-        return "\n".join([*lines, *(["", self.note] if self.note else [])])
-
-    def html(self) -> str:
-        """As HTML."""
-        kinds = [
-            "ours" if head == "ours" else "text" if head in TEXTS else "" for head in self.heads
-        ]
-        head = "".join(
-            f'<th class="{kind}">{escape(text)}</th>'
-            for kind, text in zip(kinds, self.heads, strict=True)
+def table(grid: Grid) -> str:
+    """A table as HTML."""
+    kinds = ["ours" if head == "ours" else "text" if head in TEXTS else "" for head in grid.heads]
+    head = "".join(
+        f'<th class="{kind}">{escape(text)}</th>'
+        for kind, text in zip(kinds, grid.heads, strict=True)
+    )
+    rows = "\n".join(
+        "<tr>"
+        + "".join(
+            f'<td class="{kind}">{escape(text)}</td>' for kind, text in zip(kinds, row, strict=True)
         )
-        rows = "\n".join(
-            "<tr>"
-            + "".join(
-                f'<td class="{kind}">{escape(text)}</td>'
-                for kind, text in zip(kinds, row, strict=True)
-            )
-            + "</tr>"
-            for row in self.rows
-        )
-        note = f'<p class="note">{escape(self.note)}</p>' if self.note else ""
-        return (
-            f'<h2>{escape(self.title)}</h2>\n<div class="wide"><table>\n<tr>{head}</tr>\n{rows}\n'
-            f"</table></div>\n{note}"
-        )
-
-
-def _align(head: str) -> str:
-    return "---|" if head in TEXTS else "--:|"
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|")
+        + "</tr>"
+        for row in grid.rows
+    )
+    note = f'<p class="note">{escape(grid.note)}</p>' if grid.note else ""
+    return (
+        f'<h2>{escape(grid.title)}</h2>\n<div class="wide"><table>\n<tr>{head}</tr>\n{rows}\n'
+        f"</table></div>\n{note}"
+    )
 
 
 @dataclass(frozen=True)
 class Strip:
-    """One drawn picture: what `pictures.json` says of it, and its JPEG."""
+    """One drawn picture: its entry in `pictures.json`, and its JPEG."""
 
     about: dict[str, Any]
     data: bytes
@@ -114,7 +85,7 @@ def render(
     grids: Sequence[Grid], plots: Sequence[tuple[str, Path]], strips: Sequence[Strip]
 ) -> str:
     """The whole page."""
-    parts = [grid.html() for grid in grids]
+    parts = [table(grid) for grid in grids]
     if plots:
         parts.append("<h2>Plots</h2>")
         parts += [
@@ -126,7 +97,7 @@ def render(
         parts.append("<h2>Best, median and worst pictures</h2>")
         parts.append(
             '<p class="note">By the mIoU of the picture alone, over the classes in its target. '
-            "Shares behind a class: in the target, in the prediction. What has no colour in the "
+            "Shares after a class: in the target, in the prediction. What has no colour in the "
             "target is background, or not scored at all.</p>"
         )
         parts += _galleries(strips)

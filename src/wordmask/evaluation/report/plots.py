@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from wordmask.drawing import palette
 from wordmask.errors import WordmaskError
+from wordmask.evaluation.report.runs import Result
 from wordmask.files import write_atomically
-
-if TYPE_CHECKING:
-    from wordmask.evaluation.report.join import Found
 
 INCH = 0.32  # of a bar
 INK = "#1c2024"
 GREY = "#8a949b"
 
 
-def draw(runs: Sequence[Found], folder: Path) -> list[tuple[str, Path]]:
+def draw(runs: Sequence[Result], folder: Path) -> list[tuple[str, Path]]:
     """Draw all plots that the runs give, as PNG; returns titles and files.
 
     Raises:
@@ -53,7 +51,7 @@ def draw(runs: Sequence[Found], folder: Path) -> list[tuple[str, Path]]:
     return drawn
 
 
-def _plots(runs: Sequence[Found]) -> Iterator[tuple[str, str, Any]]:
+def _plots(runs: Sequence[Result]) -> Iterator[tuple[str, str, Any]]:
     """Title, file name and painter of every plot."""
     clean = [found for found in runs if found.clean and found.entry["miou"] is not None]
     colours = _colours(clean)
@@ -82,9 +80,9 @@ def _plots(runs: Sequence[Found]) -> Iterator[tuple[str, str, Any]]:
             yield name, f"corrupted-{key}", lambda f, h=here, n=name: _curves(f, h, n, colours)
 
 
-def _by_pictures(runs: Sequence[Found]) -> dict[str, list[Found]]:
+def _by_pictures(runs: Sequence[Result]) -> dict[str, list[Result]]:
     """Runs on the same pictures, by the data set's name; `NAME-first-50` for a part of it."""
-    groups: dict[tuple[str, int], list[Found]] = {}
+    groups: dict[tuple[str, int], list[Result]] = {}
     for found in runs:
         groups.setdefault((found.entry["dataset"], found.entry["images"]), []).append(found)
     most: dict[str, int] = {}
@@ -96,26 +94,26 @@ def _by_pictures(runs: Sequence[Found]) -> dict[str, list[Found]]:
     }
 
 
-def _colours(runs: Sequence[Found]) -> dict[str, str]:
+def _colours(runs: Sequence[Result]) -> dict[str, str]:
     """One colour for each method, the same in all plots."""
     methods = list(dict.fromkeys(found.entry["protocol"]["entry"] for found in runs))
     rows = (0.85 * palette(len(methods))[1:]).astype("uint8").tolist()
     return {m: f"#{bytes(row).hex()}" for m, row in zip(methods, rows, strict=True)}
 
 
-def _method(found: Found) -> str:
+def _method(found: Result) -> str:
     return str(found.entry["protocol"]["entry"])
 
 
-def _best_of_sweeps(runs: Sequence[Found]) -> list[Found]:
+def _best_of_sweeps(runs: Sequence[Result]) -> list[Result]:
     """One run for each method, protocol and model: the plain one, or the best of a sweep."""
-    best: dict[tuple[Any, ...], Found] = {}
+    best: dict[tuple[Any, ...], Result] = {}
     for found in sorted(runs, key=lambda f: (not f.entry["swept"], f.entry["miou"])):
         best[_method(found), found.entry["protocol"]["protocol"], found.model["weights"]] = found
     return list(best.values())
 
 
-def _bars(figure: Any, runs: Sequence[Found], title: str, colours: dict[str, str]) -> None:
+def _bars(figure: Any, runs: Sequence[Result], title: str, colours: dict[str, str]) -> None:
     """mIoU as bars with bootstrap intervals, and published numbers as lines."""
     figure.set_size_inches(6.4, 1.1 + INCH * len(runs))
     axes = figure.subplots()
@@ -128,8 +126,7 @@ def _bars(figure: Any, runs: Sequence[Found], title: str, colours: dict[str, str
         axes.barh(row, value, height=0.7, color=colours[_method(found)])
         axes.plot([100 * low, 100 * high], [row, row], color=INK, linewidth=1)
         axes.text(max(value, 100 * high) + 0.8, row, f"{value:.1f}", va="center", fontsize=8)
-        told = [n["value"] for n in entry["published"] if n["metric"] == "miou"][:1]
-        for number in told:
+        for number in [n["value"] for n in entry["published"] if n["metric"] == "miou"][:1]:
             published = True
             axes.plot([number, number], [row - 0.4, row + 0.4], color=INK, linewidth=2)
     axes.set_yticks(range(len(ordered)), [_label(found, ordered) for found in ordered])
@@ -143,8 +140,8 @@ def _title(figure: Any, title: str) -> None:
     figure.suptitle(title, x=0.01, ha="left", fontsize=10, fontweight="bold")
 
 
-def _label(found: Found, among: Sequence[Found]) -> str:
-    """The shortest name that tells a run from the others."""
+def _label(found: Result, among: Sequence[Result]) -> str:
+    """The shortest name that no other run has."""
     parts = [found.entry["label"]]
     if len({f.entry["protocol"]["protocol"] for f in among}) > 1:
         parts.append(found.entry["protocol"]["protocol"])
@@ -153,7 +150,7 @@ def _label(found: Found, among: Sequence[Found]) -> str:
     return ", ".join(parts)
 
 
-def _times(figure: Any, runs: Sequence[Found], title: str, colours: dict[str, str]) -> None:
+def _times(figure: Any, runs: Sequence[Result], title: str, colours: dict[str, str]) -> None:
     """Milliseconds of a picture against mIoU."""
     figure.set_size_inches(6.4, 3.6)
     axes = figure.subplots()
@@ -173,7 +170,7 @@ def _times(figure: Any, runs: Sequence[Found], title: str, colours: dict[str, st
     _title(figure, title)
 
 
-def _sure(figure: Any, runs: Sequence[Found], title: str, colours: dict[str, str]) -> None:
+def _sure(figure: Any, runs: Sequence[Result], title: str, colours: dict[str, str]) -> None:
     """Accuracy over confidence, in bins that hold a thousandth of the pixels at least."""
     figure.set_size_inches(6.4, 3.6)
     axes = figure.subplots()
@@ -200,15 +197,15 @@ def _ticks(low: float, high: float) -> list[float]:
     return inside or [round(low, 1)]
 
 
-def _milliseconds(found: Found) -> float:
+def _milliseconds(found: Result) -> float:
     seconds = found.entry["seconds"]
     return max(1000 * float(seconds["encode"] + seconds["decide"]), 0.01)
 
 
 def _sweep(
-    figure: Any, runs: Sequence[Found], key: str, title: str, colours: dict[str, str]
+    figure: Any, runs: Sequence[Result], key: str, title: str, colours: dict[str, str]
 ) -> None:
-    """mIoU over the values of one option, a line for each method and each setting beside it."""
+    """mIoU over the values of one option, a line for each method and other setting."""
     figure.set_size_inches(6.4, 3.4)
     axes = figure.subplots()
     lines: dict[tuple[str, ...], list[tuple[str, float]]] = {}
@@ -219,14 +216,14 @@ def _sweep(
     values = list(dict.fromkeys(value for points in lines.values() for value, _ in points))
     numeric = all(_number(value) is not None for value in values)
     styles = ["-", "--", ":", "-."]
-    seen: dict[str, int] = {}
+    drawn: dict[str, int] = {}
     methods = {line[0] for line in lines}
     shades = (0.85 * palette(len(lines))[1:] / 255).tolist()
     for line, points in lines.items():
         position = [_number(v) if numeric else values.index(v) for v, _ in points]
         ordered = sorted(zip(position, (y for _, y in points), strict=True))
-        style = styles[seen.setdefault(line[0], 0) % 4]
-        seen[line[0]] += 1
+        style = styles[drawn.setdefault(line[0], 0) % 4]
+        drawn[line[0]] += 1
         name = " ".join([line[0], *line[2:]])
         x, y = zip(*ordered, strict=True)
         colour = colours[line[0]] if len(methods) > 1 else shades[list(lines).index(line)]
@@ -251,7 +248,7 @@ def _number(text: str) -> float | None:
         return None
 
 
-def _curves(figure: Any, runs: Sequence[Found], title: str, colours: dict[str, str]) -> None:
+def _curves(figure: Any, runs: Sequence[Result], title: str, colours: dict[str, str]) -> None:
     """mIoU over the severity of every corruption, from the clean picture on."""
     kinds = list(dict.fromkeys(f.entry["condition"][0] for f in runs if not f.clean))
     figure.set_size_inches(1.8 + 2.0 * len(kinds), 2.7)

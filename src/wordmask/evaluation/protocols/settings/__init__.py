@@ -1,0 +1,45 @@
+"""Settings of the papers and of their released code, data set by data set, as data.
+
+`RELEASED` and `STATED` map a method (or `method:variant`) to what all its data sets share, what
+single data sets change, and what another backbone changes. Keys are options of the method, or
+fields of the protocol: names, background, view, void, definition, refine (see `Protocol`). Where a
+paper is silent the method's own default holds.
+
+A background is written as on the command line; `*` stands for the background words that the data
+set has under the class names in use.
+"""
+
+from __future__ import annotations
+
+from wordmask.evaluation.protocols.settings import cliper, harness, others
+from wordmask.evaluation.protocols.settings.source import Source
+
+RELEASED: dict[str, Source] = {**harness.RELEASED, **others.RELEASED, **cliper.RELEASED}
+STATED: dict[str, Source] = {**harness.STATED, **others.STATED, **cliper.STATED}
+
+# One setting for all methods and data sets, chosen before any number was known.
+UNTUNED = Source(
+    "one fixed setting for all methods and data sets",
+    {
+        "names": "plain",
+        "short_side": 336,
+        "long_side": 2048,
+        "resample": "pil-bicubic",
+        "whole_patches": True,
+        "remainder": "drop",
+        "position": "bicubic",
+        "mean": None,
+        "std": None,
+        "window": 0,
+        "templates": "openai",
+        "pooling": "max",
+        "logit_scale": 100.0,
+        "area_threshold": 0.0,
+        "min_max": False,
+        "view": "original",
+        "void": "ignore",
+        "definition": "union",
+    },
+)
+
+__all__ = ["RELEASED", "STATED", "UNTUNED", "Source"]

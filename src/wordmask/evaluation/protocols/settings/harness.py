@@ -1,0 +1,156 @@
+"""Methods that one script evaluates: SCLIP's, forked by ClearCLIP, NACLIP and ProxyCLIP."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from wordmask.evaluation.protocols.settings.source import Settings, Source
+
+_HARNESS: dict[str, Any] = {
+    "short_side": 336,
+    "long_side": 2048,
+    "resample": "cv2-bilinear",
+    "whole_patches": False,
+    "remainder": "drop",
+    "position": "bicubic_offset",
+    "window": 224,
+    "stride": 112,
+    "templates": "openai",
+    "pooling": "max",
+    "logit_scale": 40.0,
+    "view": "original",
+    "void": "ignore",
+    "definition": "union",
+}
+
+_CLEARCLIP: dict[str, Any] = {
+    **_HARNESS,
+    "names": "clearclip",
+    "short_side": 448,
+    "window": 448,
+    "stride": 224,
+    "remainder": "pad",
+    "logit_scale": 50.0,
+}
+_CLEARCLIP_SETS: dict[str, Settings] = {
+    "voc21": {"background": "threshold:0.5:*"},
+    "context60": {"background": "threshold:0.15:*"},
+    "coco_object": {"background": "threshold:0.4:*"},
+    "cityscapes": {"window": 224, "stride": 224},
+}
+_OTHER_IN_CLEARCLIP = (
+    "Run in ClearCLIP's harness, whose tables hold the numbers that later papers cite.",
+)
+
+RELEASED: dict[str, Source] = {
+    "clip": Source(
+        "ClearCLIP's released code (ad68a40) with its residual kept",
+        {**_CLEARCLIP},
+        {
+            "voc21": {"background": "threshold:0.2:*"},
+            "context60": {"background": "threshold:0.2:*"},
+            "coco_object": {"background": "threshold:0.2:*"},
+            "cityscapes": {"window": 224, "stride": 224},
+        },
+        notes=(
+            *_OTHER_IN_CLEARCLIP,
+            "The threshold of 0.2 for plain CLIP is documented for one set and used for all three.",
+        ),
+    ),
+    "maskclip": Source(
+        "ClearCLIP's released code (ad68a40), identity attention",
+        _CLEARCLIP,
+        _CLEARCLIP_SETS,
+        notes=_OTHER_IN_CLEARCLIP,
+    ),
+    "maskclip:official": Source(
+        "MaskCLIP's released configurations (245d31f)",
+        {
+            **{k: v for k, v in _HARNESS.items() if k not in ("position", "logit_scale")},
+            "names": "plain",
+            "short_side": 512,
+            "position": "bicubic",
+            "templates": "maskclip",
+            "window": 0,
+        },
+        {"context59": {"short_side": 520}, "context60": {"short_side": 520}},
+    ),
+    "sclip": Source(
+        "SCLIP's released configurations (b56bd30)",
+        {**_HARNESS, "names": "sclip"},
+        {
+            "voc21": {
+                "logit_scale": 65.0,
+                "area_threshold": 0.1,
+                "background": "threshold:0.1:*",
+            },
+            "context60": {"logit_scale": 50.0, "background": "threshold:0.1:*"},
+            "coco_object": {"logit_scale": 50.0, "background": "threshold:0.1:*"},
+            "coco_stuff": {"short_side": 448},
+            "cityscapes": {"short_side": 560},
+        },
+    ),
+    "clearclip": Source(
+        "ClearCLIP's released configurations (ad68a40)", _CLEARCLIP, _CLEARCLIP_SETS
+    ),
+    "naclip": Source(
+        "NACLIP's released configurations (0cac3a6)",
+        {**_HARNESS, "names": "sclip", "refine": "pamr"},
+        {
+            "voc21": {"window": 0, "background": "threshold:0.1:*"},
+            "voc20": {"window": 0},
+            "context60": {"background": "threshold:0.1:*"},
+            "coco_object": {"background": "threshold:0.1:*"},
+            "cityscapes": {"short_side": 560},
+        },
+        refiners={"pamr": {"base": {"steps": 10, "dilations": (8, 16)}}},
+        notes=("PAMR is part of the published main numbers.",),
+    ),
+    "proxyclip": Source(
+        "ProxyCLIP's released configurations (e7b767f)",
+        {
+            **_HARNESS,
+            "variant": "official",
+            "names": "proxyclip",
+            "window": 336,
+            "remainder": "pad",
+        },
+        {
+            "voc21": {"background": "threshold:0.2:*"},
+            "context60": {"background": "threshold:0.15:*"},
+            "coco_object": {"background": "threshold:0.25:*"},
+            "cityscapes": {"short_side": 448, "window": 224},
+            "ade150": {"short_side": 448},
+            "ade847": {"short_side": 448},
+            "context459": {"short_side": 448},
+        },
+        notes=("The code pads windows to multiples of 56 pixels, here to whole patches.",),
+    ),
+}
+
+STATED: dict[str, Source] = {
+    "proxyclip": Source(
+        "ProxyCLIP, ECCV 2024, supplement B and C; sizes as CLIPer's section 4.1 cites them",
+        {
+            "short_side": 336,
+            "window": 336,
+            "stride": 112,
+            "names": "proxyclip",
+            "templates": "openai",
+            "view": "original",
+            "void": "ignore",
+            "definition": "union",
+        },
+    ),
+    "clearclip": Source(
+        "ClearCLIP, ECCV 2024, as CLIPer's Table 4 cites its input size",
+        {
+            "short_side": 448,
+            "names": "clearclip",
+            "templates": "openai",
+            "view": "original",
+            "void": "ignore",
+            "definition": "union",
+        },
+    ),
+}
