@@ -580,7 +580,7 @@ def test_refiners_are_prepared_once_for_all_thresholds(folder, tiny, tmp_path, m
 def test_a_model_from_a_python_file(folder, tiny, tmp_path):
     file = tmp_path / "mine.py"
     file.write_text(
-        "from wordmask.towers.hub import load_clip\nimport torch\n\n\n"
+        "from wordmask.towers.families import load_clip\nimport torch\n\n\n"
         "def build():\n"
         f"    return load_clip({TINY!r}, device=torch.device('cpu'), dtype=torch.float32).model\n"
         "\n\ndef wrong():\n    return 3\n"
