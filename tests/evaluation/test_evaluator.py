@@ -677,6 +677,7 @@ def test_classes_methods_and_data_sets_as_they_are(folder, tiny, tmp_path):
     results = evaluate(plan, tmp_path / "out")
     labels = [entry["label"] for entry in results["runs"]]
     assert labels == 3 * ["mine", "mine factor=2.0", "maskclip", "clip"]
+    assert results["plan"]["methods"][0] == "mine"
     assert results["plan"]["datasets"] == ["own", "folder", f"other={folder}"]
     assert results["runs"][1]["protocol"]["settings"]["factor"] == 2
     for i in range(4):
