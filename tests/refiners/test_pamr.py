@@ -12,7 +12,7 @@ from tiny import class_scores, tiny_clip
 from wordmask import Segmenter, WordmaskError
 from wordmask.refiners.base import RefinerInput, create_refiner
 from wordmask.refiners.pamr import Pamr, shifted
-from wordmask.towers.auxiliary import Networks
+from wordmask.towers.auxiliary import AuxiliaryModels
 
 CASES = {
     "out.steps1.dil1": {"steps": 1, "dilations": (1,)},
@@ -22,7 +22,7 @@ CASES = {
 
 
 def refine(refiner: Pamr, image: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-    return refiner.refine(refiner.prepare(RefinerInput(image, image), Networks()), scores)
+    return refiner.refine(refiner.prepare(RefinerInput(image, image), AuxiliaryModels()), scores)
 
 
 def noise(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -43,7 +43,7 @@ def test_golden_harness():
     golden = load_file(GOLDEN / "pamr" / "harness" / "tensors.safetensors")["logits_pamr"]
     refiner, _ = create_refiner("pamr", None, {"at": "picture"})
     given_picture = RefinerInput(torch.zeros(3, *golden.shape[1:]), given["image"][0])
-    ours = refiner.refine(refiner.prepare(given_picture, Networks()), given["logits"])
+    ours = refiner.refine(refiner.prepare(given_picture, AuxiliaryModels()), given["logits"])
     assert (ours - golden).abs().max() <= 1e-5
 
 
@@ -66,7 +66,7 @@ def test_one_step_by_hand():
     image = torch.zeros(3, 1, 4)
     image[:, :, 2:] = 1.0
     refiner = Pamr(steps=1, dilations=(1,))
-    weights = refiner.prepare(RefinerInput(image, image), Networks())[:, 0]
+    weights = refiner.prepare(RefinerInput(image, image), AuxiliaryModels())[:, 0]
     # around pixel 1 lie columns 0, 1, 2 three times each: deviation of 3 ones in 9, distance 1 / it
     sigma = torch.tensor([1.0] * 3 + [0.0] * 6).std()
     far = torch.exp(-1 / (1e-8 + 0.1 * sigma))
@@ -89,7 +89,7 @@ def test_neighbours_repeat_beyond_the_border():
 
 @pytest.mark.parametrize("size", [(20, 33), (33, 20), (1, 1), (3, 50)])
 def test_weights_are_weights(size):
-    weights = Pamr().prepare(RefinerInput(noise(3, *size), noise(3, *size)), Networks())
+    weights = Pamr().prepare(RefinerInput(noise(3, *size), noise(3, *size)), AuxiliaryModels())
     assert weights.shape == (16, *size)
     assert (weights >= 0).all()
     assert torch.allclose(weights.sum(0), torch.ones(size), atol=1e-5)

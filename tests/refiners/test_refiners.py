@@ -12,7 +12,7 @@ from conftest import GOLDEN
 from tiny import tiny_clip, tiny_sam, tiny_vfm
 from wordmask import Segmenter, WordmaskError
 from wordmask.refiners import REFINERS, Refiner, RefinerInput, create_refiner, read_refiners
-from wordmask.towers.auxiliary import Networks
+from wordmask.towers.auxiliary import AuxiliaryModels
 
 VARIANTS = [(name, variant) for name in sorted(REFINERS) for variant in REFINERS[name].variants]
 WORDS = 4
@@ -27,7 +27,7 @@ def sources():
 
 @pytest.fixture(scope="module")
 def networks(sources):
-    return Networks(sources)
+    return AuxiliaryModels(sources)
 
 
 @pytest.fixture(scope="module")

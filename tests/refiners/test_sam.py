@@ -16,7 +16,7 @@ from tiny import surgery_of_one, tiny_clip, tiny_sam
 from wordmask import Segmenter, WordmaskError
 from wordmask.refiners.base import RefinerInput, create_refiner
 from wordmask.refiners.sam import Sam, box_around, different, peak_places, text_to_points, vote
-from wordmask.towers.auxiliary import Networks
+from wordmask.towers.auxiliary import AuxiliaryModels
 from wordmask.towers.sam import Masks, SamTower, centres, load_sam, pick_evenly
 
 VERSIONS = [1, 2]
@@ -382,7 +382,7 @@ PROMPTS = ["vote", "points", "boxes", "masks", "surgery"]
 
 def prepared_by(prompt, model, image, **options):
     refiner, _ = create_refiner("sam", prompt, {"points_per_side": 3, "min_iou": -9.0, **options})
-    return refiner, refiner.prepare(RefinerInput(image, image), Networks({"sam": model}))
+    return refiner, refiner.prepare(RefinerInput(image, image), AuxiliaryModels({"sam": model}))
 
 
 @pytest.mark.parametrize("prompt", PROMPTS)

@@ -22,7 +22,7 @@ from wordmask.refiners.diffusion import Diffusion
 from wordmask.scoring import Scored
 from wordmask.text_queries import TextQueries
 from wordmask.towers import diffusion, memory
-from wordmask.towers.auxiliary import Networks
+from wordmask.towers.auxiliary import AuxiliaryModels
 from wordmask.towers.diffusion import LAYERS, DiffusionTower, SelfAttention, load_diffusion
 
 diffusers = pytest.importorskip("diffusers", reason="the extra diffusion is not installed")
@@ -282,7 +282,7 @@ def test_a_pipeline_in_memory_is_used_as_it_is():
     tower.attention(random(3, 20, 30), ["up_blocks.-1.attentions.0"])
     assert type(pipeline.scheduler).__name__ == "DDIMScheduler"
     assert len(pipeline.scheduler.timesteps) == 7
-    networks = Networks({"diffusion": pipeline})
+    networks = AuxiliaryModels({"diffusion": pipeline})
     assert networks.diffusion.unet is pipeline.unet
     assert networks.describe()["diffusion"]["source"] == "StableDiffusionPipeline"
 
@@ -322,7 +322,7 @@ def test_other_sizes_and_pictures_that_are_not_square(tower):
     assert found.grid == (8, 15)
     assert all(head.size == 120 for head in found.heads)
     wide = Diffusion(side=64, aspect="kept")
-    networks = Networks({"diffusion": str(FOLDER)})
+    networks = AuxiliaryModels({"diffusion": str(FOLDER)})
     assert wide.prepare(RefinerInput(image, image), networks).grid == (8, 15)  # 64 x 119 pixels
     assert Diffusion(side=64).prepare(RefinerInput(image, image), networks).grid == (8, 8)
     assert tower.attention(image[:, :1, :1]).grid == (16, 16)  # a picture of one pixel
@@ -561,7 +561,7 @@ def test_the_text_encoder_runs_once(folder, monkeypatch):
     monkeypatch.setattr(
         diffusion, "_embed_nothing", lambda *parts: calls.append(1) or embed(*parts)
     )
-    networks = Networks({"diffusion": str(folder)})
+    networks = AuxiliaryModels({"diffusion": str(folder)})
     first = networks.diffusion
     networks.release("diffusion")
     assert networks.diffusion is not first

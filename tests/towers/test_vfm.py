@@ -28,7 +28,7 @@ from tiny import save_tiny_clip, tiny_clip, tiny_sam, tiny_vfm
 from wordmask import Segmenter, WordmaskError
 from wordmask.refiners import RefinerInput, create_refiner
 from wordmask.towers import memory
-from wordmask.towers.auxiliary import Networks
+from wordmask.towers.auxiliary import AuxiliaryModels
 from wordmask.towers.vfm import IMAGENET, DiffusionVfm, VfmTower, load_vfm
 
 SHAPE = {
@@ -341,7 +341,7 @@ def test_a_picture_smaller_than_one_patch():
 def prepared(options=None, height=64, width=96, variant=None):
     picture = RefinerInput(unit_pictures(1, height, width)[0], torch.zeros(3, 8, 8))
     refiner, _ = create_refiner("vfm", variant, options)
-    return refiner, refiner.prepare(picture, Networks({"vfm": tiny_vfm()})), picture
+    return refiner, refiner.prepare(picture, AuxiliaryModels({"vfm": tiny_vfm()})), picture
 
 
 def test_the_refiner_applies_the_attention_once():
@@ -377,7 +377,7 @@ def test_bad_options_of_the_refiner(options):
 
 def test_a_folder_is_read_once(folder):
     """What is loaded is kept: the folder may go."""
-    networks = Networks({"vfm": folder})
+    networks = AuxiliaryModels({"vfm": folder})
     first = networks.vfm
     shutil.rmtree(folder)
     assert networks.vfm is first
