@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 
-from conftest import GOLDEN
+from places import GOLDEN
 from tiny import class_scores, surgery_of_one
 from wordmask import Background, Segmenter
 from wordmask.affinity import Sinkhorn

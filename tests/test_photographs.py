@@ -28,7 +28,7 @@ SETTINGS = {
 
 @pytest.fixture(scope="module")
 def network():
-    from conftest import SHARED
+    from places import SHARED
 
     folder = SHARED / "models" / "vit-tiny-in1k"
     if not folder.is_dir():

@@ -116,7 +116,7 @@ def build_text_encoder(tokenizer) -> CLIPTextModel:
     return CLIPTextModel(config).eval()
 
 
-class Networks:
+class AuxiliaryModels:
     """The four networks of a pipeline and its schedule, built from a seed."""
 
     def __init__(self, seed: int, device: torch.device):
@@ -189,7 +189,7 @@ class Recorder:
 
 
 @torch.no_grad()
-def attention_maps(networks: Networks, unet, scene: toybox.Scene, seed: int) -> Tensor:
+def attention_maps(networks: AuxiliaryModels, unet, scene: toybox.Scene, seed: int) -> Tensor:
     """Give the maps (layers * heads, L, L) that CLIPer reads, in the order of its chain.
 
     Self-attention of the last up block's second layer, then of its first, at t = 101.
@@ -257,7 +257,7 @@ def coarse_truth(scene: toybox.Scene, seed: int, noise: float = 0.4) -> tuple[Te
 
 @torch.no_grad()
 def quality(
-    networks: Networks, unet, scenes: list[toybox.Scene], thresholds=(0.1,)
+    networks: AuxiliaryModels, unet, scenes: list[toybox.Scene], thresholds=(0.1,)
 ) -> dict[str, float]:
     """Measure, in percent, the mIoU of coarse maps before and after compensation.
 
@@ -284,7 +284,7 @@ def quality(
 
 
 @torch.no_grad()
-def denoising_loss(networks: Networks, unet, scenes: list[toybox.Scene]) -> float:
+def denoising_loss(networks: AuxiliaryModels, unet, scenes: list[toybox.Scene]) -> float:
     """Mean squared error of the noise told at t = 101, whole scenes, fixed noise."""
     unet.eval()
     latents = networks.encode(to_input(scenes, networks.device))
@@ -298,7 +298,7 @@ def denoising_loss(networks: Networks, unet, scenes: list[toybox.Scene]) -> floa
 
 
 @torch.no_grad()
-def reconstruction(networks: Networks, scenes: list[toybox.Scene]) -> float:
+def reconstruction(networks: AuxiliaryModels, scenes: list[toybox.Scene]) -> float:
     """Peak signal-to-noise ratio of the VAE, in decibels, over whole scenes."""
     vae, images = networks.vae, to_input(scenes, networks.device)
     again = vae.decode(vae.encode(images).latent_dist.mean).sample.clamp(-1, 1)
@@ -314,7 +314,7 @@ def learning_rate(step: int, steps: int, highest: float, cooldown: float) -> flo
     return highest * min(1.0, (step + 1) / 100) * max(0.02, min(1.0, left))
 
 
-def vae_loss(networks: Networks, target: Tensor) -> Tensor:
+def vae_loss(networks: AuxiliaryModels, target: Tensor) -> Tensor:
     """Give the loss of reconstructing pieces (B, 3, H, W) in -1 ... 1."""
     posterior = networks.vae.encode(target).latent_dist
     again = networks.vae.decode(posterior.sample()).sample.float()
@@ -410,7 +410,7 @@ def train(options: argparse.Namespace) -> None:
     torch.set_flush_denormal(True)
     device = torch.device(options.device)
     amp = device.type == "cuda" or options.bfloat16
-    networks = Networks(options.seed, device)
+    networks = AuxiliaryModels(options.seed, device)
     average = copy.deepcopy(networks.unet)
     maps = Maps(networks.unet)
     prompt = networks.empty_prompt()
@@ -536,9 +536,9 @@ def train(options: argparse.Namespace) -> None:
     print(f"stopped at {done}: {wall:.0f} s, {cpu:.0f} s of CPU", flush=True)
 
 
-def load(options: argparse.Namespace) -> Networks:
+def load(options: argparse.Namespace) -> AuxiliaryModels:
     """Load a run's VAE and averaged UNet, ready to be shipped."""
-    networks = Networks(options.seed, torch.device(options.device))
+    networks = AuxiliaryModels(options.seed, torch.device(options.device))
     saved = torch.load(Path(options.out) / "checkpoint.pt", map_location=options.device,
                        weights_only=True)  # fmt: skip
     networks.vae.load_state_dict(saved["vae"])
@@ -551,7 +551,7 @@ def load(options: argparse.Namespace) -> Networks:
     return networks
 
 
-def make_pipeline(networks: Networks) -> StableDiffusionPipeline:
+def make_pipeline(networks: AuxiliaryModels) -> StableDiffusionPipeline:
     return StableDiffusionPipeline(
         vae=networks.vae,
         text_encoder=networks.text_encoder,
@@ -564,7 +564,7 @@ def make_pipeline(networks: Networks) -> StableDiffusionPipeline:
     )
 
 
-def export(networks: Networks, folder: Path) -> None:
+def export(networks: AuxiliaryModels, folder: Path) -> None:
     """Write the pipeline in fp16 with safetensors, the layout of Stable Diffusion's folders."""
     make_pipeline(networks).to(torch.float16).save_pretrained(folder, safe_serialization=True)
     for path in folder.rglob("*.safetensors"):
@@ -572,7 +572,7 @@ def export(networks: Networks, folder: Path) -> None:
 
 
 @torch.no_grad()
-def pictures(networks: Networks, folder: Path) -> None:
+def pictures(networks: AuxiliaryModels, folder: Path) -> None:
     """Write reconstructions (above the originals), samples, and where some pixels attend."""
     folder.mkdir(parents=True, exist_ok=True)
     scenes = [toybox.render(FIRST_TEST_SEED + i, SIZE) for i in range(6)]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
@@ -24,15 +23,8 @@ from wordmask.segmentation import Segmentation
 from wordmask.text_queries import TextEncoder, TextQueries
 from wordmask.towers.auxiliary import AuxiliaryModels
 from wordmask.towers.clip import ClipTower
-from wordmask.towers.hub import (
-    LoadedClip,
-    load_clip,
-    pick_device,
-    pick_dtype,
-    text_of,
-    tower_of,
-)
-from wordmask.towers.text import TextTower, default_cache_dir
+from wordmask.towers.families import load_clip
+from wordmask.towers.text import TextTower
 from wordmask.towers.weights import fingerprint
 from wordmask.version import __version__
 from wordmask.vocabulary import Background
@@ -130,30 +122,15 @@ class Segmenter:
         """
         chosen, variant = read_method(method, variant, options)
         refiners = read_refiners(refine)
-        text_cache = Path(cache_dir) / "wordmask" if cache_dir else default_cache_dir()
-        if isinstance(model, nn.Module):
-            if device is not None or dtype is not None:
-                raise WordmaskError(
-                    "got device or dtype with a model in memory, which is used as it is; move it "
-                    "with model.to(...) before"
-                )
-            loaded = LoadedClip(model, tokenizer, None, None, type(model).__name__)
-        else:
-            place = pick_device(device)
-            loaded = load_clip(
-                model,
-                device=place,
-                dtype=pick_dtype(dtype, place),
-                cache_dir=cache_dir,
-                local_files_only=local_files_only,
-            )
-        tower = tower_of(
-            loaded.model,
-            activation=chosen.activation,
-            norm_eps=chosen.norm_eps,
-            mean=loaded.mean,
-            std=loaded.std,
+        loaded = load_clip(
+            model,
+            device=device,
+            dtype=dtype,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+            tokenizer=tokenizer,
         )
+        tower = loaded.tower(activation=chosen.activation, norm_eps=chosen.norm_eps)
         auxiliary = AuxiliaryModels(
             networks,
             device=tower.device,
@@ -163,7 +140,7 @@ class Segmenter:
         )
         return cls(
             tower,
-            text_of(loaded.model, tokenizer or loaded.tokenizer, text_cache),
+            loaded.text(cache_dir),
             chosen,
             variant,
             refiners=refiners,

@@ -580,7 +580,7 @@ def test_refiners_are_prepared_once_for_all_thresholds(folder, tiny, tmp_path, m
 def test_a_model_from_a_python_file(folder, tiny, tmp_path):
     file = tmp_path / "mine.py"
     file.write_text(
-        "from wordmask.towers.hub import load_clip\nimport torch\n\n\n"
+        "from wordmask.towers.families import load_clip\nimport torch\n\n\n"
         "def build():\n"
         f"    return load_clip({TINY!r}, device=torch.device('cpu'), dtype=torch.float32).model\n"
         "\n\ndef wrong():\n    return 3\n"
@@ -677,6 +677,7 @@ def test_classes_methods_and_data_sets_as_they_are(folder, tiny, tmp_path):
     results = evaluate(plan, tmp_path / "out")
     labels = [entry["label"] for entry in results["runs"]]
     assert labels == 3 * ["mine", "mine factor=2.0", "maskclip", "clip"]
+    assert results["plan"]["methods"][0] == "mine"
     assert results["plan"]["datasets"] == ["own", "folder", f"other={folder}"]
     assert results["runs"][1]["protocol"]["settings"]["factor"] == 2
     for i in range(4):

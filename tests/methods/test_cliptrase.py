@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 
-from conftest import GOLDEN
+from places import GOLDEN
 from tiny import class_scores, scored_of, tiny_clip, tiny_sam, tiny_vfm
 from wordmask import Background, Segmenter, WordmaskError
 from wordmask.methods import create_method

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from conftest import GOLDEN
+from places import GOLDEN
 from tiny import tiny_clip, tiny_vfm
 from wordmask import Segmenter, WordmaskError
 from wordmask import affinity as affinity_module
@@ -43,7 +43,7 @@ def as_written(q, k, beta=1.2, gamma=3.0, threshold=None):
 
 
 def given_features(features: torch.Tensor) -> SimpleNamespace:
-    """Networks whose VFM gives these features (B, D, h, w) for every picture."""
+    """AuxiliaryModels whose VFM gives these features (B, D, h, w) for every picture."""
     return SimpleNamespace(vfm=SimpleNamespace(features=lambda pixels, facet: features))
 
 

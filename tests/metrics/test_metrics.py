@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
-from conftest import GOLDEN
+from places import GOLDEN
 from wordmask.datasets import VOID
 from wordmask.errors import WordmaskError
 from wordmask.metrics import Boundary, Calibration, Confusion, Counted, Metrics, PerPicture

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 
-from conftest import GOLDEN
+from places import GOLDEN
 from tiny import class_scores, tiny_clip
 from wordmask import Segmenter, WordmaskError
 from wordmask.refiners.base import RefinerInput, create_refiner

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import GOLDEN
+from places import GOLDEN
 from tiny import tiny_clip, tiny_sam, tiny_vfm
 from wordmask import Segmenter, WordmaskError
 from wordmask.refiners import REFINERS, Refiner, RefinerInput, create_refiner, read_refiners

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from conftest import GOLDEN
+from places import GOLDEN
 from tiny import surgery_of_one, tiny_clip, tiny_sam
 from wordmask import Segmenter, WordmaskError
 from wordmask.refiners.base import RefinerInput, create_refiner

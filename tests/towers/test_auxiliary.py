@@ -15,7 +15,8 @@ from wordmask import WordmaskError
 from wordmask.segmenter import Segmenter
 from wordmask.towers import auxiliary
 from wordmask.towers.auxiliary import KINDS, AuxiliaryModels, Kind, register_kind
-from wordmask.towers.hub import build_model, load_clip
+from wordmask.towers.families import load_clip
+from wordmask.towers.hub import build_model
 from wordmask.towers.weights import fingerprint
 
 BUILT_IN = Path(auxiliary.__file__).parents[1] / "networks"

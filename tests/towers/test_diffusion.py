@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from conftest import GOLDEN
+from places import GOLDEN
 from tiny import score_map, scored_of
 from wordmask import Background, Segmenter, WordmaskError
 from wordmask.affinity import Dense

@@ -17,7 +17,7 @@ from wordmask import Segmenter, WordmaskError
 from wordmask.methods import METHODS
 from wordmask.towers.blip import BlipTower
 from wordmask.towers.clip import ClipTower, Need
-from wordmask.towers.hub import text_of, tower_of
+from wordmask.towers.families import load_clip
 from wordmask.towers.siglip import SiglipTower
 
 MAKERS = {"clip": tiny_clip, "blip": tiny_blip, "siglip": tiny_siglip}
@@ -59,7 +59,7 @@ def texts(count: int = 4) -> torch.Tensor:
 def test_the_pass_is_transformers_own(models, family, size):
     """Every state, every attention map and the embedding; "bicubic" is their interpolation."""
     image = pictures(2, *size)
-    tower = tower_of(models[family])
+    tower = load_clip(models[family]).tower()
     model = copy.deepcopy(models[family])  # transformers leaves hooks of its own to read attention
     model.vision_model.set_attn_implementation("eager")
     theirs = model.vision_model(
@@ -89,7 +89,7 @@ def test_blip_scores_pairs_as_its_own_retrieval_does(models):
     inputs = blip_tokenizer()(["a photo of a cat"], return_tensors="pt")
     inputs.pop("token_type_ids", None)
     theirs = model(pixel_values=image, use_itm_head=False, **inputs).itm_score
-    tower, text = tower_of(model), text_of(model, blip_tokenizer(), None)
+    tower, text = load_clip(model).tower(), load_clip(model, tokenizer=blip_tokenizer()).text()
     state = tower.trace(image, Need.of(states=[tower.depth])).states[tower.depth]
     ours = F.normalize(tower.pool(state), dim=-1) @ text.encode(["cat"], ["a photo of a {}"]).T
     assert torch.allclose(ours, theirs, atol=1e-5)
@@ -98,7 +98,7 @@ def test_blip_scores_pairs_as_its_own_retrieval_does(models):
 @torch.no_grad()
 def test_a_patch_of_siglip_is_what_its_head_makes_of_this_patch_alone(models):
     """With one patch the dense feature is the picture's embedding."""
-    tower = tower_of(models["siglip"])
+    tower = load_clip(models["siglip"]).tower()
     state = tower.trace(pictures(2, 8, 8), Need.of(states=[tower.depth])).states[tower.depth]
     assert state.shape == (2, 1, 48)
     assert torch.allclose(tower.project(state)[:, 0], tower.pool(state), atol=1e-5)
@@ -144,7 +144,7 @@ def test_clearclip_is_its_formula(models, family):
     """Proj(softmax(QQ^T / sqrt d) V) of the last block, written out."""
     model, image = models[family], pictures(1, 56, 56)
     encoding = Segmenter.from_pretrained(model, "clearclip").encode(image)
-    tower = tower_of(model)
+    tower = load_clip(model).tower()
     block = model.vision_model.encoder.layers[-1]
     z = block.layer_norm1(tower.trace(image, Need.of(states=[7])).states[7])
     if family == "blip":
@@ -194,19 +194,19 @@ def reference(family: str, model: Any, prompt: str) -> torch.Tensor:
 def test_texts_are_transformers_own(models, family, tmp_path):
     """Prompts of different lengths in one batch, each as it would be alone; the same from disk."""
     model = models[family]
-    ours = text_of(model, TOKENIZERS[family](), tmp_path).encode(NAMES, TEMPLATES)
+    ours = load_clip(model, tokenizer=TOKENIZERS[family]()).text(tmp_path).encode(NAMES, TEMPLATES)
     for name, row in zip(NAMES, ours, strict=True):
         prompts = [reference(family, model, t.replace("{}", name)) for t in TEMPLATES]
         mean = torch.stack([F.normalize(p, dim=-1) for p in prompts]).mean(0)
         assert torch.allclose(row, F.normalize(mean, dim=-1), atol=1e-5)
-    again = text_of(model, TOKENIZERS[family](), tmp_path).encode(NAMES, TEMPLATES)
+    again = load_clip(model, tokenizer=TOKENIZERS[family]()).text(tmp_path).encode(NAMES, TEMPLATES)
     assert torch.equal(again, ours)
     assert len(list(tmp_path.iterdir())) == 1
 
 
 @pytest.mark.parametrize("family", NEW)
 def test_a_long_name_is_cut_and_said(models, family):
-    text = text_of(models[family], TOKENIZERS[family](), None)
+    text = load_clip(models[family], tokenizer=TOKENIZERS[family]()).text()
     with pytest.warns(UserWarning, match="too long"):
         cut = text.encode(["cat " * 60], ["a {}"])
     assert torch.isfinite(cut).all()
@@ -247,7 +247,7 @@ def test_a_family_has_its_own_normalisation(models, family, mean, tmp_path):
 def test_each_model_finds_its_tower(models):
     kinds = {"clip": ClipTower, "blip": BlipTower, "siglip": SiglipTower}
     for family, model in models.items():
-        assert type(tower_of(model)) is kinds[family]
+        assert type(load_clip(model).tower()) is kinds[family]
 
 
 # -- bad input --------------------------------------------------------------------------------
@@ -288,15 +288,15 @@ def test_words_need_a_tokenizer(models):
 def test_a_tokenizer_of_another_model(models):
     big = blip_tokenizer()
     big.add_tokens([f"word{i}" for i in range(9)])
-    text = text_of(models["blip"], big, None)
+    text = load_clip(models["blip"], tokenizer=big).text()
     with pytest.raises(WordmaskError, match="tokenizer that belongs to these weights"):
         text.encode(["word8"], ["a {}"])
     bare = siglip_tokenizer()
     bare.pad_token = None
     with pytest.raises(WordmaskError, match="pad"):
-        text_of(models["siglip"], bare, None).encode(["cat"], ["a {}"])
+        load_clip(models["siglip"], tokenizer=bare).text().encode(["cat"], ["a {}"])
     with pytest.raises(WordmaskError, match=r"\[CLS\]"):
-        text_of(models["blip"], siglip_tokenizer(), None).encode(["cat"], ["a {}"])
+        load_clip(models["blip"], tokenizer=siglip_tokenizer()).text().encode(["cat"], ["a {}"])
 
 
 def test_blip_config_is_the_hubs():

@@ -23,7 +23,7 @@ from transformers import (
 )
 
 import wordmask
-from conftest import GOLDEN
+from places import GOLDEN
 from tiny import save_tiny_clip, tiny_clip, tiny_sam, tiny_vfm
 from wordmask import Segmenter, WordmaskError
 from wordmask.refiners import RefinerInput, create_refiner

@@ -84,7 +84,10 @@ class Plan:
     def describe(self) -> dict[str, Any]:
         """The plan as plain values for JSON."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        values["methods"] = [one if isinstance(one, str) else repr(one) for one in self.methods]
+        values["methods"] = [
+            one if isinstance(one, str) else one.name if isinstance(one, type) else repr(one)
+            for one in self.methods
+        ]
         values["datasets"] = [
             one if isinstance(one, str) else benchmark(one).name for one in self.datasets
         ]

@@ -81,7 +81,7 @@ register_kind(
     Kind(
         "classifier",
         "openai/clip-vit-large-patch14",
-        "wordmask.towers.hub:load_classifier",
+        "wordmask.towers.families:load_classifier",
         "The second CLIP of `car` with --set classifier=second, which judges the masks.",
     )
 )

@@ -10,7 +10,6 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,95 +18,12 @@ from torch import nn
 
 from wordmask.errors import WordmaskError, unknown
 from wordmask.registry import describe_error, is_file, load_object
-from wordmask.towers.blip import BlipText, BlipTower
-from wordmask.towers.clip import CLIP_MEAN, CLIP_STD, ClipTower
-from wordmask.towers.siglip import SiglipText, SiglipTower
-from wordmask.towers.text import TextTower, default_cache_dir
+from wordmask.towers.clip import CLIP_MEAN, CLIP_STD
 
 BUILT_IN = "wordmask"  # names wordmask/... are networks inside the package
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
 FILES = ("config.json", "model.safetensors", "tokenizer.json", "preprocessor_config.json")
 Loaded = TypeVar("Loaded")
-
-
-@dataclass(frozen=True)
-class Family:
-    """Who reads a kind of image-text model.
-
-    Attributes:
-        model: the class of transformers that holds it.
-        tower, text: who reads its two halves.
-        text_parts: where it keeps its text model, and the projection of its output if it has one.
-    """
-
-    model: str
-    tower: type[ClipTower] = ClipTower
-    text: type[TextTower] = TextTower
-    text_parts: tuple[str, str] = ("text_model", "text_projection")
-
-
-FAMILIES = {  # by the model type in the configuration
-    "clip": Family("CLIPModel"),
-    "clip_vision_model": Family("CLIPVisionModelWithProjection"),
-    "blip": Family("BlipForImageTextRetrieval", BlipTower, BlipText, ("text_encoder", "text_proj")),
-    "siglip": Family("SiglipModel", SiglipTower, SiglipText, ("text_model", "")),
-}
-
-
-@dataclass(frozen=True)
-class LoadedClip:
-    """A CLIP and what belongs to it.
-
-    Attributes:
-        model: a model of one of the `FAMILIES`.
-        tokenizer: its tokenizer, None where there is none.
-        mean, std: how pictures are normalised; None leaves it to the family's tower.
-        source: the id or folder it came from.
-    """
-
-    model: Any
-    tokenizer: Any
-    mean: tuple[float, ...] | None
-    std: tuple[float, ...] | None
-    source: str
-
-
-def load_clip(
-    source: str | os.PathLike[str],
-    *,
-    device: torch.device,
-    dtype: torch.dtype,
-    cache_dir: str | os.PathLike[str] | None = None,
-    local_files_only: bool = False,
-) -> LoadedClip:
-    """Load a CLIP in transformers format.
-
-    What the hub's cache holds is taken from there; what it lacks is downloaded.
-
-    Args:
-        source: a hub id (`owner/name`, or `owner/name@revision`), a local folder, a name
-            `wordmask/...`, or `FILE.py:FUNCTION`, see `build_model`.
-        device, dtype: where it goes.
-        cache_dir: the hub's cache; None: its own.
-        local_files_only: never use the network.
-
-    Raises:
-        WordmaskError: no such folder or files, the hub out of reach, or another kind of model.
-    """
-    name = os.fspath(source)
-    if is_file(name):
-        model, tokenizer = build_model(name)
-        return LoadedClip(model.to(device, dtype), tokenizer, None, None, name)
-
-    def load(place: str, where: dict[str, Any]) -> LoadedClip:
-        loaded = _load(place, dtype, where)
-        offline, on_hub = where["local_files_only"], not Path(place).is_dir()
-        if loaded.tokenizer is None and offline and on_hub and not local_files_only:
-            raise FileNotFoundError("tokenizer")  # then the hub is asked for it
-        return loaded
-
-    loaded = load_from(name, load, cache_dir=cache_dir, local_files_only=local_files_only)
-    return replace(loaded, model=loaded.model.eval().to(device), source=name)
 
 
 def build_model(text: str) -> tuple[Any, Any]:
@@ -221,60 +137,6 @@ def load_from(
             return _download(name, load, kind, files, where)
 
 
-def tower_of(model: nn.Module, **settings: Any) -> ClipTower:
-    """The vision tower of a model of any of the `FAMILIES`; settings as for `ClipTower`.
-
-    Raises:
-        WordmaskError: a model without the modules that its family's tower reads.
-    """
-    return _family(model).tower(model, **settings)
-
-
-def text_of(
-    model: nn.Module, tokenizer: Any, cache_dir: str | os.PathLike[str] | None
-) -> TextTower | None:
-    """The text tower of a model of any of the `FAMILIES`; None where it has no text half."""
-    family = _family(model)
-    encoder, projection = family.text_parts
-    if not hasattr(model, encoder):
-        return None
-    last = getattr(model, projection) if projection else nn.Identity()
-    return family.text(getattr(model, encoder), last, tokenizer, cache_dir=cache_dir)
-
-
-@dataclass(frozen=True)
-class Classifier:
-    """Both halves of an image-text model that is used beside another one."""
-
-    tower: ClipTower
-    text: TextTower | None
-
-    @property
-    def model(self) -> nn.Module:
-        """The model that both read."""
-        return self.tower.model
-
-
-def load_classifier(source: str | os.PathLike[str] | nn.Module, **where: Any) -> Classifier:
-    """A second image-text model, by a hub id, a folder or a model in memory (without tokenizer).
-
-    where: `device`, `dtype`, `cache_dir` and `local_files_only` as for `load_clip`.
-    """
-    if isinstance(source, nn.Module):
-        loaded = LoadedClip(source, None, None, None, type(source).__name__)
-    else:
-        loaded = load_clip(source, **where)
-    tower = tower_of(loaded.model, mean=loaded.mean, std=loaded.std)
-    folder = where.get("cache_dir")
-    cache = Path(folder) / "wordmask" if folder else default_cache_dir()
-    return Classifier(tower, text_of(loaded.model, loaded.tokenizer, cache))
-
-
-def _family(model: nn.Module) -> Family:
-    kind = getattr(getattr(model, "config", None), "model_type", "clip")
-    return FAMILIES.get(kind, FAMILIES["clip"])
-
-
 def _built_in(name: str) -> Path:
     """The folder of a network that ships with the package, by its name `wordmask/...`."""
     home = Path(__file__).parents[1] / "networks"
@@ -283,32 +145,6 @@ def _built_in(name: str) -> Path:
     if name not in known:
         raise unknown("built-in network", name, known)
     return known[name]
-
-
-def _load(name: str, dtype: torch.dtype, where: dict[str, Any]) -> LoadedClip:
-    import transformers
-    from transformers import AutoConfig, AutoTokenizer
-
-    config = AutoConfig.from_pretrained(name, trust_remote_code=False, **where)
-    family = FAMILIES.get(config.model_type)
-    if family is None:
-        raise WordmaskError(
-            f"got a {config.model_type!r} model from {name}; wordmask reads CLIP, BLIP for "
-            "retrieval, and SigLIP of fixed sizes"
-        )
-    model, report = getattr(transformers, family.model).from_pretrained(
-        name, dtype=dtype, trust_remote_code=False, output_loading_info=True, **where
-    )
-    check_complete(report["missing_keys"], named(name, where), family.model)
-    tokenizer = None
-    if config.model_type != "clip_vision_model":
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False, **where)
-        except Exception:  # names cannot be encoded then, which the text tower says
-            tokenizer = None
-    default = family.tower.default_mean, family.tower.default_std
-    mean, std = read_normalisation(name, where, default)
-    return LoadedClip(model, tokenizer, mean, std, name)
 
 
 def _download(
