@@ -47,12 +47,22 @@ def files(tmp_path) -> dict[str, str]:
     return {name: f"{name}.py:{part}" for name, part in names.items()}
 
 
-def command(folder: Path, *arguments: str, path: Path | None = None) -> str:
-    """Run a command in a process in a folder, and return what it printed."""
+DRIVER = """
+import contextlib, io, json, sys
+from wordmask.cli import run
+for arguments in json.loads(sys.argv[1]):
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        code = run(arguments)
+    print(json.dumps([code, out.getvalue()]))
+"""
+
+
+def process(folder: Path, *commands: list[str], path: Path | None = None) -> tuple[list, str]:
+    """Run commands in a new process in a folder: their codes and output, and stderr."""
     home = Path(wordmask.__file__).parents[1]
     paths = os.pathsep.join(str(one) for one in (home, path) if one is not None)
     done = subprocess.run(
-        [sys.executable, "-m", "wordmask", *arguments],
+        [sys.executable, "-c", DRIVER, json.dumps(commands)],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "COLUMNS": "120"},
         capture_output=True,
@@ -60,7 +70,14 @@ def command(folder: Path, *arguments: str, path: Path | None = None) -> str:
         timeout=300,
     )
     assert done.returncode == 0, done.stderr
-    return done.stdout
+    return [json.loads(line) for line in done.stdout.splitlines()], done.stderr
+
+
+def run(folder: Path, *commands: list[str], path: Path | None = None) -> list[str]:
+    """What commands that go well print, all run in one new process."""
+    results, err = process(folder, *commands, path=path)
+    assert [code for code, _ in results] == [0] * len(commands), err
+    return [text for _, text in results]
 
 
 def scene(folder: Path) -> None:
@@ -72,53 +89,53 @@ def scene(folder: Path) -> None:
 def run_everywhere(folder: Path, method: str, refiner: str, data: str, path: Path | None) -> None:
     """Every command that takes a method, a refiner or a data set."""
     scene(folder)
-
-    def run(*arguments: str) -> str:
-        return command(folder, *arguments, path=path)
-
-    assert "Mean of q-q" in json.loads(run("methods", method, "--json"))["title"]
-    assert json.loads(run("refiners", refiner, "--json"))["name"] == "smooth"
-    assert json.loads(run("datasets", "show", data, "--json"))["images"] == 2
-    assert "no problem" in run("datasets", "check", data)
-    assert "halves" in run("protocol", method, data)
-    words = ["-c", "grass; sand", *TINY, "--method", method]
-    run("segment", "scene.png", *words, "--set", "layers=2", "--refine", f"{refiner}:wide",
-        "--set", "smooth.reach=2")  # fmt: skip
+    words = ["scene.png", "-c", "grass; sand", *TINY, "--method", method]
+    refine = ["--refine", f"{refiner}:wide", "--set", "layers=2", "--set", "smooth.reach=2"]
+    entries = f"clearclip,{method}:last,{method}+{refiner}"
+    few = ["--limit", "2", "--pictures", "0"]
+    sizes = ["--size", "48", "--rounds", "1", "--words", "2"]
+    shown, refiner_shown, data_shown, checked, protocol, *_, quality, costs = run(
+        folder,
+        ["methods", method, "--json"],
+        ["refiners", refiner, "--json"],
+        ["datasets", "show", data, "--json"],
+        ["datasets", "check", data],
+        ["protocol", method, data],
+        ["segment", *words, *refine],
+        ["explain", *words],
+        ["evaluate", entries, f"{data},toybox", *TINY, *SHORT, *few],
+        ["selftest", "--methods", method, "--refiners", refiner, "--scenes", "2", "--json"],
+        ["bench", f"{method}:last", *TINY, "--refine", refiner, *sizes, "--json"],
+        path=path,
+    )
+    assert "Mean of q-q" in json.loads(shown)["title"]
+    assert json.loads(refiner_shown)["name"] == "smooth"
+    assert json.loads(data_shown)["images"] == 2
+    assert "no problem" in checked
+    assert "qk_mean on halves" in protocol
     provenance = json.loads((folder / "masks" / "scene.json").read_text())["provenance"]
     assert (provenance["method"], provenance["options"]["layers"]) == ("qk_mean", 2)
     assert provenance["refiners"] == [{"name": "smooth", "reach": 2}]
-    run("explain", "scene.png", *words)
     assert (folder / "explained" / "scene_attention.png").is_file()
-    entries = f"clearclip,{method}:last,{method}+{refiner}"
-    run("evaluate", entries, f"{data},toybox", *TINY, *SHORT, "--limit", "2", "--pictures", "0")
     found = json.loads((folder / "evaluation" / "results.json").read_text())
-    assert [run["label"] for run in found["runs"]] == 2 * [
-        "clearclip",
-        "qk_mean:last",
-        "qk_mean+smooth",
-    ]
-    rows = json.loads(
-        run("selftest", "--methods", method, "--refiners", refiner, "--scenes", "2", "--json")
-    )["rows"]
-    assert {(row["method"], row["refine"]) for row in rows} == {
-        ("qk_mean", ""),
-        ("cliper", "smooth"),
-    }
-    sizes = ["--size", "48", "--rounds", "1", "--words", "2", "--json"]
-    costs = json.loads(run("bench", f"{method}:last", *TINY, "--refine", refiner, *sizes))
-    assert "qk_mean" in json.dumps(costs)
+    labels = ["clearclip", "qk_mean:last", "qk_mean+smooth"]
+    assert [one["label"] for one in found["runs"]] == labels * 2
+    measured = {(row["method"], row["refine"]) for row in json.loads(quality)["rows"]}
+    assert measured == {("qk_mean", ""), ("cliper", "smooth")}
+    assert "qk_mean" in costs
 
 
 def test_an_installed_package_is_there_by_name(installed, tmp_path):
-    listed = json.loads(command(tmp_path, "methods", "--json", path=installed))
-    (ours,) = [one for one in listed if one["name"] == "qk_mean"]
-    assert ours["from"] == "wordmask-example 0.1.0"
-    assert {one["from"] for one in listed if one is not ours} == {"wordmask"}
-    for kind, name in (("methods", "qk_mean"), ("refiners", "smooth"), ("datasets", "halves")):
-        text = command(tmp_path, kind, path=installed)
+    lists = [["methods"], ["refiners"], ["datasets"]]
+    listed, *texts = run(tmp_path, ["methods", "--json"], *lists, path=installed)
+    origins = {one["name"]: one["from"] for one in json.loads(listed)}
+    assert origins.pop("qk_mean") == "wordmask-example 0.1.0"
+    assert set(origins.values()) == {"wordmask"}
+    without = run(tmp_path, *lists)
+    for name, text, other in zip(("qk_mean", "smooth", "halves"), texts, without, strict=True):
         assert name in text
         assert "from wordmask-example 0.1.0" in text
-        assert name not in command(tmp_path, kind)
+        assert name not in other
     run_everywhere(tmp_path, "qk_mean", "smooth", "halves", installed)
 
 
@@ -132,44 +149,36 @@ def test_the_method_is_short():
 
 
 def test_edited_code_never_answers_with_old_numbers(files, tmp_path):
-    arguments = [files["qk_mean"], "toybox", *TINY, *SHORT, "--limit", "2", "--pictures", "0"]
+    few = ["--limit", "2", "--pictures", "0"]
+    evaluate = ["evaluate", files["qk_mean"], "toybox", *TINY, *SHORT, *few]
+    results, method = tmp_path / "evaluation" / "results.json", tmp_path / "qk_mean.py"
 
-    def numbers() -> float:
-        return json.loads((tmp_path / "evaluation" / "results.json").read_text())["runs"][0]["miou"]
+    def number() -> float:
+        return json.loads(results.read_text())["runs"][0]["miou"]
 
-    command(tmp_path, "evaluate", *arguments)
-    first = numbers()
-    command(tmp_path, "evaluate", *arguments)
-    assert numbers() == first
-    path = tmp_path / "qk_mean.py"
-    path.write_text(path.read_text().replace(").mean(0)", ").mean(0).roll(9, -1)"))
-    refused = subprocess.run(
-        [sys.executable, "-m", "wordmask", "evaluate", *arguments],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(Path(wordmask.__file__).parents[1])},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert refused.returncode == 2, refused.stdout
-    assert len(refused.stderr.strip().splitlines()) == 1
-    assert "qk_mean" in refused.stderr
-    command(tmp_path, "evaluate", *arguments, "--overwrite")
-    assert numbers() != first
+    run(tmp_path, evaluate)
+    first = number()
+    run(tmp_path, evaluate)
+    assert number() == first
+    method.write_text(method.read_text().replace(").mean(0)", ").mean(0).roll(9, -1)"))
+    ((code, _), *_), err = process(tmp_path, evaluate)
+    assert code == 2
+    assert len(err.strip().splitlines()) == 1
+    assert "code of the method qk_mean" in err
+    run(tmp_path, [*evaluate, "--overwrite"])
+    assert number() != first
 
 
 def test_edited_code_never_leaves_old_masks(files, tmp_path):
     scene(tmp_path)
-    arguments = ["segment", "scene.png", "-c", "grass; sand", *TINY, "--method", files["qk_mean"]]
-    command(tmp_path, *arguments)
-    assert "1 skipped" in command(tmp_path, *arguments)
+    segment = ["segment", "scene.png", "-c", "grass; sand", *TINY, "--method", files["qk_mean"]]
+    _, again = run(tmp_path, segment, segment)
+    assert "1 skipped" in again
     with (tmp_path / "qk_mean.py").open("a") as file:
         file.write("\nEDITED = True\n")
-    assert "1 picture segmented" in command(tmp_path, *arguments, "--overwrite")
-    with (tmp_path / "qk_mean.py").open("a") as file:
-        file.write("\nEDITED = False\n")
-    with pytest.raises(AssertionError, match="code of qk_mean"):
-        command(tmp_path, *arguments)
+    ((code, _), *_), err = process(tmp_path, segment)
+    assert code == 2
+    assert "code of the method qk_mean" in err
 
 
 def test_the_example_is_what_its_files_say(tmp_path, files, monkeypatch):

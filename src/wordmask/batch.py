@@ -364,7 +364,8 @@ def run_settings(
         model: the id or folder of the model.
     """
     options = method.options()
-    code = {one.name: source_digest(one) for one in (method, *refiners)}
+    code = {f"the method {method.name}": source_digest(method)}
+    code |= {f"the refiner {one.name}": source_digest(one) for one in refiners}
     if options["templates"] not in TEMPLATE_LISTS:  # a file may change
         options["templates"] = templates(options["templates"])
     return {
