@@ -15,8 +15,10 @@ if TYPE_CHECKING:
     from wordmask.encoding import Encoding
     from wordmask.errors import ImageError, WordmaskError
     from wordmask.images import read_image
+    from wordmask.methods import list_methods
+    from wordmask.refiners import list_refiners
     from wordmask.segmentation import Segmentation
-    from wordmask.segmenter import Segmenter, list_methods, list_refiners
+    from wordmask.segmenter import Segmenter
     from wordmask.vocabulary import Background, Vocabulary
 
 _HOMES = {
@@ -27,8 +29,8 @@ _HOMES = {
     "Segmenter": "segmenter",
     "Vocabulary": "vocabulary",
     "WordmaskError": "errors",
-    "list_methods": "segmenter",
-    "list_refiners": "segmenter",
+    "list_methods": "methods",
+    "list_refiners": "refiners",
     "read_image": "images",
     "segment_folder": "batch",
 }

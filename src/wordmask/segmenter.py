@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, overload
@@ -14,10 +15,10 @@ from torch import Tensor, nn
 from wordmask.encoding import Encoding
 from wordmask.errors import WordmaskError
 from wordmask.images import DEFAULT_MAX_PIXELS, read_image
-from wordmask.methods import METHODS, Method, read_method
+from wordmask.methods import Method, read_method
 from wordmask.methods.base import Towers
 from wordmask.pipeline import Pipeline
-from wordmask.refiners import REFINERS, Refiner, read_refiners
+from wordmask.refiners import Refiner, read_refiners
 from wordmask.scoring import Scored
 from wordmask.segmentation import Segmentation
 from wordmask.text_queries import TextEncoder, TextQueries
@@ -26,18 +27,11 @@ from wordmask.towers.clip import ClipTower
 from wordmask.towers.families import load_clip
 from wordmask.towers.text import TextTower
 from wordmask.towers.weights import fingerprint
-from wordmask.version import __version__
+from wordmask.version import versions
 from wordmask.vocabulary import Background
 
-
-def list_methods() -> list[str]:
-    """Names of the registered methods, sorted."""
-    return sorted(METHODS)
-
-
-def list_refiners() -> list[str]:
-    """Names of the registered refiners, sorted."""
-    return sorted(REFINERS)
+Picture = str | os.PathLike[str] | PIL.Image.Image | np.ndarray
+Pictures = list[Any] | tuple[Any, ...] | Tensor
 
 
 class Segmenter:
@@ -157,19 +151,10 @@ class Segmenter:
         refine: str | Refiner | Iterable[Any] | None = None,
     ) -> Segmenter:
         """Another method and other refiners on the same networks; nothing is loaded again."""
-        chosen, variant = read_method(method, variant, options)
-        other = Segmenter(
-            self.tower.with_settings(chosen.activation, chosen.norm_eps),
-            self.text,
-            chosen,
-            variant,
-            refiners=read_refiners(refine),
-            networks=self.networks,
-            source=self.source,
-            max_pixels=self.max_pixels,
-            low_memory=self.low_memory,
-        )
-        other._weights = self._weights
+        other = copy.copy(self)
+        other.method, other.variant = read_method(method, variant, options)
+        other.refiners = read_refiners(refine)
+        other.tower = self.tower.with_settings(other.method.activation, other.method.norm_eps)
         return other
 
     @property
@@ -290,20 +275,12 @@ class Segmenter:
 
     @overload
     def __call__(
-        self,
-        image: list[Any] | tuple[Any, ...] | Tensor,
-        words: Any,
-        background: Any = None,
-        image_labels: Any = None,
+        self, image: Pictures, words: Any, background: Any = None, image_labels: Any = None
     ) -> list[Segmentation]: ...
 
     @overload
     def __call__(
-        self,
-        image: str | os.PathLike[str] | PIL.Image.Image | np.ndarray,
-        words: Any,
-        background: Any = None,
-        image_labels: Any = None,
+        self, image: Picture, words: Any, background: Any = None, image_labels: Any = None
     ) -> Segmentation: ...
 
     @overload
@@ -349,8 +326,6 @@ class Segmenter:
 
     def provenance(self) -> dict[str, Any]:
         """Everything that a result depends on, as plain values."""
-        import transformers
-
         return {
             "method": self.method.name,
             "variant": self.variant,
@@ -361,11 +336,7 @@ class Segmenter:
             "weights": self.weights(),
             "dtype": str(self.tower.dtype).removeprefix("torch."),
             "device": self.tower.device.type,
-            "versions": {
-                "wordmask": __version__,
-                "torch": torch.__version__,
-                "transformers": transformers.__version__,
-            },
+            "versions": versions("wordmask", "torch", "transformers"),
         }
 
 

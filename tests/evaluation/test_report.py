@@ -68,7 +68,7 @@ def entry(method, dataset, miou, *changes, name="official", images=1449, swept=(
 def save(folder, *entries, made="2026-01-01T00:00:00+00:00", model=MODEL):
     folder.mkdir(parents=True, exist_ok=True)
     whole = {
-        "form": 1,
+        "form": results.FORM,
         "made": made,
         "versions": {"wordmask": "0", "torch": "0"},
         "machine": "a machine",

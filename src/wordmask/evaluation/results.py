@@ -22,10 +22,10 @@ from wordmask.evaluation.runs import Run, Task
 from wordmask.evaluation.summary import markdown
 from wordmask.files import write_atomically
 from wordmask.metrics.collection import Metrics
-from wordmask.version import __version__
+from wordmask.version import versions
 
 RESULTS = "results.json"
-FORM = 1  # of results.json
+FORM = 2  # of results.json
 
 
 def collect(plan: Plan, tasks: Sequence[Task]) -> dict[str, Any]:
@@ -38,8 +38,6 @@ def collect(plan: Plan, tasks: Sequence[Task]) -> dict[str, Any]:
     Raises:
         WordmaskError: pictures that are not counted yet.
     """
-    import transformers
-
     runs = [
         entry
         for task in tasks
@@ -49,13 +47,7 @@ def collect(plan: Plan, tasks: Sequence[Task]) -> dict[str, Any]:
     found = {
         "form": FORM,
         "made": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "versions": {
-            "wordmask": __version__,
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "numpy": np.__version__,
-            "python": platform.python_version(),
-        },
+        "versions": versions("wordmask", "torch", "transformers", "numpy", "python"),
         "machine": machine(tasks[0].model["device"]),
         "plan": plan.describe(),
         "model": tasks[0].model,

@@ -110,6 +110,11 @@ METHODS: Registry[type[Method]] = Registry(
 register = METHODS.register
 
 
+def list_methods() -> list[str]:
+    """Names of the registered methods, sorted."""
+    return sorted(METHODS)
+
+
 def create_method(
     given: str | type[Method],
     variant: str | None = None,

@@ -6,6 +6,7 @@ from wordmask.refiners.base import (
     Refiner,
     RefinerInput,
     create_refiner,
+    list_refiners,
     read_refiners,
     register_refiner,
 )
@@ -16,6 +17,7 @@ __all__ = [
     "RefinerInput",
     "create_refiner",
     "diffusion",
+    "list_refiners",
     "pamr",
     "read_refiners",
     "register_refiner",

@@ -56,6 +56,11 @@ REFINERS: Registry[type[Refiner]] = Registry(
 register_refiner = REFINERS.register
 
 
+def list_refiners() -> list[str]:
+    """Names of the registered refiners, sorted."""
+    return sorted(REFINERS)
+
+
 def create_refiner(
     given: str | type[Refiner],
     variant: str | None = None,
