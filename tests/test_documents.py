@@ -1,0 +1,63 @@
+"""What the documents tell a reader to type, typed: in one process each, offline."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import wordmask
+
+ROOT = Path(__file__).parents[1]
+PLUGIN = ROOT / "examples" / "plugin" / "src" / "wordmask_example"
+
+# Every line of a marked block: commands by the command line's own entry point, Python as it is.
+SCRIPT = """
+import json, shlex, sys
+from wordmask.cli import run
+for kind, text in json.load(open("steps.json")):
+    if kind == "python":
+        exec(compile(text, "example", "exec"), {"__name__": "example"})
+        continue
+    for line in text.splitlines():
+        program, *arguments = shlex.split(line, comments=True) or [""]
+        if program:
+            assert program == "wordmask", line
+            print("$", line, flush=True)
+            assert run(arguments) == 0, line
+"""
+
+
+def marked(text: str, mark: str) -> list[tuple[str, str]]:
+    """What follows a mark such as `<!-- run -->`: (argument of the mark, content of the fence)."""
+    pattern = rf"<!-- {mark}(?:: (\S+))? -->\n```\w+\n(.*?)```"
+    return [(m[1], m[2]) for m in re.finditer(pattern, text, re.DOTALL)]
+
+
+def test_extending(tmp_path):
+    """The examples of docs/extending.md are those of the example package, and all of them run."""
+    text = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
+    files = dict(marked(text, "file"))
+    assert set(files) == {"qk_mean.py", "smooth.py", "halves.py"}
+    for name, content in files.items():
+        assert content == (PLUGIN / name).read_text(encoding="utf-8"), name
+        assert len(content.splitlines()) <= 60
+        (tmp_path / name).write_text(content, encoding="utf-8")
+    pattern = r"<!-- (run|python) -->\n```\w+\n(.*?)```"
+    steps = [(m[1], m[2]) for m in re.finditer(pattern, text, re.DOTALL)]
+    assert len(steps) >= 6
+    (tmp_path / "steps.json").write_text(json.dumps(steps), encoding="utf-8")
+    paths = os.pathsep.join([str(Path(wordmask.__file__).parents[1]), str(tmp_path)])
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=400,
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert "protocol is used" in (tmp_path / "evaluation" / "results.md").read_text()
