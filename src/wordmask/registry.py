@@ -108,10 +108,19 @@ class Registry(Mapping[str, Part]):
                 except KeyError:
                     raise unknown(self.kind, given, self) from None
             given = load_object(given)
-        if not any(given is part for part in self._known.values()):
-            given = self._check(given)
-            self._add(given)
-        return given
+        part = self.check(given)
+        if self._known.get(_name(part)) is not part:
+            self._add(part)
+        return part
+
+    def check(self, given: Any) -> Part:
+        """The part that something is, registered or not.
+
+        Raises:
+            WordmaskError: it is no such part.
+        """
+        known = any(given is part for part in self._known.values())
+        return given if known else self._check(given)
 
     def origin(self, name: str) -> str:
         """Where a part comes from: "wordmask", an installed package with its version, or a file."""
