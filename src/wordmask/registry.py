@@ -31,7 +31,7 @@ _WORD = re.compile(r"[a-z][a-z0-9_]*")
 
 
 class Registry(Mapping[str, Part]):
-    """Parts by name. Entry points are imported when they are asked for by name, or listed.
+    """Parts by name. Entry points are imported when they are looked up by name, or listed.
 
     Args:
         kind: what a part is called in messages.
