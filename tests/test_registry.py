@@ -197,9 +197,13 @@ def test_methods_by_name_class_file_and_instance(tmp_path) -> None:
             read_method(*given)
 
 
-def test_an_unregistered_class_becomes_known_when_it_is_used() -> None:
+def test_a_class_becomes_known_when_it_is_used_and_an_instance_is_checked() -> None:
     one = make(name="fresh")
     assert read_method(one())[1] == "slow"
+    assert "fresh" not in METHODS
+    with pytest.raises(WordmaskError, match="no dataclass"):
+        read_method(make(Sclip, plain=True)())
+    assert read_method(one)[1] == "slow"
     assert METHODS["fresh"] is one
     assert METHODS.origin("fresh") == __file__
     assert METHODS.origin("sclip") == "wordmask"

@@ -31,7 +31,7 @@ _WORD = re.compile(r"[a-z][a-z0-9_]*")
 
 
 class Registry(Mapping[str, Part]):
-    """Parts by name. Entry points are imported when they are asked for by name, or listed.
+    """Parts by name. Entry points are imported when they are looked up by name, or listed.
 
     Args:
         kind: what a part is called in messages.
@@ -108,10 +108,19 @@ class Registry(Mapping[str, Part]):
                 except KeyError:
                     raise unknown(self.kind, given, self) from None
             given = load_object(given)
-        if not any(given is part for part in self._known.values()):
-            given = self._check(given)
-            self._add(given)
-        return given
+        part = self.check(given)
+        if self._known.get(_name(part)) is not part:
+            self._add(part)
+        return part
+
+    def check(self, given: Any) -> Part:
+        """The part that something is, registered or not.
+
+        Raises:
+            WordmaskError: it is no such part.
+        """
+        known = any(given is part for part in self._known.values())
+        return given if known else self._check(given)
 
     def origin(self, name: str) -> str:
         """Where a part comes from: "wordmask", an installed package with its version, or a file."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -135,6 +136,7 @@ def test_rows_and_columns_are_not_swapped(networks, name, variant):
     assert across > 2 * abs(down)
 
 
+@dataclass(frozen=True)
 class Halves(Refiner):
     """A refiner of the tests: counts pictures, and halves all scores on a grid twice as fine."""
 
@@ -194,7 +196,10 @@ def test_windows_and_pads_are_joined_before(clip, texts, halves):
 def test_refiners_get_a_tensor_without_its_normalisation(clip, texts):
     given = []
 
+    @dataclass(frozen=True)
     class Recorder(Halves):
+        """Keeps what it is given."""
+
         def prepare(self, picture, networks):
             given.append(picture)
             return "prepared"
@@ -268,5 +273,5 @@ def test_reading_refiners(halves):
 
 
 def test_an_unknown_kind_of_network(clip):
-    with pytest.raises(WordmaskError, match="unknown kind of network 'vmf'"):
+    with pytest.raises(WordmaskError, match="unknown kind of auxiliary model 'vmf'"):
         Segmenter.from_pretrained(clip, networks={"vmf": "facebook/dino-vitb8"})

@@ -158,7 +158,7 @@ def read_method(
             f"got a variant or options with a method {type(given).__name__}(...), which has its "
             "own; give its class or name with them"
         )
-    METHODS.resolve(type(given))
+    METHODS.check(type(given))
     return given, variant_of(given)
 
 

@@ -99,7 +99,7 @@ def read_refiners(
     item: Any
     for item in given:
         if isinstance(item, Refiner):
-            REFINERS.resolve(type(item))
+            REFINERS.check(type(item))
             refiners.append(item)
             continue
         pair = isinstance(item, (tuple, list)) and len(item) == 2
