@@ -70,8 +70,8 @@ class Processed:
     Attributes:
         number, total: which of the pictures that were left to do, from 1, and how many they are.
         picture: the picture.
-        result: its labels; None where it failed.
-        reason: why it failed, on one line with its path; "" where it did not.
+        result: its labels; None if it failed.
+        reason: why it failed, on one line with its path; "" if it did not.
     """
 
     number: int
@@ -275,7 +275,7 @@ class FolderJob:
         work: Callable[..., Any],
         *arguments: Any,
     ) -> Any:
-        """`work(*arguments)`; None where it fails and its pictures are skipped."""
+        """`work(*arguments)`; None if it fails and its pictures are skipped."""
         try:
             return work(*arguments)
         except (WordmaskError, MemoryError, RuntimeError) as error:

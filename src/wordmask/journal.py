@@ -214,7 +214,7 @@ def _short(value: Any) -> str:
 
 
 def _entry(line: bytes) -> dict[str, Any] | None:
-    """What a line holds; None where it was cut short."""
+    """What a line holds; None if it was cut short."""
     try:
         entry = json.loads(line)
     except ValueError:

@@ -27,7 +27,7 @@ class Segmentation:
         labels: (H, W) uint8, or uint16 where there are more than 255 classes. 0 = none of the
             words, i = ``names[i - 1]``.
         names: the classes, each by its first name.
-        scores: (C, h, w) class scores on the patch grid, or None where they were not kept.
+        scores: (C, h, w) class scores on the patch grid, or None if they were not kept.
         provenance: how the labels came about (method, variant, options, model, weights, versions).
         image: (H, W, 3) uint8 RGB, the picture as it was segmented (upright), or None.
 

@@ -57,7 +57,7 @@ class LoadedClip:
 
     Attributes:
         model: a model of one of the `FAMILIES`.
-        tokenizer: its tokenizer, None where there is none.
+        tokenizer: its tokenizer, None if there is none.
         mean, std: how pictures are normalised; None leaves it to the family's tower.
         source: the id or folder it came from.
     """
@@ -77,7 +77,7 @@ class LoadedClip:
         return _family(self.model).tower(self.model, mean=self.mean, std=self.std, **settings)
 
     def text(self, cache_dir: str | os.PathLike[str] | None = None) -> TextTower | None:
-        """The text tower; None where there is no text half.
+        """The text tower; None if there is no text half.
 
         cache_dir: embeddings are kept in `wordmask` below it; None: the user's own cache.
         """

@@ -100,7 +100,7 @@ def load_from(
         kind: what the source is, for messages.
         index: the file that every folder must have.
         files: what a hub repository should have, named where something is missing.
-        weights: a folder must have one of these; empty where `load` knows better.
+        weights: a folder must have one of these; empty if `load` knows better.
         cache_dir, local_files_only: as for `load_clip`.
 
     Raises:

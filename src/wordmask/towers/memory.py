@@ -18,7 +18,7 @@ class TooLargeError(WordmaskError):
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Bytes that can still be taken on a device; None where that is not known."""
+    """Bytes that can still be taken on a device; None if that is not known."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     if device.type != "cpu":

@@ -35,7 +35,7 @@ class TextTower:
 
     Args:
         text_model: transformers' CLIP text model (`CLIPModel.text_model`), used through itself;
-            None where the model has no text side, which only `encode` refuses, as for a tokenizer.
+            None if the model has no text side, which only `encode` refuses, as for a tokenizer.
         text_projection: the map from its pooled state to the joint space.
         tokenizer: the checkpoint's tokenizer.
         cache_dir: folder for embeddings, made when needed; None keeps nothing on disk.
