@@ -163,7 +163,7 @@ class Segmentation:
         return drawing.heat_map(self.scores[label - 1], (height, width), low, high, self.image)
 
     def summary(self) -> dict[str, Any]:
-        """Summarise the result in plain values: size, pixels and share of each class, provenance."""
+        """Return size, pixels and share of each class, and provenance, as plain values."""
         height, width = self.labels.shape
         counts = self._counts().tolist()
         shares = [count / self.labels.size for count in counts]
