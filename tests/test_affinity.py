@@ -177,5 +177,5 @@ def test_mean_and_dense_of_chain():
 def test_a_subclass_must_say_how_it_is_applied():
     with pytest.raises(TypeError, match="Affinity does not say"):
         Affinity() @ torch.ones(2, 1)
-    with pytest.raises(TypeError, match="ByRows makes no rows"):
+    with pytest.raises(TypeError, match="ByRows does not implement rows"):
         ByRows().rows(slice(None))

@@ -93,7 +93,7 @@ def test_a_registry_is_a_mapping_that_nobody_writes_to(parts) -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"plain": True}, ["Mine", "no dataclass", "@dataclass(frozen=True)"]),
+        ({"plain": True}, ["Mine", "not a dataclass", "@dataclass(frozen=True)"]),
         ({"__doc__": None}, ["Mine", "no docstring"]),
         ({"__doc__": "  "}, ["Mine", "no docstring"]),
         ({"name": None}, ["Mine", "None", "plain word"]),
@@ -266,7 +266,7 @@ def test_data_sets_by_name_class_file_instance_and_folder(tmp_path) -> None:
         ("raise ValueError('a\\nb')", ["line 2", "ValueError: a"]),
         ("Other = 3", ["unknown name", "'Mine'"]),
         ("Mine = 3", ["got 3"]),
-        (FILE.replace("@dataclass(frozen=True)\n", ""), ["line", "no dataclass"]),
+        (FILE.replace("@dataclass(frozen=True)\n", ""), ["line", "not a dataclass"]),
         (FILE.replace('"depth": 1', '"dept": 1'), ["line", "'dept'", "depth"]),
     ],
 )
@@ -353,7 +353,7 @@ def test_a_plugin_is_imported_by_name_and_when_listed(plugins) -> None:
     ("text", "words"),
     [
         ("import no_such_thing", "ModuleNotFoundError"),
-        (FILE.replace("@dataclass(frozen=True)\n", ""), "no dataclass"),
+        (FILE.replace("@dataclass(frozen=True)\n", ""), "not a dataclass"),
         (FILE.replace('"mine"', '"thine"'), "'thine'"),
         ("", "AttributeError"),
     ],

@@ -159,7 +159,7 @@ def test_a_vision_model_alone_takes_text_features(photo):
     rows = torch.nn.functional.normalize(torch.randn(4, 48), dim=-1)
     one, two = (Segmenter.from_pretrained(m, "gem")(photo, rows) for m in (vision, clip))
     assert (one.labels == two.labels).all()
-    with pytest.raises(WordmaskError, match="no text half"):
+    with pytest.raises(WordmaskError, match="no text encoder"):
         Segmenter.from_pretrained(vision)(photo, ["cat"])
 
 

@@ -1,7 +1,7 @@
-"""Affinities between patches: row-stochastic maps, kept in the form that makes them cheap.
+"""Affinities between patches: row-stochastic maps, each stored in a form that is cheap to apply.
 
-Nothing here multiplies two L x L matrices, and only `dense()` makes one that was not given: a chain
-is applied right to left, an attention is made a block of rows at a time.
+Nothing here multiplies two L x L matrices, and only `dense()` forms one: a chain is applied right
+to left, an attention is computed a block of rows at a time.
 """
 
 from __future__ import annotations
@@ -16,14 +16,13 @@ from torch import Tensor
 from wordmask.errors import WordmaskError
 
 BLOCK = 2**20  # numbers in a block of rows: 4 MiB, which stays in a CPU's cache
-SPARSE = 1 / 10  # share of kept entries up to which keeping them pays
+SPARSE = 1 / 10  # share of entries up to which storing them is faster
 
 
 class Affinity:
-    """A row-stochastic L x L map A between the places of one picture, used as `A @ x`.
+    """A row-stochastic L x L map A between the patches of one picture, used as `A @ x`.
 
-    A subclass says how A is applied; what it keeps is its own matter. Places are the grid's
-    patches, row by row from the top left.
+    A subclass defines how A is stored and applied. Patches go row by row from the top left.
 
     Attributes:
         size: L.
@@ -33,7 +32,7 @@ class Affinity:
 
     def __matmul__(self, x: Tensor) -> Tensor:
         """A x for x (L, C), in the type and on the device of x."""
-        raise TypeError(f"{type(self).__name__} does not say how it is applied")
+        raise TypeError(f"{type(self).__name__} does not implement __matmul__")
 
     def dense(self) -> Tensor:
         """A as a tensor (L, L), float32: for pictures and tests."""
@@ -41,11 +40,11 @@ class Affinity:
 
 
 class ByRows(Affinity):
-    """An affinity that makes any of its rows, and is applied a block of rows at a time."""
+    """An affinity that can compute any of its rows; it is applied a block of rows at a time."""
 
     def rows(self, index: slice) -> Tensor:
         """The rows that `index` picks, (n, L)."""
-        raise TypeError(f"{type(self).__name__} makes no rows")
+        raise TypeError(f"{type(self).__name__} does not implement rows")
 
     def blocks(self) -> Iterator[slice]:
         """Slices that cover all rows. A block spreads over the whole picture: every n-th row."""
@@ -64,7 +63,7 @@ class ByRows(Affinity):
 
 
 class Dense(ByRows):
-    """A matrix (L, L) that is there already, rows summing to 1."""
+    """An affinity given as a matrix (L, L), rows summing to 1."""
 
     def __init__(self, matrix: Tensor):
         self.matrix = matrix
@@ -96,20 +95,21 @@ class Sharpened(ByRows):
     """An attention with its small entries set to 0 (CLIPer, supplement 6); rows sum to 1 again.
 
     With `column_maximum`, as the released code does: every column is divided by its maximum, and
-    entries below `threshold` are small; a row of which nothing is left stays 0. Without, entries
+    entries below `threshold` are small; a row without any large entry stays 0. Without, entries
     below `threshold` times the mean of a row, 1 / L, are small.
 
-    The column maxima need every row's softmax. One pass finds them and keeps, on the way, what the
-    maxima seen so far let through; a filter at its end makes that exact, and since every block is
-    spread over the picture, little is let through in vain. Where few entries stay, they are kept as
-    a sparse matrix and `attention` is dropped; else its rows are made again on each use.
+    The column maxima need every row's softmax. One pass computes them and stores, on the way, the
+    entries that are large against the maxima so far; a filter at the end makes that exact. Since
+    every block is spread over the picture, few entries are stored in vain. If few entries are
+    large, they are kept as a sparse matrix and `attention` is dropped; else its rows are computed
+    again on each use.
 
     Args:
         attention: the attention, rows summing to 1.
         threshold: between 0 and 1 with column maxima, else in units of a row's mean.
         column_maximum: see above.
-        epsilon: added to what is divided by.
-        sparse: share of entries up to which they are kept; 0 keeps none.
+        epsilon: added to divisors.
+        sparse: share of entries up to which they are stored; 0 stores none.
     """
 
     def __init__(
@@ -128,39 +128,39 @@ class Sharpened(ByRows):
         self.maximum: Tensor | None = None  # (L,) of every column
         self.kept: Tensor | None = None  # sparse (L, L), its rows in the order of the blocks
         if column_maximum or sparse:
-            self._look(attention, column_maximum, sparse)
+            self._scan(attention, column_maximum, sparse)
 
-    def _look(self, attention: ByRows, column_maximum: bool, sparse: float) -> None:
-        # Room for what may be kept is taken once: many small pieces would scatter the memory.
+    def _scan(self, attention: ByRows, column_maximum: bool, sparse: float) -> None:
+        # Allocated once: many small pieces would fragment the memory.
         room = int(2 * sparse * self.size**2)
         columns = values = counts = torch.empty(0)
-        seen = count = 0
+        scanned = count = 0
         keep = sparse > 0
         for block in self.blocks():
             rows = attention.rows(block)
             if column_maximum:
-                here = rows.amax(0)
-                self.maximum = here if self.maximum is None else self.maximum.maximum(here)
+                largest = rows.amax(0)
+                self.maximum = largest if self.maximum is None else self.maximum.maximum(largest)
             if not keep:
                 continue
-            if not seen:
+            if not scanned:
                 values = rows.new_empty(room)
                 columns = values.new_empty(room, dtype=torch.int32)
                 counts = values.new_empty(self.size, dtype=torch.int64)
             places = (rows >= self._least).flatten().nonzero()[:, 0]
-            rows_seen = slice(seen, seen + len(rows))
-            seen, start, count = rows_seen.stop, count, count + len(places)
-            keep = count <= 2 * sparse * seen * self.size
+            here = slice(scanned, scanned + len(rows))
+            scanned, start, count = here.stop, count, count + len(places)
+            keep = count <= 2 * sparse * scanned * self.size
             if keep:
                 columns[start:count] = places % self.size
                 values[start:count] = rows.flatten()[places]
-                counts[rows_seen] = (places // self.size).bincount(minlength=len(rows))
+                counts[here] = (places // self.size).bincount(minlength=len(rows))
         if keep:
             self._keep(counts, columns[:count], values[:count], sparse)
 
     @property
     def _least(self) -> Tensor | float:
-        """What an entry must reach to be kept."""
+        """The smallest value of a large entry."""
         if self.maximum is None:
             return self.threshold / self.size
         return self.threshold * (self.maximum + self.epsilon)
@@ -224,7 +224,7 @@ class Sharpened(ByRows):
 
 
 class Chain(Affinity):
-    """The product A_0 A_1 ... A_n, applied right to left and never multiplied out."""
+    """The product A_0 A_1 ... A_n, applied right to left; the product matrix is never formed."""
 
     def __init__(self, factors: Sequence[Affinity]):
         self.factors = tuple(factors)
@@ -266,7 +266,7 @@ class Sinkhorn:
         """One more round, then zero the small values; (..., T, T), rows sum to 1.
 
         symmetric: B <- (B + B^T) / 2, B <- relu(B - column mean), as the released code does;
-        else entries below the row's mean are set to 0, as the supplement is read here.
+        else entries below the row's mean are set to 0, our reading of the supplement.
         """
         kept = self.next_unnormalised(symmetric)
         return kept / kept.sum(-1, keepdim=True)
@@ -287,19 +287,19 @@ class Sinkhorn:
 
 
 class MaskedSoftmax(ByRows):
-    """Softmax of the cosines between features, with pairs that are unlike masked (ProxyCLIP).
+    """Softmax of the cosines between features, with dissimilar pairs masked (ProxyCLIP).
 
     With c_ij = cos(q_i, k_j), A = softmax(gamma (c_ij - beta mean(c)) + mask), where the mask is
-    -inf below 0: c_ij counts where it is at least beta mean(c). The mean is over the whole matrix
-    and needs none of it: it is the scalar product of the mean unit query and the mean unit key.
+    -inf below 0: c_ij counts if it is at least beta mean(c). The mean is over the whole matrix but
+    is computed without it, as the scalar product of the mean unit query and the mean unit key.
 
-    A place whose row is masked whole, as in a picture without any contrast, keeps what it has.
+    A patch whose row is fully masked, as in a picture without any contrast, keeps its own value.
 
     Args:
         queries: (L, D) features; vectors of zeros have cosine 0.
         keys: (L, D); None: the queries.
         beta, gamma: shift and scale of the cosines.
-        threshold: a fixed cosine from which pairs count, in place of beta mean(c) (supplement D).
+        threshold: a fixed cosine in place of beta mean(c) (supplement D).
 
     Raises:
         WordmaskError: features that are NaN or infinite, or of different shapes.
@@ -348,10 +348,10 @@ class MaskedSoftmax(ByRows):
         return weights
 
     def mix(self, maps: Tensor, grid: tuple[int, int]) -> Tensor:
-        """A U x for maps x on another grid, U their bilinear resizing to this affinity's.
+        """A U x for maps x on another grid, U their bilinear resizing to this affinity's grid.
 
-        Where that grid is much coarser and maps are many, (A U) x is the cheaper order: a row of A
-        is itself a map and is brought to the coarse grid, one axis after the other.
+        If that grid is much coarser and maps are many, (A U) x is cheaper: a row of A is itself a
+        map and is resized to the coarse grid, one axis after the other.
 
         Args:
             maps: (C, h', w').
@@ -362,7 +362,7 @@ class MaskedSoftmax(ByRows):
         """
         x = maps.to(self.keys)
         saved = len(x) * (1 - x[0].numel() / self.size)  # products for each entry of A
-        coarse = saved > 3 * x.shape[2]  # what bringing it to the coarse grid costs, as measured
+        coarse = saved > 3 * x.shape[2]  # measured cost of resizing to the coarse grid
         if coarse:
             along_y = _resizing(x.shape[1], grid[0]).to(x)  # (h, h')
             along_x = _resizing(x.shape[2], grid[1]).to(x)  # (w, w')
@@ -380,7 +380,7 @@ class MaskedSoftmax(ByRows):
 
 
 def _times(rows: Tensor, x: Tensor) -> Tensor:
-    """rows @ x; in this order a third faster on a CPU where x has few columns."""
+    """rows @ x; in this order a third faster on a CPU if x has few columns."""
     return (x.T @ rows.T).T
 
 

@@ -1,4 +1,4 @@
-"""Folders of pictures, segmented into a folder of results that a later run goes on with."""
+"""Segment folders of pictures into a folder of results; a later run resumes an earlier one."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ SUFFIXES = {  # of the results of each format
     "scores": "_scores.npz",
     "json": ".json",
 }
-FORMATS = ("labels", "overlay", "json")  # unless others are chosen
+FORMATS = ("labels", "overlay", "json")  # by default
 LOW_MEMORY_GROUP = 16  # pictures for which each network is loaded once with low_memory
 LONGEST_JPEG = 65_000
 
@@ -50,7 +50,7 @@ class Picture:
 
     Attributes:
         path: its file.
-        name: what its results are called: folders below that of the results, no suffix.
+        name: the path of its results below the folder of results, without suffix.
         image_labels: the classes known to be in it; None: nothing is known.
     """
 
@@ -68,10 +68,10 @@ class Processed:
     """A picture that was segmented, or that could not be.
 
     Attributes:
-        number, total: which of the pictures that were left to do, from 1, and how many they are.
+        number, total: index among the pictures left to do, from 1, and their number.
         picture: the picture.
-        result: its labels; None where it failed.
-        reason: why it failed, on one line with its path; "" where it did not.
+        result: its labels; None if it failed.
+        reason: why it failed, on one line with its path; "" if it did not.
     """
 
     number: int
@@ -83,12 +83,12 @@ class Processed:
 
 @dataclass
 class Summary:
-    """What became of the pictures of a run.
+    """Counts of a run over many pictures.
 
     Attributes:
         names: the classes (C).
-        segmented: pictures whose results were made.
-        skipped: pictures whose results were there, made before.
+        segmented: number of pictures segmented now.
+        skipped: number of pictures skipped, since their results exist.
         failed: why pictures could not be segmented, by path.
         pixels: (C + 1,) pixels of each label over the pictures segmented, label 0 (none) first.
         occurrences: (C + 1,) in how many of the pictures segmented each label occurs.
@@ -128,9 +128,9 @@ def segment_folder(
 ) -> Summary:
     """Segment many pictures by the same words into files, as `wordmask segment` does.
 
-    A second call goes on where the first was stopped, at whatever moment: pictures whose results
-    are there, made from the same file with the same settings, are skipped. Results are named after
-    the pictures and keep the folders below a folder that was given.
+    A second call resumes the first wherever it was stopped: pictures with results made from the
+    same file with the same settings are skipped. Results are named after the pictures and keep
+    the subfolders of a folder that was given.
 
     Args:
         segmenter: with `low_memory`, pictures are taken in groups of 16.
@@ -141,16 +141,16 @@ def segment_folder(
         formats: among "labels" (NAME_labels.png, pixel values are labels), "overlay"
             (NAME_overlay.jpg), "scores" (NAME_scores.npz: `scores` (C, h, w) on the patch grid and
             `names`) and "json" (NAME.json: pixel shares and provenance).
-        overwrite: make results again that are there, and replace those of other settings.
-        on_error: at a picture that cannot be used "stop", or "skip" it.
-        image_labels: the only classes that get pixels, for each picture: a CSV file with a row a
-            picture (its name, then its classes), or a dict. A picture is found by its path, its
-            file name or its name without suffix.
+        overwrite: make existing results again, and replace those of other settings.
+        on_error: "stop" at a picture that cannot be used, or "skip" it.
+        image_labels: the only classes that get pixels, for each picture: a CSV file with a row for
+            each picture (its name, then its classes), or a dict. A picture is found by its path,
+            its file name or its name without suffix.
         progress: called after every picture.
 
     Raises:
-        WordmaskError: what cannot be used of the arguments, `out` holds results of other settings,
-            a result cannot be written; a picture cannot be used and `on_error` is "stop".
+        WordmaskError: an argument cannot be used, `out` holds results of other settings, a result
+            cannot be written; a picture cannot be used and `on_error` is "stop".
     """
     settings = run_settings(
         segmenter.method,
@@ -175,15 +175,15 @@ def segment_folder(
 
 
 class FolderJob:
-    """What `segment_folder` has to do, known before a model is loaded.
+    """The work of `segment_folder`, checked before a model is loaded.
 
     Args:
         settings: what `run_settings` returned; all others as for `segment_folder`.
 
     Attributes:
         pictures: all pictures.
-        todo: those whose results are not there.
-        summary: what became of them so far.
+        todo: those without results.
+        summary: the counts so far.
     """
 
     def __init__(
@@ -222,7 +222,7 @@ class FolderJob:
         self.summary = Summary(self.words.names, skipped=len(self.pictures) - len(self.todo))
 
     def check_first(self, max_pixels: int | None) -> None:
-        """Read the first picture left to do where a bad one stops the run.
+        """Read the first picture left to do, if a bad one would stop the run.
 
         Raises:
             ImageError: it cannot be read or has more than `max_pixels` pixels.
@@ -237,7 +237,7 @@ class FolderJob:
     ) -> Summary:
         """Segment what is left to do. Raises as `segment_folder` does."""
         weights = segmenter.weights()
-        # a name stands for other weights where a file was replaced, and for many models in memory
+        # one name may stand for other weights: a file was replaced, or the model is in memory
         others = [key for key, entry in self.journal.items() if entry["weights"] != weights]
         if others and not self.overwrite:
             raise WordmaskError(
@@ -246,7 +246,7 @@ class FolderJob:
             )
         if not self.todo:
             return self.summary
-        if not segmenter.low_memory:  # else every network is loaded in its turn
+        if not segmenter.low_memory:  # else each network is loaded when its turn comes
             segmenter.networks.load(used_networks(segmenter.method, segmenter.refiners))
         texts = segmenter.encode_text(self.words, self.background)
         at_once = LOW_MEMORY_GROUP if segmenter.low_memory else 1
@@ -275,7 +275,7 @@ class FolderJob:
         work: Callable[..., Any],
         *arguments: Any,
     ) -> Any:
-        """`work(*arguments)`; None where it fails and its pictures are skipped."""
+        """Return `work(*arguments)`; None if it fails and its pictures are skipped."""
         try:
             return work(*arguments)
         except (WordmaskError, MemoryError, RuntimeError) as error:
@@ -297,10 +297,10 @@ class FolderJob:
         return result
 
     def _is_done(self, picture: Picture) -> bool:
-        """Whether all results of a picture as it is now are there.
+        """Whether all results of a picture exist and were made from its file as it is now.
 
         Raises:
-            WordmaskError: the results of this name belong to another picture, or to nobody.
+            WordmaskError: results of this name exist and are of another picture, or of no run.
         """
         if self.overwrite:
             return False
@@ -316,7 +316,7 @@ class FolderJob:
         if entry["picture"] != now["picture"]:
             raise WordmaskError(
                 f"{shown(self.out / picture.name)} was made from {shown(entry['picture'])} and now "
-                f"{shown(picture.path)} comes to that name; choose another out folder, or overwrite"
+                f"{shown(picture.path)} has that name; choose another out folder, or overwrite"
             )
         return entry == {**now, "weights": entry["weights"]} and len(there) == len(self.formats)
 
@@ -330,7 +330,7 @@ def _score(
 def _writer(
     one: str, result: Segmentation, picture: Picture, words: Vocabulary
 ) -> Callable[[BinaryIO], object]:
-    """What writes a result in a format into a file."""
+    """The function that writes a result in a format into a file."""
     if one == "labels":
         labels = result.label_image()
         return lambda file: labels.save(file, "PNG")
@@ -357,10 +357,10 @@ def run_settings(
     model: str,
     dtype: torch.dtype,
 ) -> dict[str, Any]:
-    """What results depend on beside words and pictures, as plain values.
+    """The settings that results depend on besides words and pictures, as plain values.
 
     Args:
-        networks: the sources of auxiliary models by kind; those that are used count.
+        networks: the sources of auxiliary models by kind; unused kinds are left out.
         model: the id or folder of the model.
     """
     options = method.options()
@@ -386,7 +386,7 @@ def used_networks(method: Method, refiners: Sequence[Refiner]) -> list[str]:
 
 
 def _source(source: Any) -> str:
-    """Where weights come from; of a module in memory what they are."""
+    """The source of weights; for a module in memory, their hash."""
     if isinstance(source, (str, os.PathLike)):
         text = os.fspath(source)
         if is_file(text):
@@ -416,15 +416,15 @@ def check_formats(formats: Iterable[str]) -> tuple[str, ...]:
 
 
 def find_pictures(inputs: Inputs, out: Path) -> list[Picture]:
-    """List the pictures that files, folders and patterns stand for, each with a name of its own.
+    """List the pictures that files, folders and patterns stand for, each with a unique name.
 
     A name is the path below the folder (or the fixed part of the pattern) that was given, without
-    the suffix. Where two pictures come to one name, all are named by their paths below the deepest
+    the suffix. If two pictures would get one name, all are named by their paths below the deepest
     folder that they share; pictures that differ in their suffix alone keep it. Results of an
-    earlier run in `out` are no pictures.
+    earlier run in `out` are left out.
 
     Raises:
-        ImageError: an input stands for nothing, as `wordmask.images.find_images` says it.
+        ImageError: an input stands for no picture, see `wordmask.images.find_images`.
     """
     from wordmask.images import find_images
 
@@ -458,12 +458,12 @@ def find_pictures(inputs: Inputs, out: Path) -> list[Picture]:
 
 
 def _repeated(names: Iterable[str]) -> set[str]:
-    """Names that come more than once where a file system does not tell case apart."""
+    """Names that occur more than once on a file system that ignores case."""
     return {name for name, count in Counter(x.casefold() for x in names).items() if count > 1}
 
 
 def _root(given: str) -> str:
-    """A folder itself; of a pattern, the folders before its first wildcard."""
+    """A folder itself; for a pattern, the folders before its first wildcard."""
     if os.path.isdir(given):
         return given
     parts: list[str] = []
@@ -486,12 +486,12 @@ def _is_result(path: Path, out: Path) -> bool:
 def add_image_labels(
     pictures: Sequence[Picture], image_labels: ImageLabels, words: Vocabulary
 ) -> list[Picture]:
-    """The pictures with their image-level labels, see `segment_folder`.
+    """Return the pictures with their image-level labels, see `segment_folder`.
 
-    Rows of other pictures are passed over, so that one file serves for parts of a data set.
+    Rows of other pictures are ignored, so that one file serves for parts of a data set.
 
     Raises:
-        WordmaskError: a file that cannot be read, a picture without a row, a label that is no
+        WordmaskError: a file that cannot be read, a picture without a row, a label that is not a
             class.
     """
     if isinstance(image_labels, Mapping):
@@ -514,7 +514,7 @@ def add_image_labels(
 
 
 def _read_table(file: Path) -> dict[str, Sequence[str]]:
-    """The rows of a CSV file by their first cell; empty cells are passed over."""
+    """The rows of a CSV file by their first cell; empty cells are ignored."""
     import csv
 
     try:
@@ -531,12 +531,12 @@ def _read_table(file: Path) -> dict[str, Sequence[str]]:
 
 
 def _entry(picture: Picture) -> dict[str, Any]:
-    """By what a picture is known to be the same as before."""
+    """What must be equal for a picture to count as unchanged."""
     try:
         status = picture.path.stat()
         size, modified = status.st_size, status.st_mtime_ns
     except OSError:
-        size = modified = -1  # reading it says what is wrong
+        size = modified = -1  # reading it reports the error
     labels = picture.image_labels
     return {
         "picture": os.path.abspath(picture.path),
@@ -547,7 +547,7 @@ def _entry(picture: Picture) -> dict[str, Any]:
 
 
 def _reason(error: Exception, path: Path) -> str:
-    """Why a picture cannot be segmented, with its path; errors of the program itself pass."""
+    """Why a picture cannot be segmented, with its path; errors in the code itself are raised."""
     text = str(error)
     if not isinstance(error, WordmaskError):
         if not isinstance(error, MemoryError) and "memory" not in text.lower():

@@ -26,7 +26,7 @@ PALE_INK = (96, 96, 104)
 # -------------------------------------------------------------------------------------------------
 # Colours
 
-# The first classes get colours spread by hand in OKLab: 0.10 at least from each other, from black,
+# The first classes get colours chosen by hand in OKLab: 0.10 at least from each other, from black,
 # white and grey; the first ten are 0.05 apart under protanopia and deuteranopia too.
 FIRST_COLOURS = (
     "1a75f0 f0820f 14b07c d8284f 7420c8 fbe41a 40e4ee ff86dd 7c2a10 a4d41c 08609e a68cff "
@@ -50,7 +50,7 @@ def palette(n: int) -> np.ndarray:
     """Colours for ``n`` classes: (n + 1, 3) uint8, row 0 black for "none of the words".
 
     Row i does not depend on ``n``: a class keeps its colour when classes are added. From the 25th
-    class on the hue advances by the golden angle while lightness and chroma take turns.
+    class on the hue advances by the golden angle while lightness and chroma alternate.
     """
     colours = np.zeros((n + 1, 3), dtype=np.uint8)
     first = np.array([list(bytes.fromhex(colour)) for colour in FIRST_COLOURS.split()], np.uint8)
@@ -125,7 +125,7 @@ def overlay(
     alpha: float = 0.55,
     legend: bool = True,
 ) -> Image.Image:
-    """Lay the colours of the classes over a picture, with thin contours and a legend.
+    """Draw the colours of the classes over a picture, with thin contours and a legend.
 
     Args:
         image: the picture, of the height and width of ``labels``; None draws flat colours on black.
@@ -167,13 +167,13 @@ def heat_map(
     image: np.ndarray | Image.Image | None = None,
     alpha: float = 0.6,
 ) -> Image.Image:
-    """Draw values as heat, from dark violet (``low`` and less) to pale yellow (``high`` and more).
+    """Draw a heat map, from dark violet (``low`` and less) to pale yellow (``high`` and more).
 
     Args:
         values: (h, w) real numbers, for example one class on the patch grid.
         size: height and width of the result; the values are resized to it bilinearly.
-        low: the value of the darkest colour. It is never guessed from ``values``, so that several
-            maps can be given the same range and be compared.
+        low: the value of the darkest colour. It is never derived from ``values``, so that several
+            maps can share one range and be compared.
         high: the value of the brightest colour; where it equals ``low``, the map is dark.
         image: a picture, resized to ``size``, that shines through in grey.
         alpha: opacity of the colours over the picture, 0 to 1.
@@ -207,7 +207,7 @@ def strip(
     columns: int | None = None,
     height: int | None = None,
 ) -> Image.Image:
-    """Set pictures of equal height in a grid on white, each under its title.
+    """Arrange pictures of equal height in a grid on white, each under its title.
 
     Args:
         images: one picture or more; their shapes may differ. One more than four times as wide as
@@ -309,7 +309,7 @@ def check_labels(labels: np.ndarray, names: Sequence[str]) -> None:
 
 
 def percent(share: float) -> str:
-    """Write a share from 0 to 1 in whole percent; what is neither none nor all never reads so."""
+    """Format a share from 0 to 1 in whole percent; only 0 reads "0 %" and only 1 "100 %"."""
     if 0 < share < 0.01:
         return "<1 %"
     if 0.99 < share < 1:
@@ -318,7 +318,7 @@ def percent(share: float) -> str:
 
 
 def _photo(image: np.ndarray | Image.Image) -> Image.Image:
-    """Give a new RGB image of a picture."""
+    """Return a new RGB image of a picture."""
     if isinstance(image, Image.Image):
         return image.convert("RGB") if image.mode != "RGB" else image.copy()
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8:
@@ -352,7 +352,7 @@ def _contoured(painted: Image.Image, labels: np.ndarray) -> Image.Image:
 
 
 def _widened(mask: np.ndarray, reach: int) -> np.ndarray:
-    """Widen a mask by so many pixels to its four sides."""
+    """Widen a mask by `reach` pixels on its four sides."""
     for _ in range(reach):
         wider = mask.copy()
         wider[1:] |= mask[:-1]
@@ -366,13 +366,13 @@ def _widened(mask: np.ndarray, reach: int) -> np.ndarray:
 # -------------------------------------------------------------------------------------------------
 # Legend and text
 
-MOST_ENTRIES = 60  # what a person can still look up; the rest becomes one entry
+MOST_ENTRIES = 60  # the rest is summed in one entry
 
 
 def _entries(
     labels: np.ndarray, names: Sequence[str]
 ) -> list[tuple[tuple[int, ...] | None, str, float]]:
-    """Colour, name and share of what the legend shows, most pixels first, unlabelled last."""
+    """Colour, name and share of the entries of the legend, most pixels first, unlabelled last."""
     counts = np.bincount(labels.ravel().astype(np.intp), minlength=len(names) + 1)
     colours = palette(len(names)).tolist()
     order = [i for i in (np.argsort(-counts[1:], kind="stable") + 1).tolist() if counts[i]]
@@ -497,8 +497,8 @@ def _draws(path: str | None, character: str) -> bool:
 def _font(text: str, size: int) -> tuple[ImageFont.FreeTypeFont, str]:
     """Choose the font that can draw a text, and the text as it can be drawn.
 
-    Where no font at hand has a letter, it loses its accents (é to e); what is still missing is
-    drawn as the empty box of the font.
+    A letter that no installed font has loses its accents (é to e); what is still missing is drawn
+    as the empty box of the font.
     """
     text = "".join("\ufffd" if unicodedata.category(c) in ("Cc", "Cs") else c for c in text)
     path: str | None = None
@@ -516,7 +516,7 @@ def _unaccented(character: str) -> str:
 
 
 def _cut(text: str, size: int, width: int) -> str:
-    """Shorten a text to a width in pixels, with an ellipsis in place of what is left out."""
+    """Shorten a text to a width in pixels, with an ellipsis for what is left out."""
     text = " ".join(text.split())
     font, shown = _font(text[:300], size)
     if len(text) <= 300 and font.getlength(shown) <= width:
@@ -532,7 +532,7 @@ def _cut(text: str, size: int, width: int) -> str:
 
 
 def _wrapped(text: str, size: int, width: int, lines: int) -> list[str]:
-    """Break a text into at most so many lines of a width in pixels; the last one is cut."""
+    """Break a text into at most `lines` lines of a width in pixels; the last one is cut."""
     words = text.split()
     done: list[str] = []
     while len(done) < lines - 1 and words:

@@ -1,4 +1,4 @@
-"""What encoding pictures leaves behind, ready to be compared with any words."""
+"""Encoded pictures: dense features, ready to be compared with any words."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from wordmask.windows import ScoreMap, Tile, Window
 
 @dataclass(frozen=True, eq=False)
 class DenseFeatures:
-    """What a method makes of a batch of pictures (or of windows).
+    """The output of a method for a batch of pictures (or of windows).
 
     Attributes:
         features: (B, E, h, w) projected patch features, float32, before L2 normalisation.
-        state: what else the method's own `scores` and `rule` read: a frozen dataclass of tensors
-            (B, ...) and tuples of B items; None where features are all.
+        state: what else the method's own `scores` and `rule` need: a frozen dataclass of tensors
+            (B, ...) and tuples of B items; None if they need nothing else.
     """
 
     features: Tensor
@@ -29,7 +29,7 @@ class DenseFeatures:
 
     @classmethod
     def join(cls, parts: Sequence[DenseFeatures]) -> DenseFeatures:
-        """Parts of a batch as one."""
+        """Join parts of a batch."""
         if len(parts) == 1:
             return parts[0]
         state = None if parts[0].state is None else _join([part.state for part in parts])
@@ -37,7 +37,7 @@ class DenseFeatures:
 
 
 def _join(states: Sequence[Any]) -> Any:
-    """States of parts of a batch as one: tensors and tuples are joined along the pictures."""
+    """Join the states of parts of a batch: tensors and tuples are joined along the pictures."""
     joined: dict[str, Any] = {}
     for item in dataclasses.fields(states[0]):
         values = [getattr(state, item.name) for state in states]
@@ -55,14 +55,14 @@ class Encoding:
     Attributes:
         features: (B, E, h, w) projected patch features, float32, before L2 normalisation. With
             sliding windows (B * windows, E, h, w), the windows of a picture one after the other.
-        state: what else the method keeps, its own dataclass, see `DenseFeatures`.
-        pixels: (B, 3, H', W') normalised, what the network saw before a pad.
+        state: what else the method needs, its own dataclass, see `DenseFeatures`.
+        pixels: (B, 3, H', W') normalised, the input of the network before padding.
         sizes: (H, W) of every picture as it was given, B of them.
         pad: pixels added at (top, left, bottom, right).
         windows: the windows shared by all pictures of the batch; empty for whole pictures.
-        images: the upright uint8 pictures, where pictures were given and not a tensor.
+        images: the upright uint8 pictures; empty if a tensor was given.
         single: one picture was given, and not a list or a batch.
-        prepared: a cache of what refiners made of the pictures, by picture and refiner.
+        prepared: cached outputs of `Refiner.prepare`, by picture and refiner.
     """
 
     features: Tensor
@@ -85,11 +85,11 @@ class Encoding:
 
     @property
     def pixel_size(self) -> tuple[int, int]:
-        """(H', W') that the network saw, before a pad."""
+        """(H', W') of the network's input before padding."""
         return self.pixels.shape[2], self.pixels.shape[3]
 
     def score_maps(self, scores: Tensor) -> list[ScoreMap]:
-        """Scores (B * windows, R, h, w) of `features`, one score map a picture."""
+        """Scores (B * windows, R, h, w) of `features` as one score map for each picture."""
         count = len(self.windows) or 1
         return [self.score_map(part) for part in scores.split(count)]
 
@@ -105,6 +105,6 @@ class Encoding:
         return ScoreMap(tiles, self.pixel_size)
 
     def patches(self, patch: int) -> tuple[int, int]:
-        """The patch grid of a picture alone: without pad, and whole where windows slide."""
+        """The patch grid of the whole picture, without padding and without windows."""
         height, width = (max(side // patch, 1) for side in self.pixel_size)
         return height, width

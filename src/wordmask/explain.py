@@ -1,4 +1,4 @@
-"""Pictures of what a method sees: attention of one patch, similarity by layer, class maps.
+"""Visualisations of a method: attention of one patch, similarity by layer, class maps.
 
 The picture is taken whole: sliding windows are ignored here. A point is (x, y) in pixels of the
 upright picture, None its centre. h, w is the patch grid, N the number of blocks, C of classes.
@@ -28,12 +28,12 @@ from wordmask.windows import ScoreMap, Tile, Window
 
 Point = tuple[int, int]
 
-MOST_CLASSES = 14  # heat maps of one picture that a person still compares
+MOST_CLASSES = 14  # heat maps drawn for one picture
 PAGE = 2000  # width of a page of pictures in pixels, about
 
 
 def check_point(point: Point | None, picture: np.ndarray) -> Point:
-    """Return a point of a picture (H, W, 3) as it is, and the centre for None.
+    """Return a point of a picture (H, W, 3), or its centre for None.
 
     Raises:
         WordmaskError: the point is outside the picture.
@@ -49,7 +49,7 @@ def check_point(point: Point | None, picture: np.ndarray) -> Point:
 
 
 class PatchGrid:
-    """One picture as a method's network takes it, and the way from its pixels to patches and back.
+    """One picture as a method's network takes it, with the mapping between pixels and patches.
 
     Attributes:
         picture: (H, W, 3) uint8, upright.
@@ -68,7 +68,7 @@ class PatchGrid:
         self.size = (self._canvas[0] // patch, self._canvas[1] // patch)
 
     def patch_at(self, point: Point | None = None) -> tuple[int, int]:
-        """Row and column of the patch that a point of the picture falls in.
+        """Row and column of the patch that contains a point of the picture.
 
         Raises:
             WordmaskError: the point is outside the picture.
@@ -83,7 +83,7 @@ class PatchGrid:
         return found[0], found[1]
 
     def spread(self, maps: Tensor, size: tuple[int, int]) -> np.ndarray:
-        """Maps (R, h, w) stretched over the picture at `size`, (R, *size): as labels are read."""
+        """Resize maps (R, h, w) to the picture at `size`, (R, *size), as is done for labels."""
         window = Window(0, 0, *self._inner)
         tile = Tile(maps.float(), window, self._canvas, self._offset)
         return ScoreMap([tile], self._inner).rows(0, size[0], size).cpu().numpy()
@@ -102,11 +102,11 @@ class PatchGrid:
 
 @dataclass(frozen=True)
 class PatchAttention:
-    """What one patch attends to, mean over the heads, the class token left out.
+    """The attention of one patch, averaged over the heads, without the class token.
 
     Attributes:
         before: (h, w), softmax(QK^T / sqrt d) of CLIP's last block.
-        after: (h, w), the map that the method mixes patches with instead.
+        after: (h, w), the map with which the method mixes patches instead.
         patch: row and column of the patch.
     """
 
@@ -123,7 +123,7 @@ def attention_of_patch(
     Rows of CLIP's map sum to 1 with the class token, so `before` sums to a little less.
 
     Args:
-        segmenter: whose method and network.
+        segmenter: the method and the network.
         image: a path, a PIL image or a uint8 array (H, W, 3).
         point: (x, y) in pixels; None: the centre.
 
@@ -144,9 +144,9 @@ def similarity_by_layer(segmenter: Segmenter, image: Any, point: Point | None = 
 
 
 def draw_attention(segmenter: Segmenter, image: Any, point: Point | None = None) -> Image.Image:
-    """Draw the photo with the point, and `attention_of_patch` over it, the patch framed.
+    """Draw the photo with the point, and `attention_of_patch` over it with the patch framed.
 
-    Each map has a scale of its own from 0 to its 99th percentile, which its title gives.
+    Each map has its own scale from 0 to its 99th percentile, which its title gives.
     """
     grid = PatchGrid(segmenter, image)
     attention = _attention(segmenter, grid, grid.patch_at(point))
@@ -170,10 +170,10 @@ def draw_layers(
     background: Any = None,
     point: Point | None = None,
 ) -> Image.Image:
-    """Draw `similarity_by_layer` on one scale and, below it, the labels that each set alone gives.
+    """Draw `similarity_by_layer` on one scale, then the labels of each feature set alone.
 
-    The scale begins at the 1st percentile. At the end come the labels that the method makes of all
-    sets, with the legend. A method that keeps one set of features has the first part only.
+    The scale begins at the 1st percentile. The labels from all sets come last, with the legend. A
+    method with one set of features has the first part only.
     """
     segmenter = _whole(segmenter)
     grid = PatchGrid(segmenter, image)
@@ -197,9 +197,9 @@ def draw_layers(
 def draw_classes(
     segmenter: Segmenter, image: Any, words: Any, background: Any = None
 ) -> Image.Image:
-    """Draw the scores of the classes over the photo on one shared scale; then the labels.
+    """Draw the scores of the classes over the photo on one shared scale, then the labels.
 
-    Titles give each class's own range. Of more than 14 classes, those with most pixels are drawn.
+    Titles give the range of each class. Of more than 14 classes, those with most pixels are drawn.
     """
     segmenter = _whole(segmenter)
     grid = PatchGrid(segmenter, image)
@@ -229,7 +229,7 @@ def draw_classes(
 
 
 def _whole(segmenter: Segmenter) -> Segmenter:
-    """The same without sliding windows."""
+    """The same segmenter without sliding windows."""
     method = segmenter.method
     if not method.window:
         return segmenter
@@ -279,7 +279,7 @@ def _set_maps(segmenter: Segmenter, grid: PatchGrid, words: Any, background: Any
 
 
 def _labels(maps: np.ndarray, classes: int) -> np.ndarray:
-    """Argmax of (C or C + 1, H, W) as labels, the map after the classes being label 0."""
+    """Argmax of (C or C + 1, H, W) as labels; a map after those of the classes is label 0."""
     labels = maps.argmax(0) + 1
     return np.where(labels > classes, 0, labels)
 
@@ -288,7 +288,7 @@ def _labels(maps: np.ndarray, classes: int) -> np.ndarray:
 
 
 class _Photo:
-    """The picture at the size of a strip, with maps laid over it and the point marked."""
+    """The picture at the size of a strip, to draw with maps over it and the point marked."""
 
     def __init__(self, grid: PatchGrid, point: Point | None, side: int):
         height, width = grid.picture.shape[:2]
@@ -307,7 +307,7 @@ class _Photo:
         return drawing.mark_point(self.plain, *self.at)
 
     def framed(self, picture: Image.Image) -> Image.Image:
-        """A picture of this size with a frame around the patch, which a mark would hide."""
+        """Draw a frame around the patch on a picture of this size; a mark would hide the patch."""
         left, top, right, bottom = self.grid.cell(self.patch, self.size)
         draw = ImageDraw.Draw(picture)
         draw.rectangle((left - 2, top - 2, right + 2, bottom + 2), outline=drawing.INK)

@@ -1,4 +1,4 @@
-"""Writing files so that nobody ever reads half of one, and naming them in messages."""
+"""Writing files whole or not at all, and naming them in messages."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from wordmask.errors import WordmaskError
 def write_atomically(path: str | Path, write: Callable[[BinaryIO], object]) -> None:
     """Write a file whole or not at all.
 
-    ``write`` fills a temporary file in the folder of ``path``, which then takes the place of
-    ``path`` in one step. Where ``write`` fails or is interrupted, the temporary file is removed and
-    an earlier file of that name stays as it was. A link is followed: the file it names is replaced.
+    ``write`` fills a temporary file in the folder of ``path``, which then replaces ``path`` in one
+    step. If ``write`` fails or is interrupted, the temporary file is removed and an earlier file of
+    that name stays as it was. A link is followed: the file it names is replaced.
 
     Raises:
         WordmaskError: the folder is missing, cannot be written or is full, or ``path`` is
@@ -56,11 +56,11 @@ def make_folder(folder: str | Path) -> None:
 
 
 def shown(path: str | os.PathLike[str]) -> str:
-    """A path as text for people, also where it is not valid text."""
+    """A path as printable text, even if its name is not valid text."""
     return one_line(os.fsencode(path).decode("utf-8", "replace"))
 
 
 def one_line(text: str, longest: int | None = None) -> str:
-    """A text that prints on one line and steers no terminal, cut to a length where one is given."""
+    """A text on one line without control characters, cut to `longest` characters if given."""
     text = "".join(c if c.isprintable() else "\ufffd" for c in " ".join(text.split()))
     return text if longest is None or len(text) <= longest else f"{text[: longest - 3]}..."

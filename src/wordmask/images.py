@@ -34,12 +34,12 @@ IMAGE_SUFFIXES = frozenset({
     ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp",
 })
 # fmt: on
-"""The suffixes, in lower case, by which `find_images` knows a picture in a folder."""
+"""The suffixes, in lower case, by which `find_images` recognises a picture in a folder."""
 
 RESAMPLES = ("pil-bicubic", "pil-bilinear", "cv2-bilinear")
-"""The resamplings that `prepare` knows."""
+"""The resampling modes of `prepare`."""
 
-# What turns a stored picture upright, by the value of its EXIF orientation.
+# The transpose that turns a stored picture upright, by the value of its EXIF orientation.
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -62,13 +62,12 @@ def read_image(
 ) -> RGB:
     """Read a picture as upright 8-bit RGB.
 
-    The EXIF orientation is undone. Transparency is laid over white. Of an animation or a file
-    with several pages the first is read; a PIL image is taken at the frame where it stands.
-    Grey pictures of 16 bits are divided by 257. PIL's modes I and F do not tell their range, so
-    it is the smallest that holds the values: 0..255 or 0..65535 for I (always 0..65535 when read
-    from PNG or PPM), 0..1, 0..255 or 0..65535 for F. Values that resampling left a little outside
-    of 0..1 (up to 0.05) are clipped; other negative values are refused. Colour profiles are not
-    applied.
+    The EXIF orientation is undone. Transparent pixels are blended with white. Of an animation or a
+    file with several pages the first is read; a PIL image is taken at its current frame. Grey
+    pictures of 16 bits are divided by 257. PIL's modes I and F do not state their range, so it is
+    the smallest that holds the values: 0..255 or 0..65535 for I (always 0..65535 when read from PNG
+    or PPM), 0..1, 0..255 or 0..65535 for F. Values that resampling left a little outside of 0..1
+    (up to 0.05) are clipped; other negative values are refused. Colour profiles are not applied.
 
     Args:
         source: path of a local file, PIL image, or uint8 array (H, W, 3) RGB, (H, W, 4) RGBA or
@@ -81,7 +80,7 @@ def read_image(
         uint8 (H, W, 3) RGB, C-contiguous, in memory of its own.
 
     Raises:
-        ImageError: the source is no picture that can be read; one line that says why.
+        ImageError: the source cannot be read as a picture; the message says why.
     """
     if max_pixels is not None and max_pixels < 1:
         raise WordmaskError(f"max_pixels must be at least 1, or None; got {max_pixels}")
@@ -137,7 +136,7 @@ def _open(stream: BinaryIO, shown: str) -> Image.Image:
     """Identify the picture and read its header.
 
     `Image.open` would warn or raise at the limit of the process, a global that every thread
-    shares; asking the registered decoders directly leaves the limit to the caller.
+    shares; calling the registered decoders directly leaves the limit to the caller.
     """
     prefix = stream.read(16)
     if not prefix:
@@ -186,15 +185,15 @@ def _decode(image: Image.Image, shown: str, max_pixels: int | None) -> RGB:
 
 
 def _to_rgb(image: Image.Image, shown: str) -> RGB:
-    image.load()  # before the orientation is asked for: PIL turns TIFF upright while loading
+    image.load()  # before the orientation is read: PIL turns TIFF upright while loading
     from_16_bits = image.mode.startswith("I;16") or (
         image.mode == "I" and image.format in ("PNG", "PPM")
     )
     try:
         orientation = image.getexif().get(Base.Orientation)
-    except Exception:  # a damaged EXIF block says nothing against the pixels
+    except Exception:  # the pixels may be fine although the EXIF block is damaged
         orientation = None
-    # Not ImageOps.exif_transpose: it writes the whole EXIF block anew and fails on odd tags.
+    # Not ImageOps.exif_transpose: it rewrites the whole EXIF block and fails on odd tags.
     if orientation in _UPRIGHT:
         image = image.transpose(_UPRIGHT[orientation])
     if image.mode in ("I", "F") or from_16_bits:
@@ -233,14 +232,14 @@ def _to_8_bits(
 
 
 def _over_white(image: Image.Image) -> RGB:
-    if image.mode == "La":  # PIL would drop the alpha on the direct way to RGBA
+    if image.mode == "La":  # PIL would drop the alpha when converting directly to RGBA
         image = image.convert("LA")
     white = Image.new("RGBA", image.size, "white")
     return np.array(Image.alpha_composite(white, image.convert("RGBA")).convert("RGB"))
 
 
 def _shown(path: str) -> str:
-    """Return the path as an error shows it: on one line and of bounded length."""
+    """Return the path for an error message: on one line and of bounded length."""
     text = path if path and path.isprintable() else repr(path)
     return text if len(text) <= 300 else f"{text[:297]}..."
 
@@ -263,20 +262,20 @@ def target_size(
     multiple: int = 1,
     minimum_side: int = 1,
 ) -> tuple[int, int]:
-    """Give the size in pixels to which a picture is resized, its aspect ratio kept.
+    """Return the size in pixels to which a picture is resized, keeping its aspect ratio.
 
     Both sides are scaled by min(long_side / long, short_side / short). The size is then rounded
     to the nearest pixel (multiple 1, the harness of SCLIP) or to the nearest multiple of
-    `multiple` (CLIPer, by its patch), which may pass `long_side` by half a multiple.
+    `multiple` (CLIPer, by its patch), which may exceed `long_side` by half a multiple.
 
     Args:
         height: of the picture, in pixels.
         width: of the picture, in pixels.
-        short_side: wanted length of the short side; None leaves the picture as large as it is
-            unless `long_side` is passed.
+        short_side: target length of the short side; None keeps the size of the picture unless it
+            exceeds `long_side`.
         long_side: largest length of the long side.
-        multiple: what both sides are to be divisible by.
-        minimum_side: no side comes out shorter, so that thin pictures still fill one patch.
+        multiple: both sides are divisible by it.
+        minimum_side: smallest length of both sides, so that thin pictures still fill one patch.
 
     Returns:
         (height, width), each at least `multiple` and at least `minimum_side`.
@@ -310,18 +309,18 @@ def prepare(
     std: Sequence[float],
     minimum_side: int = 1,
 ) -> Tensor:
-    """Resize a picture and normalise it, as a vision tower takes it.
+    """Resize and normalise a picture for a vision tower.
 
     Args:
-        image: uint8 (H, W, 3) RGB, as `read_image` gives it.
+        image: uint8 (H, W, 3) RGB, as `read_image` returns it.
         short_side: see `target_size`, like the next two and `minimum_side`.
         long_side: see `target_size`.
         multiple: see `target_size`.
-        resample: "pil-bicubic" or "pil-bilinear", whose filters widen when a picture shrinks
-            (antialiased), or "cv2-bilinear", which reads the four nearest pixels whatever the
-            scale (OpenCV's INTER_LINEAR, which mmcv uses). All round to 8 bits.
-        mean: one number a channel, for values in 0..1.
-        std: one number a channel, for values in 0..1.
+        resample: "pil-bicubic" or "pil-bilinear" (antialiased: the filter widens when a picture
+            shrinks), or "cv2-bilinear", which reads the four nearest pixels at any scale (OpenCV's
+            INTER_LINEAR, which mmcv uses). All round to 8 bits.
+        mean: one number per channel, for values in 0..1.
+        std: one number per channel, for values in 0..1.
         minimum_side: see `target_size`.
 
     Returns:
@@ -336,7 +335,7 @@ def prepare(
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
         raise ImageError(
             f"cannot prepare an array of {image.dtype} and shape {tuple(image.shape)};"
-            " read_image gives the uint8 array (H, W, 3) that is needed"
+            " give uint8 (H, W, 3), as read_image returns it"
         )
     if len(mean) != 3 or len(std) != 3 or not all(value > 0 for value in std):
         raise WordmaskError(f"mean and std need 3 numbers each, std above 0; got {mean} and {std}")
@@ -382,7 +381,7 @@ def find_images(inputs: Sequence[str | os.PathLike[str]]) -> list[Path]:
         The paths in the order of the arguments, each once.
 
     Raises:
-        ImageError: an argument stands for nothing, or a folder cannot be read.
+        ImageError: an argument stands for no picture, or a folder cannot be read.
     """
     if isinstance(inputs, (str, os.PathLike)):
         inputs = [inputs]

@@ -1,9 +1,9 @@
-"""What a run has finished so far, on disk, so that it goes on after being killed at any moment.
+"""What a run has finished so far, on disk, so that it can be resumed after being killed.
 
 A folder holds the journal of one run: `wordmask.json` with the settings that its results depend on,
-and for every process that writes one file of lines, an item a line. A line is written when its item
-is finished, so that a kill loses at most the items at work; a line cut short is passed over. The
-names of these files carry a digest of the settings: lines of other settings are never read.
+and for every process that writes one file with a line for each item. A line is written when its
+item is finished, so that a kill loses only unfinished items; an incomplete line is ignored. The
+names of these files contain a hash of the settings: lines of other settings are never read.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ class Journal:
     read. The number of processes may differ from that of the run before.
 
     Args:
-        folder: where the journal is kept; it is made by the first `begin`, `append` or `drop`.
+        folder: where the journal is kept; made by the first `begin`, `append` or `drop`.
         settings: all that the results depend on, as plain values for JSON.
-        overwrite: take the place of a journal of other settings, where there is one.
+        overwrite: replace a journal of other settings, if there is one.
         part: the name of this writer; no two processes write the same part at once.
 
     Attributes:
@@ -76,11 +76,11 @@ class Journal:
         return len(self._lines)
 
     def keys(self) -> Collection[str]:
-        """The finished items."""
+        """The keys of finished items."""
         return self._lines.keys()
 
     def read(self, key: str) -> dict[str, Any]:
-        """The values of a finished item. Raises KeyError where it is not finished."""
+        """The values of a finished item. Raises KeyError if it is not finished."""
         path, offset = self._lines[key]
         with _open(path, "rb") as file:
             file.seek(offset)
@@ -103,7 +103,7 @@ class Journal:
             return
         make_folder(self.folder)
         if not self._is_mine():
-            # lines go first: settings without lines are redone, lines without settings are not
+            # lines are removed first: after a kill here, old settings without lines do no harm
             for path in set(self.folder.glob(LINES)) - set(self._parts()):
                 path.unlink(missing_ok=True)
             text = json.dumps(self.settings, indent=2, ensure_ascii=False) + "\n"
@@ -113,7 +113,7 @@ class Journal:
         self._begun = True
 
     def append(self, key: str, values: Mapping[str, Any]) -> None:
-        """Note that an item is finished; a later line of the same key takes the place of this.
+        """Record that an item is finished; a later line of the same key replaces it.
 
         Raises:
             WordmaskError: the disk is full or cannot be written.
@@ -124,14 +124,14 @@ class Journal:
             end = file.seek(0, 2)
             if end:
                 file.seek(end - 1)
-                if file.read(1) != b"\n":  # a line was cut short here
+                if file.read(1) != b"\n":  # the last line is incomplete
                     line, end = b"\n" + line, end + 1
             file.write(line)
             file.flush()
         self._lines[key] = self._own, end
 
     def drop(self, keys: Collection[str]) -> None:
-        """Forget items, which are to be done again. No other process may write meanwhile."""
+        """Remove items, so that they are done again. No other process may write meanwhile."""
         self.begin()
         dropped = {key for key in keys if key in self._lines}
         if not dropped:
@@ -145,13 +145,13 @@ class Journal:
         self.refresh()
 
     def refresh(self) -> list[str]:
-        """Read the lines that were added since, also by other processes; returns the new keys."""
+        """Read the lines added since, also by other processes; returns the new keys."""
         new = []
         for path in self._parts():
             with _open(path, "rb") as file:
                 offset = file.seek(self._ends.get(path, 0))
                 for line in file:
-                    if not line.endswith(b"\n"):  # still being written, or cut short
+                    if not line.endswith(b"\n"):  # still being written, or incomplete
                         break
                     entry = _entry(line)
                     if entry:
@@ -214,7 +214,7 @@ def _short(value: Any) -> str:
 
 
 def _entry(line: bytes) -> dict[str, Any] | None:
-    """What a line holds; None where it was cut short."""
+    """The content of a line; None if it is incomplete."""
     try:
         entry = json.loads(line)
     except ValueError:

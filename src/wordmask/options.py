@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 from wordmask.errors import WordmaskError, unknown
 from wordmask.registry import Registry, check_name
 
-EXTRAS = {"cluster": "sklearn", "diffusion": "diffusers"}  # what each brings
+EXTRAS = {"cluster": "sklearn", "diffusion": "diffusers"}  # extra -> package that it installs
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,8 @@ class Options:
     """Something with a name, variants, and options that are its fields.
 
     Attributes:
-        name: what it is called in code and on the command line.
-        title: what people call it.
+        name: its name in code and on the command line.
+        title: its name in text and tables.
         network: the kind of auxiliary model that it needs by default, or "none".
         extra: the optional part of wordmask that it needs, as in `pip install "wordmask[cluster]"`.
         variants: options of each variant by its name; the first is the default.
@@ -73,17 +73,17 @@ Chosen = TypeVar("Chosen", bound=Options)
 
 
 def check_class(base: type[Chosen], given: Any) -> type[Chosen]:
-    """A class that can be registered: a frozen dataclass of its own that says what it is.
+    """Check that a class can be registered: a frozen dataclass with name, title and docstring.
 
     Raises:
-        WordmaskError: what it lacks, and how to add it.
+        WordmaskError: what is missing, and how to add it.
     """
     if not isinstance(given, type) or not issubclass(given, base) or given is base:
         raise WordmaskError(f"got {given!r} as a {base.__name__}; give a subclass of it")
     who = f"the {base.__name__} {given.__qualname__}"
     if "__dataclass_params__" not in vars(given):
         raise WordmaskError(
-            f"{who} is no dataclass, so that its options would be lost; write "
+            f"{who} is not a dataclass, so its options would be lost; write "
             "@dataclass(frozen=True) directly above its class line, below the registration"
         )
     doc = (given.__doc__ or "").strip()
@@ -110,7 +110,7 @@ def check_class(base: type[Chosen], given: Any) -> type[Chosen]:
             given(**options)
         except WordmaskError as error:
             raise WordmaskError(f"{who}: variant {name!r}: {error}") from None
-        except Exception as error:  # a missing default, or a type that is none
+        except Exception as error:  # a missing default, or a hint that is not a type
             first = (str(error).splitlines() or [""])[0]
             raise WordmaskError(
                 f"{who}: variant {name!r}: {type(error).__name__}: {first}; every option needs a "
@@ -138,7 +138,7 @@ def create(
         registry: where names are looked up.
         given: a name, a class, or `FILE.py:NAME`.
         variant: None takes the first.
-        options: over those of the variant.
+        options: override those of the variant.
 
     Raises:
         WordmaskError: unknown name, variant or option, or a value of the wrong type.
@@ -152,7 +152,7 @@ def create(
 
 
 def variant_of(part: Options) -> str:
-    """The variant whose options an instance has, or "custom"."""
+    """The variant with the options of an instance, or "custom"."""
     same = (name for name, options in part.variants.items() if type(part)(**options) == part)
     return next(same, "custom")
 
@@ -196,7 +196,7 @@ def _fits(value: Any, hint: Any) -> bool:
 
 
 def describe_type(hint: Any) -> str:
-    """A type as a person reads it: `"qq" or "kk"`, `int or none`."""
+    """A type in words: `"qq" or "kk"`, `int or none`."""
     origin = typing.get_origin(hint)
     if origin is Literal:
         return " or ".join(f'"{v}"' for v in typing.get_args(hint))

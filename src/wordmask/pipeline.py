@@ -1,4 +1,4 @@
-"""From pixels to scores: windows, one pass of the method, refiners, and what is in memory when."""
+"""From pixels to scores: windows, the method's forward pass, refiners, and memory use."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from wordmask.refiners.base import Refiner, RefinerInput
 from wordmask.text_queries import TextQueries
 from wordmask.windows import ScoreMap, Tile, Window
 
-BATCH = 8  # pictures or windows that go through the network at once on a GPU
-CPU_BATCH = 1  # on a CPU one at a time: as fast, and it takes a fraction of the memory
+BATCH = 8  # pictures or windows in one forward pass on a GPU
+CPU_BATCH = 1  # on a CPU one at a time: as fast, with a fraction of the memory
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Pipeline:
     Args:
         method, refiners: in the order in which refiners are applied.
         towers: the networks.
-        low_memory: hold one auxiliary network at a time, and take CLIP off the GPU meanwhile.
+        low_memory: hold one auxiliary network at a time, and move CLIP off the GPU meanwhile.
     """
 
     method: Method
@@ -60,7 +60,7 @@ class Pipeline:
         encoding = Encoding(
             dense.features, dense.state, pixels, tuple(sizes), pad, windows, tuple(images), single
         )
-        if self.low_memory:  # refiners see the pictures when it is their turn, see `score`
+        if self.low_memory:  # refiners are prepared one after the other in `score`
             self.towers.networks.release()
         else:
             for i in range(len(encoding)):
@@ -70,9 +70,9 @@ class Pipeline:
 
     @torch.inference_mode()
     def prepare_refiner(self, encoding: Encoding, i: int, refiner: Refiner) -> Any:
-        """What a refiner needs of picture i, made once and kept with the encoding.
+        """What a refiner needs of picture i, computed once and cached in the encoding.
 
-        With `low_memory` nothing is kept.
+        With `low_memory` nothing is cached.
         """
         prepared = encoding.prepared.get((i, refiner))
         if prepared is None:
@@ -92,11 +92,11 @@ class Pipeline:
     ) -> Iterator[tuple[Encoding, int, ScoreMap, ScoreMap]]:
         """Score the pictures of several encodings, one after the other.
 
-        With `low_memory` one network is held at a time: every refiner goes over all pictures, then
+        With `low_memory` one network is held at a time: every refiner processes all pictures, then
         its network is freed.
 
         Yields:
-            The encoding, the number of the picture in it, and its maps before and after refiners.
+            The encoding, the index of the picture in it, and its maps before and after refiners.
         """
         pictures = [(e, i) for e in encodings for i in range(len(e))]
         with torch.inference_mode():
@@ -139,7 +139,7 @@ class Pipeline:
 
     @contextmanager
     def _parked(self) -> Iterator[None]:
-        """CLIP leaves the GPU while refiners are at work."""
+        """Move CLIP to the CPU while refiners run."""
         clip = self.towers.clip
         place = clip.device
         if not self.refiners or place.type == "cpu":

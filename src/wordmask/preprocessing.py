@@ -1,4 +1,4 @@
-"""How a picture reaches CLIP: the options that decide it, and what they do to its pixels."""
+"""How a picture is resized, normalised, padded and cut into windows for CLIP, with its options."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ class Preprocessing(Options):
         remainder: what happens to pixels beyond whole patches: "drop" them and stretch the map, or
             "pad" with zeros around the picture and cut the pad off the map.
         position: how the position embedding is resized, see `towers.clip.position_embedding`.
-        activation: "checkpoint", or "gelu" / "quick_gelu" to run the weights with another one.
+        activation: "checkpoint", or "gelu" / "quick_gelu" to replace that of the checkpoint.
         norm_eps: epsilon of the blocks' layer norms; None leaves them as they are.
-        mean, std: normalisation; None takes what the checkpoint states, else CLIP's.
-        window, stride: sliding windows in pixels; window 0 takes the picture whole.
+        mean, std: normalisation; None takes that of the checkpoint if stated, else CLIP's.
+        window, stride: sliding windows in pixels; window 0 takes the whole picture.
     """
 
     own_windows: ClassVar[bool] = False  # the method's `encode` slides windows itself
@@ -65,7 +65,7 @@ class Preprocessing(Options):
             )
 
     def pass_key(self) -> Hashable:
-        """What a pass depends on, but for what is kept of it: all options of this class."""
+        """All options of this class: everything that a pass depends on but the outputs it keeps."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(Preprocessing)}
         if not self.window:
             return tuple((values | {"stride": 0}).items())
@@ -118,16 +118,16 @@ class Preprocessing(Options):
         return pixels * scale + shift
 
     def place_windows(self, height: int, width: int) -> tuple[Window, ...]:
-        """The windows over a picture of (H', W') pixels; none where it is taken whole."""
+        """The windows over a picture of (H', W') pixels; none if it is taken whole."""
         if not self.window or self.own_windows:
             return ()
         windows = place_windows(height, width, self.window, self.stride)
         return windows if len(windows) > 1 else ()
 
     def pad(self, pixels: Tensor, patch: int) -> tuple[Tensor, tuple[int, int, int, int]]:
-        """Pad (B, 3, H, W) to whole patches where `remainder` says so.
+        """Pad (B, 3, H, W) to whole patches if `remainder` is "pad".
 
-        Returns the pixels, and what was added at (top, left, bottom, right).
+        Returns the pixels, and the padding at (top, left, bottom, right).
         """
         if self.remainder == "drop":
             return pixels, (0, 0, 0, 0)

@@ -1,4 +1,4 @@
-"""What can be chosen by name: our own parts, those of installed packages, and those of a file.
+"""Parts chosen by name: wordmask's own, those of installed packages, and those of a file.
 
 A part is a class (a method, a refiner) or an instance (a data set) with a `name`. An installed
 package offers its parts as entry points; in a Python file they are written `FILE.py:NAME`.
@@ -31,10 +31,10 @@ _WORD = re.compile(r"[a-z][a-z0-9_]*")
 
 
 class Registry(Mapping[str, Part]):
-    """Parts by name. Entry points are imported when they are looked up by name, or listed.
+    """Parts by name. Entry points are imported when their name is used, or all are listed.
 
     Args:
-        kind: what a part is called in messages.
+        kind: the name of such a part in messages.
         group: the entry-point group, as in "wordmask.methods".
         check: takes what is to be registered and returns the part, or raises a `WordmaskError`.
     """
@@ -44,7 +44,7 @@ class Registry(Mapping[str, Part]):
         self.group = group
         self._check = check
         self._known: dict[str, Part] = {}
-        self._imported: dict[str, WordmaskError | None] = {}  # entry points, and what was wrong
+        self._imported: dict[str, WordmaskError | None] = {}  # entry points and their errors
 
     def __repr__(self) -> str:
         return f"Registry({self.kind!r}, {sorted(self._known)})"
@@ -57,7 +57,7 @@ class Registry(Mapping[str, Part]):
         return self._known[name]
 
     def __iter__(self) -> Iterator[str]:
-        """All names; a plug-in that cannot be imported is left out with a warning."""
+        """Iterate over all names; a plug-in that cannot be imported is left out with a warning."""
         for name in self._plugins:
             try:
                 self._import(name)
@@ -69,12 +69,12 @@ class Registry(Mapping[str, Part]):
         return len(tuple(iter(self)))
 
     def register(self, given: Given) -> Given:
-        """Make a part known by its name, as a decorator or by a call; returns what was given.
+        """Register a part by its name, as a decorator or by a call; returns what was given.
 
-        The same class of the same file, run again, replaces what it was before.
+        The same class of the same file, run again, replaces its earlier self.
 
         Raises:
-            WordmaskError: something that is no such part, or a name that another part has.
+            WordmaskError: something that is not such a part, or a name that another part has.
         """
         self._add(self._check(given))
         return given
@@ -95,10 +95,10 @@ class Registry(Mapping[str, Part]):
         _remember(_class(part))
 
     def resolve(self, given: Any) -> Part:
-        """The part of a name, of a class (which is registered), or of `FILE.py:NAME`.
+        """The part that a name, a class (which is registered) or `FILE.py:NAME` stands for.
 
         Raises:
-            WordmaskError: there is none, it cannot be imported, or it is no such part.
+            WordmaskError: there is none, it cannot be imported, or it is not such a part.
         """
         if isinstance(given, str):
             given = given.strip()
@@ -139,7 +139,7 @@ class Registry(Mapping[str, Part]):
         """Import the entry point of a name, once.
 
         Raises:
-            WordmaskError: it cannot be imported, or is no such part.
+            WordmaskError: it cannot be imported, or is not such a part.
         """
         if name not in self._imported:
             plugin, *others = self._plugins[name]
@@ -150,7 +150,7 @@ class Registry(Mapping[str, Part]):
                 part = self.resolve(plugin.load())
                 if _name(part) != name:
                     raise WordmaskError(f"its name is {_name(part)!r}, unlike its entry point's")
-            except (Exception, SystemExit) as error:  # of another's code
+            except (Exception, SystemExit) as error:  # of third-party code
                 why = describe_error(error)
                 self._imported[name] = WordmaskError(
                     f"the {self.kind} {name!r} of {_package(plugin)} cannot be used: {why}"
@@ -187,7 +187,7 @@ def split_variant(text: str) -> tuple[str, str | None]:
 
 
 def is_file(text: str) -> bool:
-    """Whether a text names something in a Python file and is no plain name."""
+    """Whether a text is a Python file or `FILE.py:NAME`, and not a plain name."""
     return ".py:" in text or text.endswith(".py")
 
 
@@ -199,7 +199,7 @@ def load_object(text: str) -> Any:
     """
     path, _, name = text.rpartition(":")
     if not path.endswith(".py"):
-        raise WordmaskError(f"got {text!r}; write FILE.py:NAME, the name of what is in the file")
+        raise WordmaskError(f"got {text!r}; write FILE.py:NAME, with a name defined in the file")
     module = import_file(path)
     if not hasattr(module, name):
         own = [
@@ -209,11 +209,11 @@ def load_object(text: str) -> Any:
     return getattr(module, name)
 
 
-_modules: dict[Path, tuple[bytes, types.ModuleType]] = {}  # what was run, and what came of it
+_modules: dict[Path, tuple[bytes, types.ModuleType]] = {}  # source that was run, and its module
 
 
 def import_file(path: str) -> types.ModuleType:
-    """Run a Python file as a module, once for each of its contents; it may import its neighbours.
+    """Run a Python file as a module, once per version of its content; it may import neighbours.
 
     Raises:
         WordmaskError: no such file, or an error in it.
@@ -237,7 +237,7 @@ def import_file(path: str) -> types.ModuleType:
     assert spec is not None
     module = importlib.util.module_from_spec(spec)
     before = sys.modules.get(name)
-    sys.modules[name] = module  # dataclasses and type hints look there
+    sys.modules[name] = module  # dataclasses and type hints need it there
     sys.path.insert(0, str(file.parent))
     try:
         exec(compile(source, str(file), "exec", dont_inherit=True), vars(module))
@@ -247,14 +247,14 @@ def import_file(path: str) -> types.ModuleType:
             sys.modules[name] = before
         raise WordmaskError(f"cannot use {path}: {describe_error(error, file)}") from error
     finally:
-        with contextlib.suppress(ValueError):  # the file may have taken it out
+        with contextlib.suppress(ValueError):  # the file may have removed it
             sys.path.remove(str(file.parent))
     _modules[file] = source, module
     return module
 
 
 def describe_error(error: BaseException, file: Path | None = None) -> str:
-    """An error of another's code on one line, with the line of `file` (or any) where it arose."""
+    """An error of third-party code on one line, with the line of `file` (or any) that raised it."""
     frames = traceback.extract_tb(error.__traceback__)
     lines = [frame for frame in frames if file is not None and frame.filename == str(file)]
     where = f"{lines[-1].filename}, line {lines[-1].lineno}" if lines else ""
@@ -294,14 +294,14 @@ def _package(plugin: EntryPoint) -> str:
 
 
 def _file(cls: type) -> Path | None:
-    """The source file of a class, where there is one."""
+    """The source file of a class, if there is one."""
     name = getattr(sys.modules.get(cls.__module__), "__file__", None)
     file = Path(name).resolve() if name else None
     return file if file is not None and file.suffix == ".py" and file.is_file() else None
 
 
 def _same(old: Any, new: Any) -> bool:
-    """Whether one part is another run again: a class of one file, or an equal instance of ours."""
+    """Whether two parts are the same code run twice: one file's class, or equal own instances."""
     a, b = _class(old), _class(new)
     if a.__qualname__ != b.__qualname__:
         return False
@@ -310,9 +310,9 @@ def _same(old: Any, new: Any) -> bool:
     return isinstance(new, type) or not is_ours(new) or repr(old) == repr(new)
 
 
-# -- what code it is ----------------------------------------------------------------------------
+# -- hashes of the code -------------------------------------------------------------------------
 
-_remembered: dict[Path, bytes] = {}  # files as they were when what they define was registered
+_remembered: dict[Path, bytes] = {}  # hashes of files at the time their parts were registered
 
 
 def _remember(cls: type) -> None:
@@ -323,13 +323,12 @@ def _remember(cls: type) -> None:
 def source_digest(part: Any) -> str | None:
     """A hash of the code behind a class, an instance or the text `FILE.py:NAME`.
 
-    None where all of it is wordmask's own. Every class that is inherited from counts: of a package
-    all its Python files, of a single file also those of its folder that it imports, and where there
-    is no file (a notebook) the compiled code of the class and of what it calls there. Data files do
-    not.
+    None if all of it is wordmask's own. Every base class counts: of a package all its Python
+    files, of a single file also those of its folder that it imports, and without a file (in a
+    notebook) the compiled code of the class and of what it calls there. Data files do not count.
 
     Raises:
-        WordmaskError: a file was edited after it was imported, so that it is not what runs.
+        WordmaskError: a file was edited after it was imported, so that other code runs.
     """
     digest = hashlib.blake2b(digest_size=12)
     if isinstance(part, str):
@@ -354,8 +353,8 @@ def _hash_files(digest: Any, root: Path, files: Sequence[Path]) -> None:
         content = _hash(file.read_bytes())
         if _remembered.get(file, content) != content:
             raise WordmaskError(
-                f"{file} was edited after it was imported, so what runs here is other code; start "
-                "again, or import and register it again"
+                f"{file} was edited after it was imported, so other code than this runs; restart, "
+                "or import and register it again"
             )
         digest.update(file.relative_to(root).as_posix().encode() + content)
 
@@ -365,13 +364,13 @@ def _hash(content: bytes) -> bytes:
 
 
 def _others(cls: type) -> list[type]:
-    """The classes that a class is made of which are neither wordmask's nor Python's."""
+    """A class and its bases, without those of wordmask and of Python's standard library."""
     ours = {"wordmask", *sys.stdlib_module_names}
     return [base for base in cls.__mro__ if base.__module__.partition(".")[0] not in ours]
 
 
 def _sources(cls: type) -> tuple[Path, list[Path]]:
-    """The folder and the files whose code a class may run; no files where it has none."""
+    """The folder and the files of the code that a class may run; no files if it has none."""
     file = _file(cls)
     if file is None:
         return Path(), []
@@ -384,7 +383,7 @@ def _sources(cls: type) -> tuple[Path, list[Path]]:
 
 
 def _with_neighbours(file: Path) -> list[Path]:
-    """A file and those of its folder that it imports, directly or not; the file is the first."""
+    """A file and those of its folder that it imports, directly or not; the file comes first."""
     found: dict[Path, None] = {}
     todo = [file]
     while todo:
@@ -440,13 +439,13 @@ def _code(thing: Any, seen: set[int]) -> Iterator[str]:
         yield thing.co_code.hex() + repr(thing.co_names)
         for constant in thing.co_consts:
             yield from _code(constant, seen)
-    elif isinstance(thing, (set, frozenset)):  # in no order
+    elif isinstance(thing, (set, frozenset)):  # unordered
         yield repr(sorted(map(repr, thing)))
     elif isinstance(thing, (bool, int, float, str, bytes, tuple, list, dict, types.NoneType)):
         yield re.sub(r" at 0x[0-9a-f]+", "", repr(thing))
 
 
 def _names(code: types.CodeType) -> list[str]:
-    """The names that code uses, with the functions inside it."""
+    """The names that code uses, including those of the functions inside it."""
     inner = [c for c in code.co_consts if isinstance(c, types.CodeType)]
     return [*code.co_names, *(name for one in inner for name in _names(one))]

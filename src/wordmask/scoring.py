@@ -1,7 +1,7 @@
-"""Scored: the score maps of one picture, and the rules that make labels of them.
+"""Scored: the score maps of one picture, and the rules that turn them into labels.
 
-Label 0 is background (or none of the words), label i the i-th class. Labels are made a block of
-rows at a time, so that the maps of all classes never exist at full size.
+Label 0 is background (or none of the words), label i the i-th class. Labels are computed a block
+of rows at a time, so that the maps of all classes never exist at full size.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ class Scored:
     """The score maps of one picture, from which everything else is read.
 
     Attributes:
-        maps: one map for each row of `texts` (cosines), or for each class where the method gives
+        maps: one map for each row of `texts` (cosines), or for each class if the method gives
             class maps; after the refiners, if any.
-        texts: whose scores they are, and what becomes of the background.
+        texts: the names that were scored, and the background strategy.
         rule: how the method turns scores into labels.
         size: (H, W) of the picture as it was given.
         patches: h, w of its patch grid.
-        coarse: the maps before refiners, None where there were none.
+        coarse: the maps before refiners, None if there were none.
         image: the upright uint8 picture (H, W, 3), or None.
-        provenance: how the scores came about, as plain values.
+        provenance: everything that the scores depend on, as plain values.
         block_bytes: limit for one float copy of a block of rows.
     """
 
@@ -68,7 +68,7 @@ class Scored:
 
     @torch.inference_mode()
     def image_scores(self) -> Tensor:
-        """How much each class seems to be in the picture, (C,) float32 on the CPU: max pooling.
+        """Image-level scores of the classes, (C,) float32 on the CPU: max pooling.
 
         Image-level recognition without another network (CLIPer, section 4.3 and Table 2). For
         methods that compare cosines it is the largest probability of the class over the patches,
@@ -79,14 +79,15 @@ class Scored:
 
     @torch.inference_mode()
     def confidence(self, labels: np.ndarray) -> np.ndarray:
-        """The probability (H, W) float32 of the label that each pixel got in `labels`.
+        """The probability (H, W) float32 of the label that each pixel has in `labels`.
 
-        That of a class is the largest among its names, softmax over all names. The background's is
-        the largest among its own names, or (1 - p)^power where it comes from a complement or (with
-        power 1) from a threshold and that is larger; p is the probability of the best class.
+        The probability of a class is the largest among its names, softmax over all names; that of
+        the background is the largest among its own names. With a complement background, and with
+        power 1 for a threshold, it is (1 - p)^power if that is larger; p is the probability of the
+        best class.
 
         Raises:
-            WordmaskError: a method that gives class maps and no probabilities.
+            WordmaskError: the method gives class maps and no probabilities.
         """
         return self.rule.confidence(self, labels)
 
@@ -105,7 +106,7 @@ class Scored:
         return self.rule.pool(rows, self.texts)[: self.texts.classes].float()
 
     def segmentation(self, image_labels: Sequence[str | int] | None = None) -> Segmentation:
-        """The result; `image_labels` as for `labels`."""
+        """The labels with names, scores and provenance; `image_labels` as for `labels`."""
         return Segmentation(
             labels=self.labels(image_labels),
             names=self.texts.names,
@@ -135,23 +136,23 @@ class Scored:
 
 
 class Rule:
-    """How the scores of a picture become labels. A method supplies one, see `Method.rule`."""
+    """How the scores of a picture become labels. Each method has one, see `Method.rule`."""
 
     gives_probabilities: ClassVar[bool] = False
 
     def decide(self, scored: Scored, allowed: Tensor | None) -> BlockLabels:
-        """Look at a whole picture once, and return what labels its blocks of rows.
+        """Compute what depends on the whole picture, and return the labelling of a block of rows.
 
         allowed: (C,) bool, the classes that may get pixels; None: all.
         """
-        raise TypeError(f"{type(self).__name__} decides nothing")
+        raise TypeError(f"{type(self).__name__} does not implement decide")
 
     def pool(self, maps: Tensor, texts: TextQueries) -> Tensor:
-        """Maps (R, h, w) as maps of classes (C or C + 1, h, w), which class maps are already."""
+        """Maps (R, h, w) as maps of classes (C or C + 1, h, w); class maps stay as they are."""
         return maps
 
     def image_maps(self, maps: Tensor, texts: TextQueries) -> Tensor:
-        """What image-level scores are the maximum of, from maps (R, L) as (C or C + 1, L)."""
+        """The values of which image-level scores are the maximum: (R, L) to (C or C + 1, L)."""
         return maps
 
     def labels(self, scored: Scored, allowed: Tensor | None) -> np.ndarray:
@@ -276,10 +277,10 @@ class SoftmaxRule(Rule):
 
 @dataclass(frozen=True)
 class ClassMapRule(Rule):
-    """For methods that give class maps of at least 0 and not cosines (CLIPer, supplement 6).
+    """For methods that give non-negative class maps instead of cosines (CLIPer, supplement 6).
 
     Each map is divided by its maximum and weighted by the class's image-level score; absent classes
-    are dropped; then threshold or complement, and argmax. A pixel where nothing is left is
+    are dropped; then threshold or complement, and argmax. A pixel at which all maps are 0 is
     background.
 
     Args:
@@ -291,7 +292,7 @@ class ClassMapRule(Rule):
     normalize: bool = False
 
     def weights(self, scored: Scored, allowed: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Image-level scores (C,), and what is taken off each map and what it is multiplied by."""
+        """Image-level scores (C,), and the offset and the factor of each map."""
         score = self.image_scores(scored)
         low, high = scored.extremes()
         kept = score > self.score_threshold if allowed is None else allowed.to(score.device)

@@ -1,4 +1,4 @@
-"""The one result: which word each pixel got, and what can be made of it."""
+"""`Segmentation`, the result: the class of each pixel, with masks, overlays and files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from wordmask.drawing import UNLABELLED
 from wordmask.errors import WordmaskError, unknown
 from wordmask.files import write_atomically
 
-MOST_CLASSES = 65_535  # what uint16 labels can tell apart, beside 0
+MOST_CLASSES = 65_535  # labels above 0 that uint16 can hold
 
 
 @dataclass(eq=False)
@@ -24,11 +24,11 @@ class Segmentation:
     """The labels of one picture.
 
     Attributes:
-        labels: (H, W) uint8, or uint16 where there are more than 255 classes. 0 = none of the
-            words, i = ``names[i - 1]``.
+        labels: (H, W) uint8, or uint16 for more than 255 classes. 0 = none of the words,
+            i = ``names[i - 1]``.
         names: the classes, each by its first name.
-        scores: (C, h, w) class scores on the patch grid, or None where they were not kept.
-        provenance: how the labels came about (method, variant, options, model, weights, versions).
+        scores: (C, h, w) class scores on the patch grid, or None if they were not kept.
+        provenance: how the labels were made (method, variant, options, model, weights, versions).
         image: (H, W, 3) uint8 RGB, the picture as it was segmented (upright), or None.
 
     Raises:
@@ -59,7 +59,7 @@ class Segmentation:
             self._check_image(self.image)
 
     def mask(self, name: str | int) -> np.ndarray:
-        """Tell the pixels of one class: (H, W) bool.
+        """Return the pixels of one class, (H, W) bool.
 
         Args:
             name: a name, "unlabelled" for the pixels of no class, or a label: i = ``names[i - 1]``
@@ -71,10 +71,10 @@ class Segmentation:
         return self.labels == self._label(name)
 
     def shares(self) -> dict[str, float]:
-        """Give the share of the pixels that each class has, 0 to 1.
+        """Return the share of pixels of each class, 0 to 1.
 
-        All classes in order, then "unlabelled"; together they are 1. (A class that is itself
-        called "unlabelled" is counted there.)
+        All classes in order, then "unlabelled"; they sum to 1. (A class that is itself called
+        "unlabelled" is counted there.)
         """
         counts = self._counts()
         shares = {
@@ -97,16 +97,16 @@ class Segmentation:
         alpha: float = 0.55,
         legend: bool = True,
     ) -> Image.Image:
-        """Lay the colours of the classes over the picture, with a legend beside or below it.
+        """Draw the colours of the classes over the picture, with a legend beside or below it.
 
         Args:
-            image: the picture, where it was not kept or another of that size is wanted: a path,
+            image: the picture, if it was not kept or another of the same size is wanted: a path,
                 a PIL image or a uint8 array (H, W, 3).
             alpha: opacity of the colours, 0 to 1.
-            legend: name the classes that occur, with their shares.
+            legend: list the classes that occur, with their shares.
 
         Raises:
-            WordmaskError: there is no picture, it cannot be read, or it is of another size.
+            WordmaskError: there is no picture, it cannot be read, or it has another size.
         """
         picture = self.image
         if image is not None:
@@ -118,7 +118,7 @@ class Segmentation:
         return drawing.overlay(picture, self.labels, self.names, alpha, legend)
 
     def label_image(self) -> Image.Image:
-        """Give the labels as a picture whose pixel values are the labels.
+        """Return a picture with the labels as its pixel values.
 
         Up to 255 classes: mode "P" with the colours of the classes. More: mode "I;16".
         """
@@ -128,7 +128,7 @@ class Segmentation:
         return image
 
     def save(self, path: str | Path) -> None:
-        """Write the labels as a PNG whose pixel values are the labels; whole or not at all.
+        """Write a PNG with the labels as its pixel values; the file is written whole or not at all.
 
         Raises:
             WordmaskError: the name does not end in .png, or the file cannot be written.
@@ -141,7 +141,7 @@ class Segmentation:
     def heat_map(
         self, name: str | int, low: float | None = None, high: float | None = None
     ) -> Image.Image:
-        """Draw the scores of one class as heat, over the picture where it was kept.
+        """Draw the scores of one class as a heat map, over the picture if it was kept.
 
         Args:
             name: a name, or its label.
@@ -163,7 +163,7 @@ class Segmentation:
         return drawing.heat_map(self.scores[label - 1], (height, width), low, high, self.image)
 
     def summary(self) -> dict[str, Any]:
-        """Sum up the result in plain values: size, pixels and share of each class, provenance."""
+        """Return size, pixels and share of each class, and provenance, as plain values."""
         height, width = self.labels.shape
         counts = self._counts().tolist()
         shares = [count / self.labels.size for count in counts]
@@ -179,7 +179,7 @@ class Segmentation:
         }
 
     def to_json(self) -> str:
-        """Give the summary as JSON text, indented, in Unicode."""
+        """Return the summary as JSON text, indented, in Unicode."""
         try:
             return json.dumps(
                 self.summary(), indent=2, ensure_ascii=False, allow_nan=False, default=_plain
@@ -241,12 +241,12 @@ class Segmentation:
 
 
 def _plain(value: object) -> object:
-    """Turn what JSON does not know into what it knows: numpy numbers, and all else as its text."""
+    """Convert a value for JSON: numpy numbers to Python's, all else to its text."""
     return value.item() if isinstance(value, np.generic) else str(value)
 
 
 def _described(value: object) -> str:
-    """Say what was received: the type and shape of an array, the class of anything else."""
+    """Describe what was received: the type and shape of an array, the class of anything else."""
     if isinstance(value, np.ndarray):
         return f"{value.dtype} {value.shape}"
     return type(value).__name__

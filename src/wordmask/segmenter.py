@@ -1,4 +1,4 @@
-"""The one thing most people need: pictures and words in, labels out."""
+"""`Segmenter`, the main entry point: pictures and words in, labels out."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ Pictures = list[Any] | tuple[Any, ...] | Tensor
 
 
 class Segmenter:
-    """Segments pictures by words with one CLIP and one method. Nothing is trained or changed.
+    """Segments pictures by words with one CLIP and one method; its weights are never changed.
 
     Encode once, score many times: `encode` runs the network on a picture, `score` and
-    `segmenter(encoding, words)` only compare with text.
+    `segmenter(encoding, words)` only compare its features with text.
 
     >>> segmenter = Segmenter.from_pretrained("openai/clip-vit-base-patch16")  # doctest: +SKIP
     >>> result = segmenter("street.jpg", ["car", "tree", "road"])  # doctest: +SKIP
@@ -91,28 +91,28 @@ class Segmenter:
             model: a hub id (`owner/name`, or `owner/name@revision`), a local folder,
                 `FILE.py:FUNCTION` (a function that returns a model, or a model and its tokenizer),
                 or a transformers model in memory: a `CLIPModel`, a `BlipForImageTextRetrieval`, a
-                `SiglipModel`, or a `CLIPVisionModelWithProjection` where words are given as
+                `SiglipModel`, or a `CLIPVisionModelWithProjection` if words are given as
                 tensors. A model in memory is used as it is, through its own modules.
             method: a name, see `list_methods()`, `FILE.py:NAME`, a class, or a `Method` with its
                 options.
             variant: see `wordmask methods`; None takes the method's first.
-            options: options of the method by name, over those of the variant.
-            device: None takes a GPU where there is one. A model in memory stays where it is.
-            dtype: None is float32 on a CPU and float16 on a GPU. Features are float32 always.
-            cache_dir: where downloaded weights and text embeddings are kept; None: the hub's own
+            options: options of the method by name, which override those of the variant.
+            device: None takes a GPU if there is one. A model in memory stays where it is.
+            dtype: None is float32 on a CPU and float16 on a GPU. Features are always float32.
+            cache_dir: where downloaded weights and text embeddings are cached; None: the hub's own
                 cache, and `~/.cache/wordmask` (or $WORDMASK_CACHE) for text.
             local_files_only: never use the network.
             tokenizer: for a model in memory; else the checkpoint's own.
-            refine: what sharpens the method's maps, in order: "diffusion,pamr" or a list of names,
+            refine: refiners of the method's maps, in order: "diffusion,pamr" or a list of names,
                 classes, pairs (name, options) and `Refiner`s; see `list_refiners()`.
-            networks: auxiliary models of methods and refiners, loaded when first needed: as
-                `model` for each kind of `wordmask.towers.auxiliary.KINDS`.
-            low_memory: free auxiliary models as soon as their part is done, and take CLIP off the
-                GPU meanwhile. Give pictures as a list then: each model is loaded once for all.
+            networks: auxiliary models of methods and refiners, loaded when first needed: by kind
+                (`wordmask.towers.auxiliary.KINDS`), each given like `model`.
+            low_memory: free auxiliary models as soon as they are no longer needed, and move CLIP
+                off the GPU meanwhile. Give pictures as a list then: each model is loaded once.
 
         Raises:
-            WordmaskError: unknown method, refiner, variant or option; weights that are not to be
-                had.
+            WordmaskError: unknown method, refiner, variant or option; weights that cannot be
+                found or loaded.
         """
         chosen, variant = read_method(method, variant, options)
         refiners = read_refiners(refine)
@@ -164,15 +164,15 @@ class Segmenter:
 
     @property
     def pipeline(self) -> Pipeline:
-        """Method, refiners and networks put together."""
+        """Method, refiners and networks combined."""
         return Pipeline(self.method, self.towers, self.refiners, self.low_memory)
 
     def encode(self, image: Any) -> Encoding:
-        """Encode a picture, or several that come to the same size, with the method.
+        """Encode a picture, or several that have the same size once resized, with the method.
 
         Args:
             image: a path, a PIL image, a uint8 array (H, W, 3), a list of these, or a float tensor
-                (B, 3, H, W) already normalised, which is taken at its size.
+                (B, 3, H, W) already normalised, which is not resized.
 
         Returns:
             An `Encoding`; `features` are (B, E, h, w) before L2 normalisation.
@@ -192,28 +192,28 @@ class Segmenter:
         shapes = sorted({tuple(x.shape[1:]) for x in prepared})
         if len(shapes) > 1:
             raise WordmaskError(
-                f"got pictures that come to different sizes ({shapes[0]} and {shapes[-1]}); encode "
-                "them one by one, or call segmenter(images, words)"
+                f"got pictures that resize to different shapes ({shapes[0]} and {shapes[-1]}); "
+                "encode them one by one, or call segmenter(images, words)"
             )
         sizes = [(p.shape[0], p.shape[1]) for p in pictures]
         return self.pipeline.encode(torch.stack(prepared), sizes, pictures, single)
 
     def prepare_refiner(self, encoding: Encoding, i: int, refiner: Refiner) -> Any:
-        """What a refiner needs of picture i of an encoding, made once and kept with it."""
+        """What a refiner needs of picture i of an encoding, computed once and cached in it."""
         return self.pipeline.prepare_refiner(encoding, i, refiner)
 
     def encode_text(self, words: Any, background: Any = None) -> TextQueries:
-        """Encode words and background, to be used for many pictures in place of the words.
+        """Encode words and background once, to pass in place of the words for many pictures.
 
         Args:
             words: a Vocabulary, a list of names (or of lists of synonyms), a dict, or a float
                 tensor (C, E), one row a class.
             background: a `Background`, "none", "auto", a list of names, a tensor (K, E), or None:
-                "auto" where words are names, and none where they are a tensor.
+                "auto" if words are names, and none if they are a tensor.
 
         Raises:
-            WordmaskError: no words, a word twice or as background too, text features of another
-                width, names for a model without a text half.
+            WordmaskError: no words, a word given twice or also as background, text features of
+                another width, names for a model without a text encoder.
         """
         if isinstance(words, TextQueries):
             if background is not None:
@@ -228,7 +228,7 @@ class Segmenter:
         return encoder.encode(words, background)
 
     def score(self, image: Any, words: Any, background: Any = None) -> Any:
-        """Score a picture by words, refiners applied.
+        """Score a picture by words and apply the refiners.
 
         Args:
             image: as for `__call__`.
@@ -250,7 +250,7 @@ class Segmenter:
         """
         texts = self.encode_text(words)
         if self.low_memory:
-            self.weights()  # hashed where they are, before CLIP leaves the GPU
+            self.weights()  # hashed before CLIP is moved off the GPU
         for encoding, i, coarse, fine in self.pipeline.score(encodings, texts):
             yield Scored(
                 maps=fine,
@@ -264,7 +264,7 @@ class Segmenter:
             )
 
     def _score(self, image: Any, words: Any, background: Any) -> tuple[bool, Iterator[Scored]]:
-        """Whether several pictures were given, and their scores one by one."""
+        """Return whether several pictures were given, and their scores one by one."""
         texts = self.encode_text(words, background)
         if not isinstance(image, (list, tuple)):
             encoding = image if isinstance(image, Encoding) else self.encode(image)
@@ -294,9 +294,9 @@ class Segmenter:
         """Segment pictures by words.
 
         Args:
-            image: as for `encode`, where a list may mix sizes; or an `Encoding`.
+            image: as for `encode`, but a list may mix sizes; or an `Encoding`.
             words: as for `encode_text`, or what it returned.
-            background: what becomes of pixels that show none of the words, as for `encode_text`.
+            background: how pixels that show none of the words are found, as for `encode_text`.
             image_labels: the names (or class numbers from 0) that are known to be in the picture, a
                 list of such lists for several pictures. The other words still compete for scores
                 and get no pixel: pseudo-masks for weak supervision (CLIPer, Table 3). None: nothing
@@ -304,7 +304,7 @@ class Segmenter:
 
         Returns:
             A `Segmentation`, or a list of them for a list or a tensor of pictures; for an
-            `Encoding`, what the pictures that it was made of would have given.
+            `Encoding`, as for the pictures that it was made from.
         """
         if isinstance(image, (list, tuple)):
             _check_image_labels(image_labels, len(image))
@@ -319,7 +319,7 @@ class Segmenter:
         ]
 
     def weights(self) -> str:
-        """A hash of CLIP's weights, made once."""
+        """A hash of CLIP's weights, computed once."""
         if self._weights is None:
             self._weights = fingerprint(self.tower.model)
         return self._weights

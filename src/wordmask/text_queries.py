@@ -1,4 +1,4 @@
-"""Words and a background strategy as text embeddings, for pictures to be compared with."""
+"""Words and a background strategy as text embeddings, with which pictures are compared."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class TextQueries:
-    """Text embeddings and whose they are.
+    """Text embeddings and the class that each belongs to.
 
     Attributes:
         embeddings: (Q, E) unit rows, float32: the names of all classes, then background names.
         owner: (Q,) class index of each row, 0..C-1; C marks a background name.
         names: one name for each class.
-        strategy: what becomes of pixels that show none of the classes.
-        vocabulary: the words, where names were given and not embeddings.
+        strategy: how pixels that show none of the classes are found.
+        vocabulary: the words; None if embeddings were given.
     """
 
     embeddings: Tensor
@@ -64,11 +64,11 @@ class TextQueries:
 
     @property
     def background(self) -> Tensor:
-        """The rows of background names, (K, E), perhaps none."""
+        """The rows of background names, (K, E); K may be 0."""
         return self.embeddings[self.owner == self.classes]
 
     def select(self, image_labels: Sequence[str | int]) -> Tensor:
-        """Which classes are among image-level labels, names or numbers from 0 on, as (C,) bool.
+        """Return which classes are among image-level labels (names or numbers from 0), (C,) bool.
 
         Raises:
             WordmaskError: a name that is not a class.
@@ -92,7 +92,7 @@ class TextQueries:
         return self._pool(scores, dim, self.owner[self.owner < self.classes], self.classes)
 
     def pool(self, scores: Tensor, dim: int) -> Tensor:
-        """Maximum over the names of each class along `dim`; a background row is added if any."""
+        """Maximum over the names of each class along `dim`, then over background names if any."""
         return self._pool(scores, dim, self.owner, self.classes + bool(len(self.background)))
 
     @staticmethod
@@ -110,14 +110,14 @@ class TextQueries:
 
 @dataclass(frozen=True)
 class TextEncoder:
-    """Makes `TextQueries` in the way of one method, with the text half of one model.
+    """Encodes words as `TextQueries` for one method, with the text encoder of one model.
 
     Args:
-        text: None for a model without a text half, which takes text features only.
+        text: None for a model without a text encoder, which takes text features only.
         templates, pooling: as in `Method`.
         width: E, the width of text features.
-        device: where embeddings go.
-        source: what the model is called, for messages.
+        device: device of the embeddings.
+        source: the name of the model in messages.
     """
 
     text: TextTower | None
@@ -164,7 +164,7 @@ class TextEncoder:
     def _embed(self, names: Sequence[str]) -> Tensor:
         if self.text is None:
             raise WordmaskError(
-                f"got names, and {self.source} has no text half; give text features as a (C, E) "
+                f"got names, but {self.source} has no text encoder; give text features as a (C, E) "
                 "tensor"
             )
         return self.text.encode(names, templates(self.templates)).to(self.device)

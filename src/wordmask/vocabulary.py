@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 MAX_CLASSES = 65_535  # label 0 is taken, and labels are at most uint16
 TEMPLATE_LISTS = ("openai", "cliper", "maskclip", "single")
 
-# A stock word is too close to a word when its cosine lies this many standard deviations above the
-# mean of that word's cosines over the whole stock. See `pick_distractors`.
+# A stock word is too close to a word if its cosine lies more than this many standard deviations
+# above the mean of that word's cosines over the whole stock. See `pick_distractors`.
 CLOSE_IN_MEANING = 1.75
 MIN_DISTRACTORS = 24
 
@@ -47,10 +47,10 @@ class Vocabulary:
     `classes` is a list of names, a list of lists of names, a mix of the two, or a dict
     `{name: synonym, or list of synonyms, or empty list}`. A name is taken whole: it is never split,
     only blanks around it are removed. The same name twice inside a class counts once; names are
-    compared without regard to case, because CLIP's tokenizer does not see case.
+    compared ignoring case, because CLIP's tokenizer lowers it.
 
     Raises WordmaskError: no class, more than 65,535 classes, a bare string, an empty name, an entry
-    that is no string, a class without a name, the same name in two classes.
+    that is not a string, a class without a name, the same name in two classes.
 
     >>> Vocabulary(["cat", ["sofa", "couch"]]).classes
     (('cat',), ('sofa', 'couch'))
@@ -89,7 +89,7 @@ class Vocabulary:
 
     @property
     def queries(self) -> tuple[str, ...]:
-        """Every name of every class, class by class: what the text tower encodes."""
+        """Every name of every class, class by class, as the text tower encodes them."""
         return tuple(name for names in self.classes for name in names)
 
     def __len__(self) -> int:
@@ -100,7 +100,7 @@ class Vocabulary:
 
     @classmethod
     def of(cls, words: Any) -> Vocabulary:
-        """Return `words` as a Vocabulary: one already, or whatever the constructor takes."""
+        """Return `words` as a Vocabulary; it may be one already, or what the constructor takes."""
         return words if isinstance(words, cls) else cls(words)
 
     @classmethod
@@ -123,7 +123,7 @@ class Vocabulary:
         skipped. Commas and semicolons never split a line: real class names hold them.
 
         Raises WordmaskError, with the path: a file that cannot be read or is not UTF-8, JSON that
-        is not valid or holds something else, and everything that the constructor refuses.
+        is not valid or holds something else, and all errors of the constructor.
         """
         path = Path(path)
         text = _read_text(path, "classes")
@@ -137,11 +137,10 @@ class Vocabulary:
 
 @dataclass(frozen=True)
 class Background:
-    """What becomes of pixels that show none of the words: they get label 0 by one of five rules.
+    """How pixels that show none of the words are found: they get label 0 by one of five rules.
 
     Build one with `none`, `names`, `threshold`, `complement` or `auto`; `kind` says which it is.
-    `distractors` are names that take part in the softmax beside the person's words and whose pixels
-    get label 0, whatever the kind.
+    `distractors` are extra names in the softmax; their pixels get label 0, whatever the kind.
     """
 
     kind: Literal["none", "names", "threshold", "complement", "auto"]
@@ -156,7 +155,7 @@ class Background:
 
     @classmethod
     def names(cls, *names: str | Iterable[str]) -> Background:
-        """Pixels that fit one of these names best are background: `names("sky", "wall")`."""
+        """Pixels that match one of these names best are background: `names("sky", "wall")`."""
         distractors = _distractors(names)
         if not distractors:
             raise WordmaskError("Background.names needs at least one name")
@@ -180,12 +179,12 @@ class Background:
 
     @classmethod
     def auto(cls) -> Background:
-        """Let general scene words, less those close to the person's, stand in as distractors."""
+        """Take general scene words as distractors, except those close to the user's words."""
         return cls("auto")
 
     @classmethod
     def of(cls, value: Any) -> Background:
-        """Return `value` as a Background: one already, "none", "auto", or a list of names."""
+        """Return `value`, a Background, "none", "auto" or a list of names, as a Background."""
         if isinstance(value, cls):
             return value
         if isinstance(value, str):
@@ -227,7 +226,7 @@ class Background:
         return cls.complement(_parse_number(number, text) if number else 2.0, names)
 
     def check(self, words: Vocabulary) -> None:
-        """Raise WordmaskError when a distractor is also a name of one of the person's classes."""
+        """Raise WordmaskError if a distractor is also a name of one of the classes."""
         wanted = {_key(name) for name in words.queries}
         for name in self.distractors:
             if _key(name) in wanted:
@@ -250,7 +249,7 @@ def templates(source: str | Path | Sequence[str]) -> tuple[str, ...]:
     """Return prompt templates, each with exactly one `{}` where the name goes.
 
     `source`: "openai" (CLIP's 80 for ImageNet), "cliper" (CLIPer's 15), "maskclip" (the 80 and five
-    about a scene), "single" ("a photo of a {}."), the path of a UTF-8 text file (one template a
+    about a scene), "single" ("a photo of a {}."), the path of a UTF-8 text file (one template per
     line; blank lines and lines that start with `#` are skipped), or a list of templates.
 
     Raises WordmaskError: an unknown name, a file that cannot be read, an empty list, a template
@@ -281,28 +280,28 @@ def pick_distractors(
     names: Sequence[str],
     stock: Sequence[str],
 ) -> list[int]:
-    """Choose the stock words that may stand for "none of the person's words".
+    """Choose the stock words that may stand for "none of the user's words".
 
     `word_embeddings` (N, E) belong to `names`, `stock_embeddings` (S, E) to `stock`; rows need not
     be unit. Returns increasing indices into `stock`.
 
     A stock word is left out when
-    (a) it is one of the person's words: the same after case and plural, or with the same head
+    (a) it is one of the user's words: the same but for case and plural, or with the same head
         ("car" and "red car", "bottle" and "bottle of wine"); or
     (b) it is close in meaning to one: its cosine to that word exceeds mean + 1.75 standard
-        deviations of the word's cosines over the stock. CLIP's text cosines all lie high and in a
-        narrow band that moves from model to model, so no fixed cosine would do.
-    When (b) leaves fewer than 24, the least close ones come back until 24 are left; those that fell
-    to (a) never do.
+        deviations of the word's cosines over the stock. CLIP's text cosines are all high and in a
+        narrow band that differs from model to model, so no fixed cosine works.
+    If (b) leaves fewer than 24, the least close ones are kept until there are 24; those left out by
+    (a) stay out.
 
-    The two errors are not alike. A near word that stays takes the person's own pixels ("building"
-    those of "house"); one that goes leaves its pixels to the person's word ("dog" to "cat"). 1.75
-    was chosen for that: of the 115 words, one word of the person costs three to eight. It was
-    judged with a sentence-embedding model (MiniLM), not with CLIP: there "cat" loses dog, "house"
-    building, wall and roof, "sea" water, boat and river; members of a general word are missed
-    ("food" keeps cake).
+    The two errors differ. A close word that stays takes pixels of the user's word ("building"
+    those of "house"); one left out leaves its pixels to the user's word ("dog" to "cat"). 1.75
+    was chosen for that: each word of the user leaves out three to eight of the 115. It was
+    tested with a sentence-embedding model (MiniLM), not with CLIP: there "cat" leaves out dog,
+    "house" building, wall and roof, "sea" water, boat and river; members of a general word are
+    missed ("food" keeps cake).
 
-    Raises WordmaskError when the rows do not match the names.
+    Raises WordmaskError if the rows do not match the names.
     """
     words = _unit_rows(word_embeddings)
     offered = _unit_rows(stock_embeddings)
@@ -328,7 +327,7 @@ def _key(name: str) -> str:
 
 
 def _ordered(values: Any, what: str) -> list[Any]:
-    """List `values`, refusing what is no ordered collection."""
+    """List `values`; refuse anything but an ordered collection."""
     if isinstance(values, str):
         raise WordmaskError(f"{what} must be a list, not one string: write [{values!r}]")
     if isinstance(values, (bytes, set, frozenset)) or not isinstance(values, Iterable):
@@ -337,7 +336,7 @@ def _ordered(values: Any, what: str) -> list[Any]:
 
 
 def _synonyms(key: Any, value: Any) -> list[Any]:
-    """List what a dict holds beside a display name: nothing, one synonym, or several."""
+    """List the synonyms that a dict gives for a display name: none, one, or several."""
     if value is None or isinstance(value, str):
         return [value] if value else []
     return _ordered(value, f"the synonyms of {key!r}")
@@ -464,7 +463,7 @@ def _singulars(word: str) -> set[str]:
 
 
 def _same_word(one: str, other: str) -> bool:
-    """Whether two names are one word, or noun phrases with one head."""
+    """Whether two names are the same word, or noun phrases with the same head."""
     a, b = _head(one), _head(other)
     return a in _singulars(b) or b in _singulars(a)
 

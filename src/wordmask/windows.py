@@ -1,4 +1,4 @@
-"""Sliding windows over a picture, and score maps that hand out their rows at any size."""
+"""Sliding windows over a picture, and score maps from which rows are read at any size."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def place_windows(height: int, width: int, window: int, stride: int) -> tuple[Wi
 class Tile(NamedTuple):
     """One map on its patch grid and the pixels that it covers.
 
-    scores (R, h, w) stretch over a canvas of `canvas` pixels; from `offset` on, the canvas shows
-    `window`, and what is beyond is a pad that is cut off.
+    scores (R, h, w) cover `canvas` pixels (height, width); from `offset` on, the canvas shows
+    `window`; the rest is padding, which is cut off.
     """
 
     scores: Tensor
@@ -51,12 +51,12 @@ class ScoreMap:
     """The score maps of one picture, from which rows are read at any output size.
 
     Every tile is stretched bilinearly to its pixels, tiles are averaged where they overlap, and
-    the mean is stretched to the output size: what the SCLIP harness computes, but a block of rows
-    at a time, so the map of all classes never exists at full size.
+    the mean is stretched to the output size, as in the SCLIP harness, but a block of rows at a
+    time, so the maps of all classes never exist at full size.
 
     Args:
-        tiles: one tile for a whole picture, else one a window.
-        pixel_size: (H', W') of the picture that the network saw.
+        tiles: one tile for a whole picture, else one for each window.
+        pixel_size: (H', W') of the picture as the network takes it.
     """
 
     def __init__(self, tiles: Sequence[Tile], pixel_size: tuple[int, int]):

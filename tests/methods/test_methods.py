@@ -382,5 +382,5 @@ def test_needs_join():
     assert joined.states == {1, 3}
     assert joined.letters(4) == "qv"
     assert (joined.last_state, joined.last_block) == (3, 4)
-    with pytest.raises(WordmaskError, match="run them apart"):
+    with pytest.raises(WordmaskError, match="run them separately"):
         _ = b | Need.of(attention_sum=[1])

@@ -231,7 +231,7 @@ def test_a_function_as_an_auxiliary_model(kind, file):
     [
         ("fails", ["fails failed", "line", "ValueError: no weights"]),
         ("number", ["returned int", "(model, tokenizer)"]),
-        ("value", ["is no function"]),
+        ("value", ["is not a function"]),
         ("clop", ["unknown name", "clip"]),
     ],
 )

@@ -329,7 +329,7 @@ BAD_FILES = {
 
 
 @pytest.mark.parametrize("kind", BAD_FILES)
-@pytest.mark.filterwarnings("ignore:text embeddings are not kept on disk")
+@pytest.mark.filterwarnings("ignore:text embeddings are not cached on disk")
 def test_a_bad_cache_file_is_made_anew(clip: CLIPModel, tmp_path: Path, kind: str) -> None:
     rows = tower(clip, cache_dir=tmp_path).encode(NAMES, TEMPLATES)
     (path,) = tmp_path.iterdir()
@@ -358,7 +358,7 @@ def test_a_folder_that_cannot_be_written_is_said_once(clip: CLIPModel, tmp_path:
     blocked = tmp_path / "file"
     blocked.write_text("in the way")
     texts = tower(clip, cache_dir=blocked / "cache")
-    with pytest.warns(UserWarning, match="not kept on disk") as caught:
+    with pytest.warns(UserWarning, match="not cached on disk") as caught:
         rows = texts.encode(["cat"], TEMPLATES)
     assert len(caught) == 1
     with warnings.catch_warnings():

@@ -104,7 +104,7 @@ class Benchmark:
         expected: images of the complete evaluation split; 0 where any number will do.
         classes: how many classes C there are, the background not counted.
         has_background: whether label 0 is scored as a class of its own.
-        ignore: value in the mask files that is left out of the score; None where there is none.
+        ignore: value in the mask files that is left out of the score; None if there is none.
         reduce_zero: whether value 0 of the mask files is left out, and class 1 has value 1.
         layout: what is looked for below the root, as people read it.
         words: name of the lists of class names, see `wordmask.datasets.names`.

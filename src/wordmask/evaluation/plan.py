@@ -28,7 +28,7 @@ class Plan:
         methods: entries, `METHOD[:VARIANT][+REFINER]...`, see `protocols.Entry`; also classes, and
             methods with options, which go before those of the protocol.
         datasets: names of benchmarks, or whatever else `benchmark` takes.
-        root: the folder of their files; None where none is needed.
+        root: the folder of their files; None if none is needed.
         model: a hub id, a folder, `wordmask/...`, `FILE.py:FUNCTION` (a Python file and a function
             in it that returns a model), or a model in memory.
         protocol: official, paper or untuned.

@@ -100,7 +100,7 @@ class Method(Preprocessing):
         return SoftmaxRule(self.logit_scale, self.area_threshold, self.min_max)
 
     def feature_sets(self, dense: DenseFeatures) -> Tensor | None:
-        """Several sets of features (S, B, E, h, w), to be drawn; None where there is one."""
+        """Several sets of features (S, B, E, h, w), to be drawn; None if there is one."""
         return None
 
 

@@ -20,7 +20,7 @@ class ImageLevel:
 
     Attributes:
         pictures: by id, (present, predicted, scores): sorted labels of the target and of the
-            prediction, and float32 (C,), or None where no scores were given.
+            prediction, and float32 (C,), or None if no scores were given.
     """
 
     def __init__(self, classes: int):

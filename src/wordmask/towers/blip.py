@@ -1,6 +1,6 @@
-"""BLIP (Li et al., ICML 2022), whose image and text encoders meet in one space as CLIP's do.
+"""BLIP (Li et al., ICML 2022): image and text encoders with a joint embedding space, as in CLIP.
 
-Its contrastive half is read: the vision transformer, the text encoder's [CLS] state and the two
+Its contrastive half is used: the vision transformer, the text encoder's [CLS] state and the two
 projections of `BlipForImageTextRetrieval` (ClearCLIP, supplement, Table 2). Image-grounded encoder,
 decoder and matching head are not. Shapes as in clip.py.
 """
@@ -19,7 +19,7 @@ from wordmask.towers.text import TextTower
 
 
 class BlipBlock(Block):
-    """A block whose queries, keys and values are three parts of one linear map."""
+    """A block with queries, keys and values in one linear map."""
 
     def _check(self) -> None:
         attention = self.layer.self_attn
@@ -52,7 +52,7 @@ class BlipBlock(Block):
 
 
 class BlipTower(ClipTower):
-    """The image half of a `BlipForImageTextRetrieval`: no layer norm before the first block."""
+    """The image encoder of a `BlipForImageTextRetrieval`; no layer norm before the first block."""
 
     block_type: ClassVar[type[Block]] = BlipBlock
     layers_are_fused: ClassVar[bool] = False
@@ -63,7 +63,7 @@ class BlipTower(ClipTower):
 
     @property
     def width(self) -> int:
-        """E, the width that pictures and texts share."""
+        """E, the width of the joint space."""
         return self.model.config.image_text_hidden_size
 
     def _positions(self) -> Tensor:
@@ -94,4 +94,4 @@ class BlipText(TextTower):
         model, _, tokenizer = self._require()
         if None in (tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.pad_token_id):
             raise WordmaskError("the tokenizer has no [CLS], [SEP] or [PAD] token; BLIP needs them")
-        return self._as_they_come(prompts, model.config.max_position_embeddings)
+        return self._own_tokens(prompts, model.config.max_position_embeddings)

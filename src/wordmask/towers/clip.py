@@ -1,11 +1,11 @@
-"""The vision tower: CLIP's image encoder, opened up without touching it.
+"""The vision tower: access to the inside of CLIP's image encoder without changing it.
 
-BLIP and SigLIP keep the same parts elsewhere: see blip.py and siglip.py.
+For BLIP and SigLIP, which have the same parts under other names, see blip.py and siglip.py.
 
 Blocks are counted from 1, as in the papers: F^0 is the embedding after the first layer norm, F^n
-the output of block n, N the number of blocks. A method says what it needs (`Need`), one pass over
-the pictures leaves it behind (`Trace`), and the method finishes the last block itself with the
-modules that `ClipTower.block(n)` hands out.
+the output of block n, N the number of blocks. A method states what it needs (`Need`), one forward
+pass records it (`Trace`), and the method finishes the last block itself with the modules of
+`ClipTower.block(n)`.
 
 Shapes: B pictures, T = 1 + h*w tokens (the class token first, then patches row by row; SigLIP has
 no class token, T = h*w), D width, M heads, d = D / M, E joint text-image width.
@@ -32,13 +32,13 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 @dataclass(frozen=True)
 class Need:
-    """What a method reads from a pass. Needs of several methods can be joined with `|`.
+    """What a method needs of a forward pass. Needs of several methods can be joined with `|`.
 
     Args:
-        states: block numbers n whose token states F^n are read (0 is the embedding).
-        projections: pairs (n, letters), letters among "qkv": queries, keys, values of block n.
-        attention: block numbers whose softmaxed attention maps are read.
-        attention_sum: block numbers whose attention maps are read only as their sum.
+        states: numbers n of blocks, for the token states F^n (0 is the embedding).
+        projections: pairs (n, letter), letter in "qkv": queries, keys, values of block n.
+        attention: numbers of blocks, for their softmaxed attention maps.
+        attention_sum: numbers of blocks, for the sum of their attention maps.
     """
 
     states: frozenset[int] = frozenset()
@@ -62,7 +62,9 @@ class Need:
 
     def __or__(self, other: Need) -> Need:
         if self.attention_sum and other.attention_sum and self.attention_sum != other.attention_sum:
-            raise WordmaskError("two methods sum attention over different blocks; run them apart")
+            raise WordmaskError(
+                "two methods sum attention over different blocks; run them separately"
+            )
         return Need(
             self.states | other.states,
             self.projections | other.projections,
@@ -72,13 +74,13 @@ class Need:
 
     @property
     def last_state(self) -> int:
-        """The last block whose output must be computed."""
+        """The last block with an output that is needed."""
         before = {n - 1 for n, _ in self.projections} | {n - 1 for n in self._maps}
         return max(self.states | before, default=0)
 
     @property
     def last_block(self) -> int:
-        """The last block that is touched at all."""
+        """The last block of which anything is needed."""
         return max({n for n, _ in self.projections} | self._maps | {self.last_state}, default=0)
 
     @property
@@ -86,13 +88,13 @@ class Need:
         return self.attention | self.attention_sum
 
     def letters(self, n: int) -> str:
-        """The projections of block n that are read, in the order q, k, v."""
+        """The projections of block n that are needed, in the order q, k, v."""
         return "".join(x for x in "qkv" if (n, x) in self.projections)
 
 
 @dataclass
 class Trace:
-    """What one pass leaves behind: exactly what was needed, by block number."""
+    """The record of one forward pass: exactly what was needed, by block number."""
 
     grid: tuple[int, int]  # h, w
     states: dict[int, Tensor] = field(default_factory=dict)  # (B, T, D)
@@ -105,7 +107,7 @@ class Trace:
 
 
 class Block:
-    """One transformer block by the names of the papers. Every call goes through its own modules."""
+    """One transformer block with the papers' names. Every call goes through its own modules."""
 
     def __init__(self, layer: nn.Module, heads: int, activation: str, norm_eps: float | None):
         self.layer: Any = layer
@@ -162,15 +164,15 @@ class Block:
 
 
 class ClipTower:
-    """The image half of a transformers CLIP; of other families in its subclasses.
+    """The image encoder of a transformers CLIP; subclasses read those of other families.
 
     Args:
         model: a `CLIPModel` or `CLIPVisionModelWithProjection`; used through its own modules, never
             changed.
-        activation: "checkpoint" (what the weights' config says), or "gelu" / "quick_gelu" for a
-            method that runs the weights with another one.
-        norm_eps: the epsilon of the blocks' layer norms where a method changes it.
-        mean, std: how pictures are normalised; None takes what the family was trained with.
+        activation: "checkpoint" (that of its configuration), or "gelu" / "quick_gelu" for a method
+            that replaces it.
+        norm_eps: epsilon of the blocks' layer norms, if a method changes it.
+        mean, std: normalisation of pictures; None takes that of the family's training.
     """
 
     default_mean: ClassVar[tuple[float, ...]] = CLIP_MEAN
@@ -201,13 +203,13 @@ class ClipTower:
         self.norm_eps = norm_eps
         self.mean = mean or self.default_mean
         self.std = std or self.default_std
-        self.fused = True  # False forms every attention map: the reference that tests compare with
+        self.fused = True  # False forms every attention map: the reference of the tests
         config = self.vision.config
         self.patch: int = config.patch_size
         self.heads: int = config.num_attention_heads
 
     def with_settings(self, activation: str, norm_eps: float | None) -> ClipTower:
-        """The same network, its weights run with another activation or layer norm epsilon."""
+        """The same network with another activation or layer norm epsilon."""
         return type(self)(
             self.model, activation=activation, norm_eps=norm_eps, mean=self.mean, std=self.std
         )
@@ -224,7 +226,7 @@ class ClipTower:
 
     @property
     def width(self) -> int:
-        """E, the width that pictures and texts share."""
+        """E, the width of the joint space."""
         return self.model.config.projection_dim
 
     @property
@@ -234,7 +236,7 @@ class ClipTower:
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         return self.vision.embeddings.patch_embedding.weight.device
 
     def block(self, n: int) -> Block:
@@ -243,10 +245,10 @@ class ClipTower:
         return self.block_type(layer, self.heads, self.activation, self.norm_eps)
 
     def require_class_token(self, who: str) -> None:
-        """Say that `who` cannot use a network without a class token."""
+        """Raise WordmaskError if there is no class token, which `who` needs."""
         if not self.class_tokens:
             raise WordmaskError(
-                f"{who} reads the class token, which {type(self.model).__name__} has not; choose "
+                f"{who} needs a class token, and {type(self.model).__name__} has none; choose "
                 "another method or a CLIP"
             )
 
@@ -273,7 +275,7 @@ class ClipTower:
     ) -> Tensor:
         """(sum over s of softmax(scale * s s^T)) v for streams s, all (B, M, T, d).
 
-        On a CPU the maps are added up head by head, in the cache, and meet the values once.
+        On a CPU the maps are summed head by head, in the CPU's cache, and multiplied by v once.
         """
         if not self.fused or v.device.type != "cpu":
             return torch.stack([self.attend(s, s, v, scale=scale) for s in streams]).sum(0)
@@ -314,12 +316,12 @@ class ClipTower:
 
     @torch.no_grad()
     def trace(self, pixels: Tensor, need: Need, position: str = "bicubic_offset") -> Trace:
-        """Run the tower as far as `need` asks.
+        """Run the tower up to the last block that `need` includes.
 
         Args:
-            pixels: (B, 3, H, W) float, normalised; what is left beyond whole patches is dropped.
-            need: what to keep. Blocks whose maps nobody reads run as they are, fused.
-            position: how the position embedding reaches another grid, see `position_embedding`.
+            pixels: (B, 3, H, W) float, normalised; pixels beyond whole patches are dropped.
+            need: what to record. Blocks of which nothing inside is needed run fused, as they are.
+            position: how the position embedding is resized, see `position_embedding`.
         """
         if need.last_block > self.depth:
             raise WordmaskError(
@@ -391,7 +393,7 @@ class ClipTower:
         return self.vision.embeddings.position_embedding.weight
 
     def _first_norm(self, x: Tensor) -> Tensor:
-        """What comes before the first block."""
+        """The layer norm before the first block."""
         return self.vision.pre_layrnorm(x)
 
     def project(self, x: Tensor) -> Tensor:

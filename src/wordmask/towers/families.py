@@ -1,4 +1,4 @@
-"""Image-text models: CLIP and its families, who reads each of them, and how they are loaded."""
+"""Image-text models: CLIP and its families, the towers that read them, and how they are loaded."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ from wordmask.towers.text import TextTower, default_cache_dir
 
 @dataclass(frozen=True)
 class Family:
-    """Who reads a kind of image-text model.
+    """A family of image-text models and the towers that read it.
 
     Attributes:
-        model: the class of transformers that holds it.
-        tower, text: who reads its two halves.
-        text_parts: where it keeps its text model, and the projection of its output if it has one.
+        model: its class in transformers.
+        tower, text: the towers for its image and its text encoder.
+        text_parts: attributes of its text model, and of its text projection if it has one.
     """
 
     model: str
@@ -53,13 +53,13 @@ FAMILIES = {  # by the model type in the configuration
 
 @dataclass(frozen=True)
 class LoadedClip:
-    """An image-text model and what belongs to it.
+    """An image-text model with its tokenizer and normalisation.
 
     Attributes:
         model: a model of one of the `FAMILIES`.
-        tokenizer: its tokenizer, None where there is none.
-        mean, std: how pictures are normalised; None leaves it to the family's tower.
-        source: the id or folder it came from.
+        tokenizer: its tokenizer, None if there is none.
+        mean, std: normalisation of pictures; None: the default of the family's tower.
+        source: the id or folder that it was loaded from.
     """
 
     model: Any
@@ -72,14 +72,14 @@ class LoadedClip:
         """The vision tower; `activation` and `norm_eps` as for `ClipTower`.
 
         Raises:
-            WordmaskError: a model without the modules that its family's tower reads.
+            WordmaskError: the model lacks modules that its family's tower needs.
         """
         return _family(self.model).tower(self.model, mean=self.mean, std=self.std, **settings)
 
     def text(self, cache_dir: str | os.PathLike[str] | None = None) -> TextTower | None:
-        """The text tower; None where there is no text half.
+        """The text tower; None if there is no text encoder.
 
-        cache_dir: embeddings are kept in `wordmask` below it; None: the user's own cache.
+        cache_dir: embeddings are cached in `wordmask` below it; None: the user's own cache.
         """
         family = _family(self.model)
         encoder, projection = family.text_parts
@@ -101,26 +101,26 @@ def load_clip(
 ) -> LoadedClip:
     """Load a CLIP, or another image-text model of `FAMILIES`, in transformers format.
 
-    What the hub's cache holds is taken from there; what it lacks is downloaded.
+    Files in the hub's cache are used; missing ones are downloaded.
 
     Args:
         source: a hub id (`owner/name`, or `owner/name@revision`), a local folder, a name
-            `wordmask/...`, `FILE.py:FUNCTION`, see `build_model`, or a model in memory, which stays
-            as it is and where it is.
-        device, dtype: where it goes, see `pick_device` and `pick_dtype`.
+            `wordmask/...`, `FILE.py:FUNCTION`, see `build_model`, or a model in memory, which is
+            neither changed nor moved.
+        device, dtype: of the loaded model, see `pick_device` and `pick_dtype`.
         cache_dir: the hub's cache; None: its own.
         local_files_only: never use the network.
         tokenizer: in place of the checkpoint's own.
 
     Raises:
-        WordmaskError: no such folder or files, the hub out of reach, another kind of model, or a
-            device or type for a model in memory.
+        WordmaskError: no such folder or files, the hub cannot be reached, another kind of model,
+            or a device or dtype given with a model in memory.
     """
     if isinstance(source, nn.Module):
         if device is not None or dtype is not None:
             raise WordmaskError(
-                "got device or dtype with a model in memory, which is used as it is; move it with "
-                "model.to(...) before"
+                "got device or dtype with a model in memory, which is used as it is; move it first "
+                "with model.to(...)"
             )
         return LoadedClip(source, tokenizer, None, None, type(source).__name__)
     name = os.fspath(source)
@@ -134,7 +134,7 @@ def load_clip(
         loaded = _load(at, kind, where)
         offline, on_hub = where["local_files_only"], not Path(at).is_dir()
         if loaded.tokenizer is None and offline and on_hub and not local_files_only:
-            raise FileNotFoundError("tokenizer")  # then it is downloaded
+            raise FileNotFoundError("tokenizer")  # so that it is downloaded
         return loaded
 
     loaded = load_from(name, load, cache_dir=cache_dir, local_files_only=local_files_only)
@@ -148,19 +148,19 @@ def load_clip(
 
 @dataclass(frozen=True)
 class Classifier:
-    """Both halves of an image-text model that serves another one."""
+    """A second image-text model: its vision tower and its text tower."""
 
     tower: ClipTower
     text: TextTower | None
 
     @property
     def model(self) -> nn.Module:
-        """The model that both read."""
+        """The model of both towers."""
         return self.tower.model
 
 
 def load_classifier(source: str | os.PathLike[str] | nn.Module, **where: Any) -> Classifier:
-    """A second image-text model; arguments as for `load_clip`, a model in memory stays in place."""
+    """Load a second image-text model; arguments as for `load_clip`."""
     if isinstance(source, nn.Module):
         where = {"cache_dir": where.get("cache_dir")}
     loaded = load_clip(source, **where)
@@ -191,7 +191,7 @@ def _load(name: str, dtype: torch.dtype, where: dict[str, Any]) -> LoadedClip:
     if config.model_type != "clip_vision_model":
         try:
             tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False, **where)
-        except Exception:  # names cannot be encoded then, which the text tower says
+        except Exception:  # the text tower raises when names are to be encoded
             tokenizer = None
     default = family.tower.default_mean, family.tower.default_std
     mean, std = read_normalisation(name, where, default)

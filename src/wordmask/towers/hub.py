@@ -1,7 +1,7 @@
-"""Loading a CLIP from a hub id, a local folder or a Python file, offline where it can be.
+"""Loading models from a hub id, a local folder or a Python file, offline if possible.
 
-Weights come from safetensors where there are any; a pickled checkpoint is read with `weights_only`,
-and remote code is never trusted. The one code that runs is what is given as `FILE.py:FUNCTION`.
+Weights come from safetensors if there are any; a pickled checkpoint is read with `weights_only`,
+and remote code is never trusted. Only code given as `FILE.py:FUNCTION` is run.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ def build_model(text: str) -> tuple[Any, Any]:
     """The model that a function in a Python file returns, and its tokenizer or None.
 
     Args:
-        text: `FILE.py:FUNCTION`; the function takes nothing and returns a model, or a pair (model,
-            tokenizer). A diffusion pipeline is a model here.
+        text: `FILE.py:FUNCTION`; the function takes no argument and returns a model, or a pair
+            (model, tokenizer). A diffusion pipeline is a model here.
 
     Raises:
-        WordmaskError: no such file or function, an error in it, or something else returned.
+        WordmaskError: no such file or function, an error in it, or it returns something else.
     """
     function = load_object(text)
     if not callable(function):
-        raise WordmaskError(f"{text} is no function; give one that takes nothing, FILE.py:FUNCTION")
+        raise WordmaskError(f"{text} is not a function; give one without arguments")
     try:
         built = function()
     except Exception as error:
@@ -54,7 +54,7 @@ def build_model(text: str) -> tuple[Any, Any]:
 
 
 def read_source(source: Any, device: torch.device, dtype: torch.dtype) -> Any:
-    """The model in memory that `FILE.py:FUNCTION` gives, moved; any other source as it is."""
+    """The model that `FILE.py:FUNCTION` returns, moved to `device`; any other source as it is."""
     if not isinstance(source, (str, os.PathLike)) or not is_file(os.fspath(source)):
         return source
     return build_model(os.fspath(source))[0].to(device, dtype)
@@ -64,12 +64,12 @@ def check_complete(missing: Iterable[str], source: str, what: str) -> None:
     """Refuse a checkpoint without all tensors of its model.
 
     Args:
-        missing: names of the tensors that it lacks.
-        source: where it came from.
-        what: what it is a checkpoint of.
+        missing: names of missing tensors.
+        source: the id or folder of the checkpoint.
+        what: the model that it is a checkpoint of.
 
     Raises:
-        WordmaskError: any is missing.
+        WordmaskError: a tensor is missing.
     """
     names = sorted(missing)
     if names:
@@ -90,21 +90,21 @@ def load_from(
     cache_dir: str | os.PathLike[str] | None = None,
     local_files_only: bool = False,
 ) -> Loaded:
-    """Load something by a hub id, a local folder or a name `wordmask/...`: the cache first.
+    """Load from a hub id (its cache first), a local folder or a name `wordmask/...`.
 
     Args:
-        source: where it is; a hub id may have a branch, tag or commit: `owner/name@revision`.
+        source: a hub id may have a branch, tag or commit: `owner/name@revision`.
         load: takes a folder or hub id, and `cache_dir`, `local_files_only` and (for a hub id)
             `revision` for the readers of transformers and the hub; its `WordmaskError`s reach the
-            caller, any other error means that the files are not there or broken.
-        kind: what the source is, for messages.
+            caller, any other error means that files are missing or broken.
+        kind: the name of the model in messages.
         index: the file that every folder must have.
-        files: what a hub repository should have, named where something is missing.
-        weights: a folder must have one of these; empty where `load` knows better.
+        files: the files of a hub repository, listed in messages if missing.
+        weights: a folder must have one of these; empty if `load` checks that itself.
         cache_dir, local_files_only: as for `load_clip`.
 
     Raises:
-        WordmaskError: no such folder or files, the hub out of reach.
+        WordmaskError: no such folder or files, the hub cannot be reached.
     """
     name, folder = source, Path(source).expanduser()
     where: dict[str, Any] = {"cache_dir": cache_dir, "local_files_only": False}
@@ -128,12 +128,12 @@ def load_from(
             return load(name, where | {"local_files_only": True})
         except WordmaskError:
             raise
-        except Exception as error:  # a broken checkpoint fails in its reader's own way
+        except Exception as error:  # broken checkpoints raise many kinds of errors
             if folder.is_dir():
                 first = (str(error).splitlines() or [type(error).__name__])[0]
                 raise WordmaskError(f"cannot load {kind} in {name}: {first}") from None
             if local_files_only:
-                raise _not_here(name, files, where, "the network was not asked", kind) from None
+                raise _not_cached(name, files, where, "downloads are off", kind) from None
             return _download(name, load, kind, files, where)
 
 
@@ -163,13 +163,13 @@ def _download(
 
     revision = where["revision"]
     try:
-        # answers at once where downloads would retry long
+        # fails at once if there is no network, while downloads would retry for long
         HfApi().model_info(name, revision=revision, timeout=10)
         return load(name, where)
     except WordmaskError:
         raise
     except HFValidationError:
-        raise WordmaskError(f"got {name!r} as {kind}; a hub id looks like owner/name") from None
+        raise WordmaskError(f"got {name!r} as {kind}; a hub id has the form owner/name") from None
     except RepositoryNotFoundError:
         raise WordmaskError(
             f"the hub has no model {name!r}, or it is private; check the id, or log in with "
@@ -181,12 +181,12 @@ def _download(
             "commit after the @"
         ) from None
     except Exception as error:
-        why = f"the hub gave {type(error).__name__}"
-        raise _not_here(name, files, where, why, kind) from None
+        why = f"the download failed with {type(error).__name__}"
+        raise _not_cached(name, files, where, why, kind) from None
 
 
 def named(name: str, where: Mapping[str, Any]) -> str:
-    """A hub id or folder with its revision, where it has one: `owner/name@revision`."""
+    """A hub id or folder with its revision, if it has one: `owner/name@revision`."""
     return f"{name}@{where['revision']}" if where.get("revision") else name
 
 
@@ -197,7 +197,7 @@ def read_normalisation(
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and std of the checkpoint's own preprocessor, else `default`.
 
-    where: as `load` of `load_from` gets it.
+    where: as passed to `load` of `load_from`.
     """
     from transformers.utils import cached_file
 
@@ -221,7 +221,7 @@ def read_normalisation(
     return default
 
 
-def _not_here(
+def _not_cached(
     name: str, files: Sequence[str], where: dict[str, Any], why: str, kind: str
 ) -> WordmaskError:
     from huggingface_hub import try_to_load_from_cache
@@ -232,14 +232,14 @@ def _not_here(
     command = f"hf download {name}" + (f" --revision {revision}" if revision else "")
     return WordmaskError(
         f"cannot load {named(name, where)!r}: {', '.join(missing) or 'a file'} not in the cache, "
-        f"and {why}; run `{command}` where there is a network, or give a local folder with these "
-        f"files as {kind}"
+        f"and {why}; run `{command}` with a network, or give a local folder with these files as "
+        f"{kind}"
     )
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """No progress bars of the libraries while loading; they are set back after it."""
+    """Hide messages and progress bars of transformers while loading."""
     from transformers.utils import logging
 
     shown = logging.is_progress_bar_enabled()
@@ -255,7 +255,7 @@ def _quiet() -> Iterator[None]:
 
 
 def pick_device(device: str | torch.device | None) -> torch.device:
-    """The device asked for; None takes a GPU where there is one.
+    """The device by name; None takes a GPU if there is one.
 
     Raises:
         WordmaskError: a device that does not exist here.
@@ -265,7 +265,7 @@ def pick_device(device: str | torch.device | None) -> torch.device:
     try:
         chosen = torch.device(device)
         torch.empty(0, device=chosen)
-    # torch raises each of these, by the kind of device that it has not or was built without
+    # torch raises each of these, by the kind of device that is missing
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         first = str(error).splitlines()[0]
         raise WordmaskError(f"got device {device!r}, which is not usable here: {first}") from None
@@ -273,7 +273,7 @@ def pick_device(device: str | torch.device | None) -> torch.device:
 
 
 def pick_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:
-    """The type asked for; None is float32 on a CPU and float16 on a GPU.
+    """The dtype by name; None is float32 on a CPU and float16 on a GPU.
 
     Raises:
         WordmaskError: anything but float32, float16 and bfloat16.

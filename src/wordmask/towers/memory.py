@@ -1,4 +1,4 @@
-"""Whether a network fits into memory, checked before it is loaded; and memory given back."""
+"""Check that a network fits into memory before it is loaded, and release memory after use."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from wordmask.errors import WordmaskError
 
 
 class TooLargeError(WordmaskError):
-    """A network that does not fit into the memory that is free."""
+    """A network that does not fit into the free memory."""
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Bytes that can still be taken on a device; None where that is not known."""
+    """Free memory of a device in bytes; None if unknown."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     if device.type != "cpu":
@@ -38,23 +38,23 @@ def _free_of_machine() -> int | None:
 
 
 def _free_of_group(folder: Path) -> int | None:
-    """What the limit of a container leaves (control groups, version 2)."""
+    """Free memory within the limit of a container (control groups, version 2), in bytes."""
     try:
-        limit = int((folder / "memory.max").read_text())  # "max" where there is none
+        limit = int((folder / "memory.max").read_text())  # "max" if there is none
         used = int((folder / "memory.current").read_text())
         stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-        return limit - used + int(stat.get("inactive_file", 0))  # cached files give way
+        return limit - used + int(stat.get("inactive_file", 0))  # cached files are evicted
     except (OSError, ValueError):
         return None
 
 
 def check_memory(name: str, needed: int, device: torch.device, advice: str) -> None:
-    """Refuse a network that needs more than is free.
+    """Refuse a network that needs more memory than is free.
 
     Args:
-        name: which network.
+        name: name of the network.
         needed: bytes of its weights and of one pass.
-        device: where it would go.
+        device: the device it would be loaded on.
         advice: what would fit, or what to do.
 
     Raises:
@@ -69,9 +69,9 @@ def check_memory(name: str, needed: int, device: torch.device, advice: str) -> N
 
 
 def give_back_memory() -> None:
-    """Return what is no longer used to the system: Python's memory, the C library's, a GPU's."""
+    """Release unused memory to the system: Python's, the C library's, and a GPU's."""
     gc.collect()
     with suppress(OSError, AttributeError, TypeError):  # another C library than glibc
-        ctypes.CDLL(None).malloc_trim(0)  # which keeps freed weights otherwise
+        ctypes.CDLL(None).malloc_trim(0)  # else glibc keeps the memory of freed weights
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

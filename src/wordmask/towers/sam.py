@@ -1,6 +1,6 @@
 """SAM and SAM 2 from transformers: a picture is embedded once, then prompts become masks.
 
-Places are x, y in pixels of the picture: 0 is its left or top edge, W or H the other one, so the
+Points are x, y in pixels of the picture: 0 is its left or top edge, W or H the other one, so the
 centre of the first pixel is 0.5, 0.5.
 """
 
@@ -20,11 +20,11 @@ from wordmask.towers.hub import check_complete, load_from, named, read_normalisa
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 PROMPTS = 16  # decoded at once
-OUTSIDE = -10.0  # the logit of a mask prompt beyond the picture, and of the mask of no points
+OUTSIDE = -10.0  # logit of a mask prompt beyond the picture, and of a mask without points
 
 
 class Masks(NamedTuple):
-    """What prompts gave, P of them with m masks each.
+    """Masks of P prompts, m for each.
 
     logits (P, m, h, w), above 0 inside the mask, on a grid over the whole picture; iou (P, m), the
     network's own estimate of their quality, about 0 to 1.
@@ -35,7 +35,7 @@ class Masks(NamedTuple):
 
     @property
     def best(self) -> Tensor:
-        """The mask of highest estimated IoU of each prompt, (P, h, w)."""
+        """The mask with the highest estimated IoU of each prompt, (P, h, w)."""
         prompts = torch.arange(len(self.iou), device=self.iou.device)
         return self.logits[prompts, self.iou.argmax(1)]
 
@@ -45,8 +45,8 @@ class SamTower:
 
     Args:
         model: a `SamModel` or `Sam2Model`; used through its own modules, never changed.
-        mean, std: how pictures are normalised.
-        source: the id or folder it came from.
+        mean, std: normalisation of pictures.
+        source: the id or folder that it was loaded from.
     """
 
     def __init__(
@@ -66,13 +66,13 @@ class SamTower:
         self.mean, self.std, self.source = mean, std, source
         config: Any = model.config
         prompts = config.prompt_encoder_config
-        self.side: int = prompts.image_size  # of the square that the network sees, in pixels
+        self.side: int = prompts.image_size  # of the network's square input, in pixels
         self.grid: int = 4 * (prompts.image_size // prompts.patch_size)  # side of its own masks
         self.keeps_aspect: bool = config.model_type == "sam"  # SAM 2 squashes
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         return next(self.model.parameters()).device
 
     @property
@@ -84,7 +84,7 @@ class SamTower:
     def embed(self, image: Tensor) -> SamImage:
         """Embed a picture (3, H, W) in [0, 1], any size.
 
-        SAM brings the long side to `side` pixels and pads with zeros at the right or the bottom;
+        SAM resizes the long side to `side` pixels and pads with zeros at the right or the bottom;
         SAM 2 squashes the picture to a square.
         """
         if image.ndim != 3 or image.shape[0] != 3 or not image.numel():
@@ -112,7 +112,7 @@ class SamImage:
         tower: the network.
         embeddings: of the picture, (1, D, h, w) each: one for SAM, three levels for SAM 2.
         size: H, W of the picture.
-        covered: height and width of the network's square that show the picture.
+        covered: height and width of the picture in the network's square.
     """
 
     tower: SamTower
@@ -140,10 +140,10 @@ class SamImage:
 
         Args:
             points: (P, n, 2), x and y.
-            labels: (P, n), 1 for a point on the object and 0 for one beside it; None: all 1.
+            labels: (P, n), 1 for a point on the object and 0 for one off it; None: all 1.
             boxes: (P, 4), left, top, right, bottom.
             masks: (P, h, w) logits over the whole picture on any grid.
-            multimask: three masks a prompt, for whole, part and subpart, instead of one.
+            multimask: three masks per prompt, for whole, part and subpart, instead of one.
 
         Raises:
             WordmaskError: no prompt, or shapes that do not fit together.
@@ -188,12 +188,12 @@ class SamImage:
         return Masks(torch.cat(logits), torch.cat(iou))
 
     def separate(self, groups: Sequence[Tensor], most: int = 32) -> Tensor:
-        """One mask a group of points (n, 2), whose negatives are the other groups' points.
+        """One mask for each group of points (n, 2), with the other groups' points as negatives.
 
-        most: how many points of its own, and how many others, a prompt takes, evenly picked.
+        most: number of positive, and of negative, points per prompt at most, evenly picked.
 
         Returns:
-            (groups, h, w) logits; of a group without points, negative everywhere.
+            (groups, h, w) logits; negative everywhere for a group without points.
         """
         out = torch.full((len(groups), *self.grid), OUTSIDE, device=self.tower.device)
         for k, group in enumerate(groups):
@@ -206,18 +206,18 @@ class SamImage:
             out[k] = self.predict(torch.cat([own, others])[None], labels[None]).best[0]
         return out
 
-    def _to_square(self, places: Tensor) -> Tensor:
-        """Places (..., 2) in the picture to pixel indices of the network's square."""
+    def _to_square(self, points: Tensor) -> Tensor:
+        """Points (..., 2) in the picture to pixel indices of the network's square."""
         scale = [self.covered[1] / self.size[1], self.covered[0] / self.size[0]]
-        places = places.to(self.tower.device, torch.float32)
-        return places * places.new_tensor(scale) - 0.5  # it adds 0.5 itself
+        points = points.to(self.tower.device, torch.float32)
+        return points * points.new_tensor(scale) - 0.5  # the network adds 0.5 itself
 
     def _to_picture(self, logits: Tensor) -> Tensor:
-        """Masks on the network's square (P, m, s, s), on the picture's `grid`."""
+        """Resample masks on the network's square (P, m, s, s) to the picture's `grid`."""
         return _resample(logits, self.grid, [c / self.tower.side for c in self.covered])
 
     def _mask_prompts(self, masks: Tensor) -> Tensor:
-        """Masks on the picture (P, h, w), on the network's square (P, 1, s, s)."""
+        """Resample masks on the picture (P, h, w) to the network's square (P, 1, s, s)."""
         s, side = self.tower.grid, self.tower.side
         masks = masks.to(self.tower.device, torch.float32)[:, None]
         prompts = _resample(masks, (s, s), [side / c for c in self.covered])
@@ -239,7 +239,7 @@ def _resample(x: Tensor, size: tuple[int, int], share: Sequence[float]) -> Tenso
 
 
 def centres(index: Tensor, grid: Sequence[int], size: tuple[int, int]) -> Tensor:
-    """Patches of a grid h, w by flat index (n,), as places (n, 2) in a picture of `size` H, W."""
+    """Centres (n, 2), in a picture of `size` H, W, of patches (n,) of a grid h, w (flat index)."""
     row, column = index // grid[1] + 0.5, index % grid[1] + 0.5
     return torch.stack([column * (size[1] / grid[1]), row * (size[0] / grid[0])], dim=-1)
 
@@ -262,7 +262,7 @@ def load_sam(
     """Load SAM or SAM 2 in transformers format; a model in memory is used as it is.
 
     Raises:
-        WordmaskError: no such folder or files, the hub out of reach, or another kind of model.
+        WordmaskError: no such folder or files, the hub cannot be reached, another kind of model.
     """
     source = read_source(source, device, dtype)
     if isinstance(source, nn.Module):

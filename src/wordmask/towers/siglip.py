@@ -1,9 +1,10 @@
 """SigLIP and SigLIP 2 of fixed sizes (Zhai et al., ICCV 2023; Tschannen et al., 2025).
 
 There is no class token, T = h*w. A picture's embedding comes from a pooling head in which one
-learned query attends to all patches; a patch's dense feature is what that head would give if the
-query saw this patch alone, as MaskCLIP reads the attention pooling of CLIP's ResNets. SigLIP scores
-pairs by a sigmoid; cosines are used here as for every other family. Shapes as in clip.py.
+learned query attends to all patches; a patch's dense feature is the output of that head if the
+query attended to this patch alone, as MaskCLIP does with the attention pooling of CLIP's ResNets.
+SigLIP scores pairs by a sigmoid; cosines are used here as for every other family. Shapes as in
+clip.py.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from wordmask.towers.text import TextTower
 
 
 class SiglipTower(ClipTower):
-    """The image half of a transformers `SiglipModel`."""
+    """The image encoder of a transformers `SiglipModel`."""
 
     default_mean: ClassVar[tuple[float, ...]] = (0.5, 0.5, 0.5)
     default_std: ClassVar[tuple[float, ...]] = (0.5, 0.5, 0.5)
@@ -28,7 +29,7 @@ class SiglipTower(ClipTower):
 
     @property
     def width(self) -> int:
-        """E, the width that pictures and texts share."""
+        """E, the width of the joint space."""
         return self.vision.config.hidden_size
 
     def _add_class_token(self, patches: Tensor) -> Tensor:
@@ -38,7 +39,7 @@ class SiglipTower(ClipTower):
         return x
 
     def project(self, x: Tensor) -> Tensor:
-        """Last layer norm and the pooling head of each token (..., D) alone; (..., E), float32."""
+        """Last layer norm, then the pooling head on each token (..., D) alone; (..., E), float32."""
         head = self.vision.head
         attention = head.attention
         weight, bias = attention.in_proj_weight.chunk(3)[2], attention.in_proj_bias.chunk(3)[2]
@@ -51,7 +52,7 @@ class SiglipTower(ClipTower):
 
 
 class SiglipText(TextTower):
-    """SigLIP's text encoder: lower case, padded to the full context; its last state is read."""
+    """SigLIP's text encoder: lower case, padded to the full context, its last state pooled."""
 
     tokenizer_hint: ClassVar[str] = "for SigLIP 1 `pip install sentencepiece protobuf`, "
 
@@ -64,7 +65,7 @@ class SiglipText(TextTower):
         """Return text and end token of each prompt, and whether its text was cut."""
         model, _, _ = self._require()
         lowered = [prompt.lower() for prompt in prompts]
-        return self._as_they_come(lowered, model.config.max_position_embeddings)
+        return self._own_tokens(lowered, model.config.max_position_embeddings)
 
     def _width(self) -> int:
         return self._require()[0].config.projection_size

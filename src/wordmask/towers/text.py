@@ -1,4 +1,4 @@
-"""The text tower: names to unit embeddings through prompt templates, encoded once and kept.
+"""The text tower: names to unit embeddings through prompt templates, encoded once and cached.
 
 N names, T templates, P unique prompts, L tokens of a prompt, E joint text-image width.
 """
@@ -25,26 +25,26 @@ from wordmask.errors import WordmaskError
 from wordmask.files import write_atomically
 from wordmask.towers.weights import hash_weights
 
-CACHE_FORMAT = 1  # to be raised when the same key would hold other numbers
+CACHE_FORMAT = 1  # to be increased when the same key would hold other numbers
 MEMORY_ROWS = 16_384
-LEGACY_END = 2  # the end token id that the hub's old configurations wrongly give
+LEGACY_END = 2  # the wrong end token id of old configurations on the hub
 
 
 class TextTower:
     """CLIP's text encoder with its tokenizer and a cache in memory and on disk.
 
     Args:
-        text_model: transformers' CLIP text model (`CLIPModel.text_model`), used through itself;
-            None where the model has no text side, which only `encode` refuses, as for a tokenizer.
+        text_model: transformers' CLIP text model (`CLIPModel.text_model`), used as it is. It and
+            the tokenizer may be None; then `encode` raises.
         text_projection: the map from its pooled state to the joint space.
         tokenizer: the checkpoint's tokenizer.
-        cache_dir: folder for embeddings, made when needed; None keeps nothing on disk.
+        cache_dir: folder for embeddings, made when needed; None caches nothing on disk.
         batch_size: prompts encoded at a time.
 
-    The weights are taken to stay as they are: after changing them, build a new TextTower.
+    The weights must not change: after changing them, build a new TextTower.
     """
 
-    tokenizer_hint: ClassVar[str] = ""  # what else may help where there is no tokenizer
+    tokenizer_hint: ClassVar[str] = ""  # further advice if there is no tokenizer
 
     def __init__(
         self,
@@ -85,23 +85,23 @@ class TextTower:
         if isinstance(names, str) or not names:
             raise WordmaskError(f"names must be a list with at least one name; received {names!r}")
         self._require()
-        asked = _digest(templates)
-        known = {name: self._memory.get((asked, name)) for name in names}
+        key = _digest(templates)
+        known = {name: self._memory.get((key, name)) for name in names}
         if any(row is None for row in known.values()):
             known.update(self._find(sorted(known), known, templates))
         for name, row in known.items():
             assert row is not None
-            self._memory.pop((asked, name), None)  # so that it moves to the newest end
-            self._memory[asked, name] = row
+            self._memory.pop((key, name), None)  # so that it becomes the newest
+            self._memory[key, name] = row
         while len(self._memory) > MEMORY_ROWS:
             self._memory.pop(next(iter(self._memory)))
         return torch.stack([known[name] for name in names]).to(self._device())  # type: ignore[misc]
 
     def fingerprint(self) -> str:
-        """Return a hash of all that an embedding depends on but the words: made once, when asked.
+        """Return a hash of all that an embedding depends on besides the words, computed once.
 
         It covers the weights (names, shapes, dtypes, bytes), the modules, the configuration values
-        that no weight shows, and the tokenizer.
+        that the weights do not determine, and the tokenizer.
         """
         if self._fingerprint is None:
             model, projection, tokenizer = self._require()
@@ -119,7 +119,7 @@ class TextTower:
     def _find(
         self, names: list[str], known: dict[str, Tensor | None], templates: tuple[str, ...]
     ) -> dict[str, Tensor]:
-        """Return the rows of `names` (sorted, unique) from disk, or encode those not yet known."""
+        """Return the rows of `names` (sorted, unique) from disk, or encode those not in memory."""
         path = None
         if self.cache_dir is not None:
             key = _digest([CACHE_FORMAT, self.fingerprint(), templates, names])
@@ -134,7 +134,7 @@ class TextTower:
         self._warn_of_cut(cut)
         found.update(zip(missing, rows, strict=True))
         if path is not None:
-            # A name known from before may be one that was cut: the file has to say so as well.
+            # A name from memory may have been cut too: the file must record it.
             cut = [name for name in names if name in self._warned]
             self._save(path, torch.stack([found[name] for name in names]), names, cut)
         return found
@@ -170,8 +170,8 @@ class TextTower:
     def _features(self, tokens: list[list[int]]) -> Tensor:
         """Return the features (b, E) of prompts given as tokens, the longest prompt last."""
         model, projection, tokenizer = self._require()
-        # Attention is causal and the pooled state is that of the first end token, so more end
-        # tokens behind it change nothing, whatever token the checkpoint pads with.
+        # Attention is causal and the pooled state is that of the first end token, so end tokens
+        # after it change nothing, whatever token the checkpoint pads with.
         input_ids = self._padded(tokens, len(tokens[-1]), tokenizer.eos_token_id)
         return projection(model(input_ids=input_ids).pooler_output)
 
@@ -189,7 +189,7 @@ class TextTower:
             raise WordmaskError("the tokenizer has no start or no end token; CLIP needs both")
         if configured not in (LEGACY_END, end):
             raise WordmaskError(
-                f"the tokenizer ends a prompt with token {end}, the text model looks for token "
+                f"the tokenizer ends a prompt with token {end}, the text model expects token "
                 f"{configured}; give the tokenizer that belongs to these weights"
             )
         room = model.config.max_position_embeddings - 2
@@ -215,11 +215,11 @@ class TextTower:
             is_cut.append(len(text) > room)
         return tokens, is_cut
 
-    def _as_they_come(self, prompts: list[str], context: int) -> tuple[list[list[int]], list[bool]]:
-        """Return each prompt's tokens with the tokenizer's own ends, and whether it was cut."""
+    def _own_tokens(self, prompts: list[str], context: int) -> tuple[list[list[int]], list[bool]]:
+        """Return each prompt's tokens with the tokenizer's own special tokens; whether it was cut."""
         model, _, tokenizer = self._require()
         if tokenizer.pad_token_id is None:
-            raise WordmaskError("the tokenizer has no token to pad with; the text model needs one")
+            raise WordmaskError("the tokenizer has no padding token; the text model needs one")
         encoded = tokenizer(
             prompts, padding=False, truncation=False, return_attention_mask=False, verbose=False
         )["input_ids"]
@@ -255,7 +255,7 @@ class TextTower:
         except (OSError, WordmaskError) as error:
             if not self._warned_of_disk:
                 self._warned_of_disk = True
-                warnings.warn(f"text embeddings are not kept on disk: {error}", stacklevel=4)
+                warnings.warn(f"text embeddings are not cached on disk: {error}", stacklevel=4)
 
     def _require(self) -> tuple[Any, Any, Any]:
         if self.text_model is None or self.text_projection is None:
@@ -281,7 +281,7 @@ class TextTower:
 
 
 def default_cache_dir() -> Path:
-    """Return the folder for what can be made again.
+    """Return the folder for cached files.
 
     $WORDMASK_CACHE; else `wordmask` in $XDG_CACHE_HOME, in %LOCALAPPDATA% on Windows, or in
     ~/.cache.
@@ -300,7 +300,7 @@ def _digest(value: Any) -> str:
 
 
 def _tokenizer_text(tokenizer: Any) -> str:
-    """Return all that decides a tokenizer's ids, less the padding its last call left behind."""
+    """Return all that determines a tokenizer's ids, without the padding set by its last call."""
     if hasattr(tokenizer, "backend_tokenizer"):
         parts = json.loads(tokenizer.backend_tokenizer.to_str())
         return json.dumps({**parts, "padding": None, "truncation": None}, sort_keys=True)
@@ -313,11 +313,11 @@ def _load(path: Path, count: int, width: int) -> tuple[Tensor, list[str]] | None
         with safe_open(path, framework="pt") as file:
             rows = file.get_tensor("embeddings").clone()
             cut = [str(name) for name in json.loads(file.metadata()["cut"])]
-    except Exception:  # a cache file may hold anything; whatever is wrong with it, it is made anew
+    except Exception:  # whatever is wrong with a cached file, it is written anew
         return None
     if rows.shape != (count, width) or rows.dtype != torch.float32:
         return None
-    # A disk that lost its last writes can leave zeros behind a good header.
+    # A disk that lost its last writes can leave zeros after a valid header.
     if not torch.allclose(rows.norm(dim=-1), torch.ones(count), atol=1e-4):
         return None
     return rows, cut

@@ -1,9 +1,9 @@
-"""The VFM tower: dense features of a frozen vision foundation model, of whichever family it is.
+"""The VFM tower: dense features of a frozen vision foundation model of any of `FAMILIES`.
 
-A vision transformer is opened up as `ClipTower` opens CLIP: its own modules are called one after
-the other, so that it takes pictures of any size and shape, its position embedding reaches them as
-its own code has it, MAE masks nothing, and the last block's queries, keys or values can be read
-without a hook. Only modules of transformers are used; nothing is changed.
+As `ClipTower` does with CLIP, it calls the model's own modules one after the other, so that it
+takes pictures of any size and shape, resizes the position embedding as the model's own code does,
+masks nothing for MAE, and can read the last block's queries, keys or values without a hook. Only
+modules of transformers are used; nothing is changed.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ FILES = ("config.json", "model.safetensors", "preprocessor_config.json")
 Facet = Literal["output", "queries", "keys", "values"]
 
 
-class Family(NamedTuple):
-    """What is peculiar to a family of VFMs.
+class VfmFamily(NamedTuple):
+    """A family of VFMs.
 
     Attributes:
-        title: what people call it.
+        title: its name in messages.
         module: its class in transformers.
         position: how its own code resizes the position embedding (see `position_embedding`);
             "rotary" has none, "fixed" takes pictures of one size.
@@ -45,17 +45,17 @@ class Family(NamedTuple):
 
 
 FAMILIES = {  # by the model_type of their configuration
-    "vit": Family("DINO", "ViTModel", "bicubic_offset"),
-    "dinov2": Family("DINOv2", "Dinov2Model", "bicubic_offset"),
-    "dinov2_with_registers": Family(
+    "vit": VfmFamily("DINO", "ViTModel", "bicubic_offset"),
+    "dinov2": VfmFamily("DINOv2", "Dinov2Model", "bicubic_offset"),
+    "dinov2_with_registers": VfmFamily(
         "DINOv2 with registers", "Dinov2WithRegistersModel", "bicubic_antialias"
     ),
-    "dinov3_vit": Family("DINOv3", "DINOv3ViTModel", "rotary"),
-    "vit_mae": Family("MAE", "ViTMAEModel", "bicubic"),
-    "sam": Family("SAM", "SamVisionModel", "fixed"),
-    "sam_vision_model": Family("SAM", "SamVisionModel", "fixed"),
+    "dinov3_vit": VfmFamily("DINOv3", "DINOv3ViTModel", "rotary"),
+    "vit_mae": VfmFamily("MAE", "ViTMAEModel", "bicubic"),
+    "sam": VfmFamily("SAM", "SamVisionModel", "fixed"),
+    "sam_vision_model": VfmFamily("SAM", "SamVisionModel", "fixed"),
 }
-SIZES = {  # millions of parameters of some to fall back on
+SIZES = {  # millions of parameters of smaller models to suggest
     "facebook/dino-vits8": 22,
     "facebook/dino-vitb8": 86,
     "facebook/dinov2-small": 22,
@@ -69,8 +69,8 @@ class VfmTower:
 
     Args:
         model: a transformers module of one of these families, bare or with a head; used as it is.
-        mean, std: how its pictures are normalised.
-        source: the id or folder it came from.
+        mean, std: normalisation of its pictures.
+        source: the id or folder that it was loaded from.
 
     Attributes:
         patch: side of a patch in pixels.
@@ -102,7 +102,7 @@ class VfmTower:
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         return self._stem.weight.device
 
     @property
@@ -116,14 +116,15 @@ class VfmTower:
 
         Pictures are resized to the nearest whole number of patches on each side, bilinearly and
         antialiased, so that the grid covers all of the picture; whole patches are left as they are.
-        SAM's are enlarged to 1024 pixels on the long side, at its aspect to whole patches, and
-        padded to a square as in its own code; the pad's features are cut off.
+        For SAM the long side becomes 1024 pixels and the other keeps the aspect to whole patches;
+        then the picture is padded to a square as in its own code and the padding's features are cut
+        off.
 
         Args:
-            unit_pixels: (B, 3, H, W) float in [0, 1], of any size from one patch on.
+            unit_pixels: (B, 3, H, W) float in [0, 1], at least one patch on each side.
             facet: "output" is the last block's output after the final norm (SAM: the neck's 256
-                channels); "queries", "keys" and "values" are what its attention reads, heads side
-                by side, before any rotary embedding.
+                channels); "queries", "keys" and "values" are the inputs of its attention, heads
+                concatenated, before any rotary embedding.
 
         Returns:
             (B, D, h, w) float32, without class and register tokens.
@@ -148,7 +149,7 @@ class VfmTower:
         x = self._run(x, facet, extra)
         if facet == "output":
             x = self.model.norm(x) if hasattr(self.model, "norm") else self.model.layernorm(x)
-        patches = x[:, -grid[0] * grid[1] :]  # behind class and register tokens
+        patches = x[:, -grid[0] * grid[1] :]  # after class and register tokens
         return patches.transpose(1, 2).unflatten(2, grid).float()
 
     # -- steps ----------------------------------------------------------------------------------
@@ -172,7 +173,7 @@ class VfmTower:
         return ((pixels - shift) / scale).to(self.dtype)
 
     def _embed(self, pixels: Tensor, grid: tuple[int, int]) -> Tensor:
-        """Class token, registers where there are any, patches with their positions; (B, T, D)."""
+        """Class token, registers if any, patches with their position embedding; (B, T, D)."""
         parts = self.model.embeddings
         x = self._stem(pixels).flatten(2).transpose(1, 2)
         x = torch.cat([parts.cls_token.expand(len(x), -1, -1), x], dim=1)
@@ -185,7 +186,7 @@ class VfmTower:
         return x
 
     def _run(self, x: Tensor, facet: Facet, extra: dict[str, Any]) -> Tensor:
-        """All blocks; or all but the last, and what the last one's attention reads."""
+        """Run all blocks; for a facet but "output", all but the last and that facet of the last."""
         *blocks, last = self._blocks
         for block in blocks:
             x = _first(block(x, **extra))
@@ -201,7 +202,7 @@ class VfmTower:
         return projected
 
     def _fixed_size(self, unit_pixels: Tensor, facet: Facet) -> Tensor:
-        """SAM: the long side at its size, the rest padded with zeros after normalising."""
+        """SAM: resize the long side to its size, then normalise and pad with zeros."""
         full = self.model.config.image_size // self.patch
         height, width = unit_pixels.shape[-2:]
         longest = max(height, width)
@@ -219,17 +220,17 @@ class VfmTower:
 class DiffusionVfm:
     """Stable Diffusion as a VFM (ProxyCLIP, supplement A): features of the ninth block of its UNet.
 
-    The picture is taken twice as large, at time step 0. Interface as for `VfmTower`.
+    The picture is enlarged by 2, the time step is 0. Interface as for `VfmTower`.
     """
 
-    patch = 16  # of the picture as it is given: the block sees a 32nd of twice the size
+    patch = 16  # pixels of the given picture: the block's grid is 1/32 of twice its size
 
     def __init__(self, tower: DiffusionTower, source: str = "in memory"):
         self.tower = tower
         self.source = source
 
     def modules(self) -> list[nn.Module]:
-        """The networks that it runs."""
+        """The networks that it uses."""
         return self.tower.modules()
 
     def features(self, unit_pixels: Tensor, facet: Facet = "output") -> Tensor:
@@ -253,12 +254,12 @@ def load_vfm(
         source: a hub id, a local folder, a name `wordmask/...`, `FILE.py:FUNCTION`, or a module in
             memory, which is used as it is, with ImageNet's normalisation. A Stable Diffusion
             pipeline, its id or its folder gives a `DiffusionVfm`.
-        device, dtype: where it goes; None: the CPU, float32.
+        device, dtype: of the loaded model; None: the CPU, float32.
         cache_dir, local_files_only: as for `load_clip`.
 
     Raises:
-        WordmaskError: no such folder or files, the hub out of reach, another kind of model, or one
-            that does not fit into memory, found before its weights are read.
+        WordmaskError: no such folder or files, the hub cannot be reached, another kind of model, or
+            one that does not fit into memory, which is checked before its weights are read.
     """
     from wordmask.towers.diffusion import INDEX, MIRRORS, WITHDRAWN, load_diffusion
 
@@ -287,7 +288,7 @@ def load_vfm(
 
 
 class _PipelineError(WordmaskError):
-    """The source holds a diffusion pipeline and not one network."""
+    """The source is a diffusion pipeline and not one network."""
 
 
 def _load(
@@ -321,7 +322,7 @@ def _load(
     return VfmTower(model.eval().to(device), mean=mean, std=std, source=source)
 
 
-def family_of(kind: str, source: str) -> Family:
+def family_of(kind: str, source: str) -> VfmFamily:
     """The family of a `model_type`."""
     if kind not in FAMILIES:
         raise _wrong_kind(kind, source)
@@ -338,7 +339,7 @@ def _wrong_kind(kind: str, source: str) -> WordmaskError:
 
 
 def _advice(source: str, parameters: int, device: torch.device, dtype: torch.dtype) -> str:
-    """What would fit in place of a network that may not."""
+    """Suggest networks that fit in place of one that does not."""
     room = (free_memory(device) or 0) / 1.1
     fits = [f"{source} in bfloat16"] if 2 * parameters <= room and dtype.itemsize > 2 else []
     for name, millions in sorted(SIZES.items(), key=lambda item: -item[1]):

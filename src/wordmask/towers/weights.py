@@ -1,4 +1,4 @@
-"""Hashes of weights, which tell networks apart whatever they are called."""
+"""Hashes of weights, which identify networks whatever their names."""
 
 from __future__ import annotations
 

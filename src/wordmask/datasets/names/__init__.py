@@ -24,12 +24,12 @@ ALWAYS_WITH_BACKGROUND = ("cliper",)
 
 
 def read_names(source: str, words: str) -> tuple[tuple[str, ...], ...]:
-    """The names of each class, in the order of the labels; empty where the source has no list."""
+    """The names of each class, in the order of the labels; empty if the source has no list."""
     return tuple(tuple(line.split("\t")) for line in _lines(source, f"{words}.txt"))
 
 
 def read_background(source: str, words: str, has_background: bool) -> tuple[str, ...]:
-    """The background words of a source as released; empty where it uses none."""
+    """The background words of a source as released; empty if it uses none."""
     if not has_background and source not in ALWAYS_WITH_BACKGROUND:
         return ()
     return tuple(_lines(source, f"{words}.background.txt"))

@@ -103,7 +103,7 @@ def paper_tables(runs: Sequence[Result], partial: bool = False) -> list[Grid]:
 
 
 def with_ours(table: Table, runs: Iterable[Result]) -> Grid | None:
-    """A table of a paper, our number after theirs in every cell; None where we have none."""
+    """A table of a paper, our number after theirs in every cell; None if we have none."""
     rows, ours = [], 0
     known = list(runs)
     for row in table.rows:

@@ -31,7 +31,7 @@ class Regions:
     Attributes:
         class_token: (B, E), projected.
         maps: one (1 + K, h', w') a picture, whose argmax cuts it into regions; map 0 stands for no
-            region. None where nothing was clustered.
+            region. None if nothing was clustered.
     """
 
     class_token: Tensor
