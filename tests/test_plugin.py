@@ -1,4 +1,7 @@
-"""Somebody else's package: its method, refiner and data set run in every command."""
+"""Somebody else's package: its method, refiner and data set run in every command.
+
+The same parts in files of one's own: tests/test_documents.py.
+"""
 
 from __future__ import annotations
 
@@ -86,7 +89,7 @@ def scene(folder: Path) -> None:
     Image.fromarray(pixels).save(folder / "scene.png")
 
 
-def run_everywhere(folder: Path, method: str, refiner: str, data: str, path: Path | None) -> None:
+def run_everywhere(folder: Path, method: str, refiner: str, data: str, path: Path) -> None:
     """Every command that takes a method, a refiner or a data set."""
     scene(folder)
     words = ["scene.png", "-c", "grass; sand", *TINY, "--method", method]
@@ -137,15 +140,6 @@ def test_an_installed_package_is_there_by_name(installed, tmp_path):
         assert "from wordmask-example 0.1.0" in text
         assert name not in other
     run_everywhere(tmp_path, "qk_mean", "smooth", "halves", installed)
-
-
-def test_files_need_no_installation(files, tmp_path):
-    run_everywhere(tmp_path, files["qk_mean"], files["smooth"], files["halves"], None)
-
-
-def test_the_method_is_short():
-    text = (PACKAGE / "src" / "wordmask_example" / "qk_mean.py").read_text()
-    assert len(text.splitlines()) <= 60
 
 
 def test_edited_code_never_answers_with_old_numbers(files, tmp_path):
