@@ -19,7 +19,7 @@ from PIL import Image
 
 import wordmask
 from wordmask.methods import read_method
-from wordmask.registry import source_digest
+from wordmask.user_code import source_digest
 
 PACKAGE = Path(__file__).parents[1] / "examples" / "plugin"
 TINY = ["--model", "wordmask/tiny-clip"]

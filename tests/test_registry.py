@@ -23,7 +23,8 @@ from wordmask.methods.sclip import Sclip
 from wordmask.options import check_class
 from wordmask.refiners import REFINERS, Refiner, read_refiners
 from wordmask.refiners.pamr import Pamr
-from wordmask.registry import Registry, load_object, source_digest, split_variant
+from wordmask.registry import Registry, split_variant
+from wordmask.user_code import load_object, source_digest
 
 FILE = """
 from dataclasses import dataclass
@@ -201,7 +202,7 @@ def test_a_class_becomes_known_when_it_is_used_and_an_instance_is_checked() -> N
     one = make(name="fresh")
     assert read_method(one())[1] == "slow"
     assert "fresh" not in METHODS
-    with pytest.raises(WordmaskError, match="no dataclass"):
+    with pytest.raises(WordmaskError, match="not a dataclass"):
         read_method(make(Sclip, plain=True)())
     assert read_method(one)[1] == "slow"
     assert METHODS["fresh"] is one
@@ -387,7 +388,7 @@ def test_a_plugin_takes_no_name_of_ours_nor_a_file_one_of_a_plugin(plugins, tmp_
 
 def digest(text: str) -> str:
     """The digest in a new process."""
-    code = "import sys; from wordmask.methods import METHODS; from wordmask.registry import *\n"
+    code = "import sys; from wordmask.methods import METHODS; from wordmask.user_code import *\n"
     code += "print(source_digest(METHODS.resolve(sys.argv[1])))"
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code, text],
@@ -450,7 +451,7 @@ def test_code_that_was_edited_after_its_import_has_no_digest(tmp_path) -> None:
 
 def test_without_a_file_the_compiled_code_counts() -> None:
     def run(source: str) -> str:
-        code = f"{source}\nfrom wordmask.registry import source_digest\nprint(source_digest(Mine))"
+        code = f"{source}\nfrom wordmask.user_code import source_digest\nprint(source_digest(Mine))"
         done = subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, check=True
         )

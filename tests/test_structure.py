@@ -13,7 +13,17 @@ SOURCE = Path(wordmask.__file__).parent
 # From the ground up. A module imports modules of its own layer or of layers below, never above.
 LAYERS = (
     ("version", "errors"),
-    ("files", "options", "registry", "journal", "images", "windows", "affinity", "vocabulary"),
+    (
+        "files",
+        "options",
+        "registry",
+        "user_code",
+        "journal",
+        "images",
+        "windows",
+        "affinity",
+        "vocabulary",
+    ),
     ("drawing", "segmentation"),
     ("towers",),
     ("text_queries", "preprocessing", "encoding", "scoring"),

@@ -16,7 +16,7 @@ import numpy as np
 from wordmask.errors import ImageError, WordmaskError, unknown
 from wordmask.files import make_folder, shown, write_atomically
 from wordmask.journal import SETTINGS, Journal
-from wordmask.registry import is_file, source_digest
+from wordmask.user_code import is_file, source_digest
 from wordmask.vocabulary import TEMPLATE_LISTS, Background, Vocabulary, templates
 
 if TYPE_CHECKING:

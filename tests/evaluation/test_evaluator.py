@@ -38,7 +38,7 @@ from wordmask.evaluation.views import view_picture, view_target
 from wordmask.evaluation.workers import Workers
 from wordmask.methods import METHODS, create_method
 from wordmask.refiners import REFINERS
-from wordmask.registry import load_object
+from wordmask.user_code import load_object
 
 TINY = "wordmask/tiny-clip"
 GROUNDS = tuple(toybox.GROUNDS)

@@ -22,7 +22,8 @@ from wordmask.datasets import reading
 from wordmask.datasets.names import read_background, read_names
 from wordmask.datasets.reading import Target
 from wordmask.errors import WordmaskError, unknown
-from wordmask.registry import Registry, check_name, is_file
+from wordmask.registry import Registry, check_name
+from wordmask.user_code import is_file
 
 SOURCES = ("plain", "cliper", "sclip", "clearclip", "proxyclip", "cliptrase")
 """Whose class names there are: `plain` are the benchmark's own words, the others a paper's code."""

@@ -27,8 +27,8 @@ from wordmask.evaluation.sharing import SharedTower, share_passes, synchronise
 from wordmask.evaluation.views import view_picture, view_target
 from wordmask.evaluation.workers import Workers, gather, start_workers
 from wordmask.images import read_image
-from wordmask.registry import is_ours
 from wordmask.segmenter import Segmenter
+from wordmask.user_code import is_ours
 
 
 def evaluate(

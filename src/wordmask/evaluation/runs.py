@@ -21,9 +21,9 @@ from wordmask.evaluation.sharing import share_passes
 from wordmask.journal import Journal
 from wordmask.methods import Method
 from wordmask.metrics.collection import Counted, Metrics
-from wordmask.registry import is_file, source_digest
 from wordmask.segmenter import Segmenter
 from wordmask.text_queries import TextQueries
+from wordmask.user_code import is_file, source_digest
 from wordmask.version import __version__
 from wordmask.vocabulary import Vocabulary
 

@@ -11,7 +11,6 @@ import torch
 from torch import nn
 
 from wordmask.errors import WordmaskError
-from wordmask.registry import is_file
 from wordmask.towers.blip import BlipText, BlipTower
 from wordmask.towers.clip import ClipTower
 from wordmask.towers.hub import (
@@ -25,6 +24,7 @@ from wordmask.towers.hub import (
 )
 from wordmask.towers.siglip import SiglipText, SiglipTower
 from wordmask.towers.text import TextTower, default_cache_dir
+from wordmask.user_code import is_file
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ import torch
 from torch import nn
 
 from wordmask.errors import WordmaskError, unknown
-from wordmask.registry import describe_error, is_file, load_object
 from wordmask.towers.clip import CLIP_MEAN, CLIP_STD
+from wordmask.user_code import describe_error, is_file, load_object
 
 BUILT_IN = "wordmask"  # names wordmask/... are networks inside the package
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
