@@ -39,7 +39,7 @@ class SiglipTower(ClipTower):
         return x
 
     def project(self, x: Tensor) -> Tensor:
-        """Last layer norm, then the pooling head on each token (..., D) alone; (..., E), float32."""
+        """Last layer norm, then the pooling head on each token alone: (..., D) to (..., E)."""
         head = self.vision.head
         attention = head.attention
         weight, bias = attention.in_proj_weight.chunk(3)[2], attention.in_proj_bias.chunk(3)[2]

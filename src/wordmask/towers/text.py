@@ -216,7 +216,7 @@ class TextTower:
         return tokens, is_cut
 
     def _own_tokens(self, prompts: list[str], context: int) -> tuple[list[list[int]], list[bool]]:
-        """Return each prompt's tokens with the tokenizer's own special tokens; whether it was cut."""
+        """Return each prompt's tokens, special tokens included, and whether it was cut."""
         model, _, tokenizer = self._require()
         if tokenizer.pad_token_id is None:
             raise WordmaskError("the tokenizer has no padding token; the text model needs one")
