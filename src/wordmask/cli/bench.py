@@ -26,7 +26,7 @@ def bench(
         typer.Argument(
             metavar="METHODS",
             help="Methods, as in clip,cliper:paper (a variant after a colon), or FILE.py:NAME.",
-            show_default="all whose networks are available",
+            show_default="all with available networks",
         ),
     ] = None,
     model: ModelOptions,

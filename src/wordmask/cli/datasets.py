@@ -1,4 +1,4 @@
-"""`wordmask datasets`: the benchmarks there are, and whether a copy of one is whole."""
+"""`wordmask datasets`: list the benchmarks, show one, or check a copy of its files."""
 
 from __future__ import annotations
 

@@ -118,8 +118,8 @@ def tabulate(rows: list[Measurement], variants: bool) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
         known = row.trained
-        shares = (known.mean_iou, known.boundary_iou, known.pixels, known.things)
-        shares += (row.held_out.things,)
+        shares = [known.mean_iou, known.boundary_iou, known.pixels, known.things]
+        shares.append(row.held_out.things)
         numbers = [f"{100 * share:.1f}" for share in shares]
         title = Text(row.label) + Text(f" {row.variant}" if variants else "", "dim")
         table.add_row(title, *numbers, f"{row.milliseconds:.0f}")

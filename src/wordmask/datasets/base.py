@@ -203,7 +203,7 @@ class Benchmark:
         if not self.expected or count <= self.expected:
             return []
         return [
-            f"{count:,} images, where the evaluation split has {self.expected:,}: this is another "
+            f"{count:,} images, but the evaluation split has {self.expected:,}: this is another "
             "split, or several together"
         ]
 

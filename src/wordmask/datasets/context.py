@@ -80,7 +80,7 @@ class Context(Benchmark):
         split = base / "ImageSets/SegmentationContext/val.txt"
         if split.is_file():
             return layout.pair(pictures, masks, load, layout.read_split(split), split)
-        # Without a split file, what is there of the split; an excerpt of both is no problem.
+        # There is no split file: ids without picture and mask are skipped, excerpts are accepted.
         val = [one for one in val_ids() if one in pictures or one in masks]
         return layout.pair(pictures, masks, load, val)
 

@@ -51,9 +51,9 @@ class MaskClip(Method):
 
     Args:
         residual, ffn: keep the last block's residual and feed-forward network.
-        prompt_denoising: a class whose best probability (at scale 100) in the picture is below this
+        prompt_denoising: a class with a best probability (at scale 100) in the picture below this
             is dropped; 0 keeps all. The paper's value is 0.5.
-        key_smoothing: patches whose best probability is at most this take the probabilities of
+        key_smoothing: patches with a best probability of at most this get the probabilities of
             patches with similar keys; 0 is off, 1 smooths all. The paper's value is 1.
         smoothing_over_tokens: normalise keys as the released code does.
     """

@@ -281,7 +281,7 @@ def all_means(
 
 
 def ratio(part: Any, whole: Any) -> np.ndarray:
-    """`part / whole` in float64, NaN where the whole is 0."""
+    """`part / whole` in float64, NaN if the whole is 0."""
     part, whole = np.asarray(part, np.float64), np.asarray(whole, np.float64)
     return np.divide(part, whole, out=np.full(whole.shape, np.nan), where=whole > 0)
 

@@ -74,7 +74,7 @@ class TextTower:
         Returns (N, E) float32 unit rows on the model's device, in the order of `names`. A row does
         not depend on the other names (to 1e-6 in float32).
 
-        Warns once for a name whose prompts are longer than the context; the prompt's end is cut.
+        Warns once for a name with prompts longer than the context; the end of a prompt is cut.
 
         Raises WordmaskError: no text model or no tokenizer, no name, bad templates, a tokenizer
         that does not fit the model, embeddings that are not finite.

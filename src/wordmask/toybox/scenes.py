@@ -153,7 +153,7 @@ def render(
     image += np.float32(rng.uniform(1, 6)) * noise[rows[:, None], columns]
     np.clip(image, 0, 255, out=image)
 
-    # Things that later ones cover completely are no part of the scene.
+    # Things covered completely by later ones are not part of the scene.
     visible = np.bincount(parts.reshape(-1), minlength=len(grounds) + len(kept))
     remap = np.cumsum(visible > 0) - 1
     parts = remap.astype(np.uint8)[parts]
@@ -463,7 +463,7 @@ def _ground(rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray
 
 
 def _patch_of(rng: np.random.Generator, ground: int, size: int) -> np.ndarray:
-    """Cut a random piece (size, size, 3) float32 from a ground's texture, tiled where too small."""
+    """Cut a random piece (size, size, 3) float32 from a ground's texture, tiled if too small."""
     texture = _textures()[ground]
     y, x = (int(i) for i in rng.integers(0, _TEXTURE, 2))
     if size > _TEXTURE:
