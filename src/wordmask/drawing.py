@@ -64,7 +64,7 @@ def palette(n: int) -> np.ndarray:
 
 
 def _oklch_to_rgb(lightness: np.ndarray, chroma: np.ndarray, hue: np.ndarray) -> np.ndarray:
-    """OKLCH (hue in degrees) to uint8 sRGB; chroma shrinks where a colour does not fit in sRGB.
+    """OKLCH (hue in degrees) to uint8 sRGB; chroma is reduced for colours outside sRGB.
 
     The matrices are those of B. Ottosson, "A perceptual color space for image processing" (2020).
     """
@@ -174,7 +174,7 @@ def heat_map(
         size: height and width of the result; the values are resized to it bilinearly.
         low: the value of the darkest colour. It is never derived from ``values``, so that several
             maps can share one range and be compared.
-        high: the value of the brightest colour; where it equals ``low``, the map is dark.
+        high: the value of the brightest colour; if it equals ``low``, the map is dark.
         image: a picture, resized to ``size``, that shines through in grey.
         alpha: opacity of the colours over the picture, 0 to 1.
 
@@ -330,7 +330,7 @@ def _photo(image: np.ndarray | Image.Image) -> Image.Image:
 
 
 def _scaled(photo: Image.Image, height: int, most_width: int) -> Image.Image:
-    """Resize to the height, or to the largest width where that would be exceeded."""
+    """Resize to the height, or to the largest width if that would be exceeded."""
     factor = min(height / photo.height, most_width / photo.width)
     size = (max(1, round(factor * photo.width)), max(1, round(factor * photo.height)))
     return photo if size == photo.size else photo.resize(size, Image.Resampling.LANCZOS)

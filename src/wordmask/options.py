@@ -60,7 +60,7 @@ class Options:
 
 
 def missing_extras(*registries: Mapping[str, type[Options]]) -> list[str]:
-    """Names of methods and refiners whose optional part is not installed."""
+    """Names of methods and refiners with an optional part that is not installed."""
     return [n for registry in registries for n in sorted(registry) if not is_installed(registry[n])]
 
 

@@ -61,7 +61,7 @@ class Scored:
         other classes get no pixel. None: nothing is known.
 
         Raises:
-            WordmaskError: an image-level label that is no class.
+            WordmaskError: an image-level label that is not a class.
         """
         allowed = None if image_labels is None else self.texts.select(image_labels)
         return self.rule.labels(self, allowed)
@@ -284,7 +284,7 @@ class ClassMapRule(Rule):
     background.
 
     Args:
-        score_threshold: classes whose image-level score is not above this are absent.
+        score_threshold: classes with an image-level score not above this are absent.
         normalize: stretch each map to [0, 1] in place of dividing and weighting it.
     """
 

@@ -232,30 +232,30 @@ def _with_neighbours(file: Path) -> list[Path]:
     return [file, *sorted(path for path in found if path != file)]
 
 
-def _code(thing: Any, seen: set[int]) -> Iterator[str]:
+def _code(thing: Any, visited: set[int]) -> Iterator[str]:
     """The compiled code of a class, function or value, and of what it uses in its own module."""
     thing = getattr(thing, "fget", None) or getattr(thing, "__func__", thing)
     thing = getattr(thing, "func", thing)  # of a cached property
     if isinstance(thing, (type, types.FunctionType)):
-        if id(thing) in seen:
+        if id(thing) in visited:
             return
-        seen.add(id(thing))
+        visited.add(id(thing))
     if isinstance(thing, type):
         for name, value in vars(thing).items():
             if not name.startswith("__") or isinstance(value, types.FunctionType):
                 yield name
-                yield from _code(value, seen)
+                yield from _code(value, visited)
     elif isinstance(thing, types.FunctionType):
-        yield from _code(thing.__code__, seen)
+        yield from _code(thing.__code__, visited)
         for value in (*(thing.__defaults__ or ()), *(thing.__kwdefaults__ or {}).values()):
-            yield from _code(value, seen)
+            yield from _code(value, visited)
         for value in map(thing.__globals__.get, _names(thing.__code__)):
             if getattr(value, "__module__", thing.__module__) == thing.__module__:
-                yield from _code(value, seen)
+                yield from _code(value, visited)
     elif isinstance(thing, types.CodeType):
         yield thing.co_code.hex() + repr(thing.co_names)
         for constant in thing.co_consts:
-            yield from _code(constant, seen)
+            yield from _code(constant, visited)
     elif isinstance(thing, (set, frozenset)):  # unordered
         yield repr(sorted(map(repr, thing)))
     elif isinstance(thing, (bool, int, float, str, bytes, tuple, list, dict, types.NoneType)):

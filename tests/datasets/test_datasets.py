@@ -508,7 +508,7 @@ def test_folder_knows_its_names_once_opened(tmp_path):
 def test_folder_without_names_or_with_the_background_alone(tmp_path):
     make_folder(tmp_path)
     text(tmp_path / "names.txt", ["background"])
-    with pytest.raises(WordmaskError, match="no class beside the background"):
+    with pytest.raises(WordmaskError, match="no class besides the background"):
         benchmark("folder").open(tmp_path)
     (tmp_path / "names.txt").unlink()
     with pytest.raises(WordmaskError, match=r"tried .*names\.txt.*classes\.txt"):
@@ -690,10 +690,10 @@ def test_mask_coded_in_colours_where_an_index_is_expected(maker, tmp_path):
         wanted = "has no variable"
     elif "_seg" in mask.name:
         png(mask, blocks(0))
-        wanted = "one value a pixel (L), where colours are expected"
+        wanted = "one value per pixel (L); colours are expected"
     else:
         Image.new("RGB", (WIDTH, HEIGHT)).save(mask)
-        wanted = "coded in colours (RGB), where one index a pixel is expected"
+        wanted = "coded in colours (RGB); one index per pixel is expected"
     (problem,) = problems(copy)
     assert wanted in problem
     assert str(mask) in problem
@@ -769,7 +769,7 @@ def test_wrong_split_files(key, tmp_path):
     assert no_mask.startswith("no mask for 3 of 4 ids listed in ")
     assert no_mask.endswith("is this the split of another data set, or the copy an excerpt?")
     for lines, message in (
-        (["2007_000033  1", "2011_003271 -1"], "line 1 .* one id a line is expected"),
+        (["2007_000033  1", "2011_003271 -1"], "line 1 .* one id per line is expected"),
         (["2007_000033", "", "2007_000033"], "lists 2007_000033 in lines 1 and 3"),
         ([""], "is empty"),
     ):

@@ -720,7 +720,7 @@ def test_text_rows_must_fit(folder, tiny, tmp_path):
         ({"corruptions": ("snow",)}, "unknown corruption"),
         (
             {"methods": ("cliper", "car")},
-            "calibration for cliper, car, whose class maps are no prob",
+            "calibration for cliper, car, which give no prob",
         ),
         ({"limit": 0}, "give 1 picture or more"),
         ({"root": "/nowhere"}, "does not exist"),

@@ -361,7 +361,7 @@ def test_tables_are_read_from_text(tmp_path):
         ("4 5 6 100", "4 -5 6 1", 11, "got '-5' for voc21"),
         ("4 5 6 100", "4 x 6 1", 11, "got 'x' for voc21"),
         ("Theirs | - |", "Theirs |", 11, "write label | settings | backbone | values"),
-        ("Theirs", "[one]\nTheirs", 11, "the table 'one' is there twice; rename one"),
+        ("Theirs", "[one]\nTheirs", 11, "there are two tables 'one'; rename one"),
         ("Theirs", "[two]\nTheirs", 12, "got a row and no columns"),
         ("4 5 6 100", "4 5 6 100\n[two]\nsource: a\ntitle: b\ncolumns: voc21", 12, "has no rows"),
     ],

@@ -1,7 +1,7 @@
 """The command line `wordmask`: one command, one file, none of which loads torch before it runs.
 
-Exit codes: 0 all went well, 1 pictures were left out (`--on-error skip`), 2 input or output that
-cannot be used, with one line that says why, 130 interrupted.
+Exit codes: 0 success, 1 pictures were left out (`--on-error skip`), 2 input or output that cannot
+be used, with one line that says why, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ app.command()(protocol.protocol)
 app.command()(report.report)
 app.add_typer(datasets.app, name="datasets")
 
-UsageError: type[Any] = typer.BadParameter.__bases__[0]  # typer has its own click, or another's
+UsageError: type[Any] = typer.BadParameter.__bases__[0]  # of the click that typer uses
 
 
 @app.callback(invoke_without_command=True)
@@ -78,10 +78,10 @@ def run(arguments: list[str] | None = None) -> int:
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # class names are any text, terminals are not
+            stream.reconfigure(errors="replace")  # terminals may lack letters of class names
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        warnings.simplefilter("default", UserWarning)  # no notes of libraries to developers
+        warnings.simplefilter("default", UserWarning)  # hides warnings meant for developers
         warnings.showwarning = _show_warning
         try:
             code = app(args=arguments, prog_name="wordmask", standalone_mode=False)
@@ -92,7 +92,7 @@ def run(arguments: list[str] | None = None) -> int:
             return _say(f"error: {error.format_message()} (see {command} --help)")
         except (WordmaskError, OSError) as error:
             return _say(f"error: {error}")
-    if code == 130:  # newer typers turn the interruption into this
+    if code == 130:  # newer versions of typer return this if interrupted
         return _say("interrupted", 130)
     return code if isinstance(code, int) else 0
 

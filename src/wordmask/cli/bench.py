@@ -1,4 +1,4 @@
-"""`wordmask bench`: what each method costs on this machine."""
+"""`wordmask bench`: measure the cost of each method on this machine."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def bench(
         typer.Argument(
             metavar="METHODS",
             help="Methods, as in clip,cliper:paper (a variant after a colon), or FILE.py:NAME.",
-            show_default="all whose networks are available",
+            show_default="all with available networks",
         ),
     ] = None,
     model: ModelOptions,
@@ -52,20 +52,20 @@ def bench(
         str,
         typer.Option(
             metavar="HEIGHTxWIDTH",
-            help="What the network sees, in pixels; one number for a square.",
+            help="Size of the network's input, in pixels; one number for a square.",
             rich_help_panel="Setting",
         ),
     ] = "336",
     batch: Annotated[
-        int, typer.Option(metavar="COUNT", help="Pictures at once.", rich_help_panel="Setting")
+        int, typer.Option(metavar="COUNT", help="Pictures per batch.", rich_help_panel="Setting")
     ] = 1,
     words: Annotated[
         int,
-        typer.Option(metavar="COUNT", help="Classes to choose from.", rich_help_panel="Setting"),
+        typer.Option(metavar="COUNT", help="Number of classes.", rich_help_panel="Setting"),
     ] = 20,
     rounds: Annotated[
         int,
-        typer.Option(metavar="COUNT", help="How many are timed.", rich_help_panel="Setting"),
+        typer.Option(metavar="COUNT", help="Number of timed rounds.", rich_help_panel="Setting"),
     ] = 10,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown.")] = False,

@@ -1,4 +1,4 @@
-"""What the commands share besides options: folders, text for people, the console."""
+"""Helpers shared by the commands: folders, printable text, the console."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def console(stderr: bool = False) -> Console:
 
 
 def is_terminal(stream: Any) -> bool:
-    """Whether what is written can be drawn over again."""
+    """Whether a stream is a terminal on which a progress bar can be redrawn."""
     return bool(stream.isatty()) and os.environ.get("TERM") != "dumb"
 
 

@@ -1,4 +1,4 @@
-"""`wordmask datasets`: the benchmarks there are, and whether a copy of one is whole."""
+"""`wordmask datasets`: list the benchmarks, show one, or check a copy of its files."""
 
 from __future__ import annotations
 
@@ -47,10 +47,9 @@ def datasets(context: typer.Context, as_json: AsJson = False) -> None:
     console = common.console()
     console.print(_overview(described, console.width))
     console.print(
-        "Below --root lies what is listed; [parts in brackets] may be there or be the root itself. "
-        "background: whether it is scored as a class. names: whose class names there are. One in "
-        "full: wordmask datasets show NAME. Is a copy whole: wordmask datasets check NAME --root "
-        "DIR",
+        "The paths are below --root; [parts in brackets] are optional or may be the root itself. "
+        "background: whether it is scored as a class. names: sources of class names. One in full: "
+        "wordmask datasets show NAME. To check a copy: wordmask datasets check NAME --root DIR",
         style="dim",
     )
 
@@ -88,10 +87,10 @@ def check(
         typer.Option(metavar="DIR", help="The folder of its files, or one above or below it."),
     ] = None,
     complete: Annotated[
-        bool, typer.Option("--complete", help="Fewer images than the split has are a problem.")
+        bool, typer.Option("--complete", help="Treat fewer images than the split as a problem.")
     ] = False,
     every: Annotated[
-        bool, typer.Option("--all", help=f"Print all problems, not the first {SHOWN} only.")
+        bool, typer.Option("--all", help=f"Print all problems, not only the first {SHOWN}.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -118,7 +117,7 @@ def check(
 
 
 def describe(bench: Benchmark) -> dict[str, Any]:
-    """All that is to say about a benchmark beside its names, as plain values."""
+    """Describe a benchmark, without its class names, as plain values."""
     return {
         "name": bench.name,
         "title": bench.title,

@@ -1,4 +1,4 @@
-"""`wordmask demo`: everything once, offline, on a scene that comes with the package."""
+"""`wordmask demo`: segment a built-in scene by every method, offline."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def demo(
         print(f'Left out: {names}, which need a part of wordmask: pip install "wordmask[all]"')
     for name in ("scene.png", "labels.png", "overlay.png", "methods.png"):
         print(common.shown(out / name))
-    print("The built-in networks know rendered scenes like this one and nothing of the world.")
+    print("The built-in networks were trained on rendered scenes like this one and nothing else.")
     print(GO_ON)
 
 

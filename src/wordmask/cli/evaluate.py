@@ -1,4 +1,4 @@
-"""`wordmask evaluate`: the place where numbers are made."""
+"""`wordmask evaluate`: measure methods on data sets."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from wordmask.evaluation.progress import Progress
 
-LINE_EVERY = 20.0  # seconds between lines where there is no terminal
+LINE_EVERY = 20.0  # seconds between lines without a terminal
 RUN = "What to run"
 WHERE = "Where"
 
@@ -69,8 +69,8 @@ def evaluate(
         list[str] | None,
         typer.Option(
             metavar="OPTION=A,B,C",
-            help="Run with each of these values; several sweeps make all combinations. What is "
-            "read by scores alone, thresholds and backgrounds, costs no new encoding.",
+            help="Run with each of these values; several sweeps run all combinations. Options of "
+            "scores alone, such as thresholds and backgrounds, need no new encoding.",
             rich_help_panel=RUN,
         ),
     ] = None,
@@ -94,7 +94,7 @@ def evaluate(
         bool,
         typer.Option(
             "--image-level",
-            help="Also which classes a picture shows, image-level: mAP, F1, precision, recall.",
+            help="Also the image-level classification: mAP, F1, precision, recall.",
             rich_help_panel=RUN,
         ),
     ] = False,
@@ -105,7 +105,7 @@ def evaluate(
         bool,
         typer.Option(
             "--calibration",
-            help="Also the calibration error, of the methods that give probabilities.",
+            help="Also the calibration error, for methods that give probabilities.",
             rich_help_panel=RUN,
         ),
     ] = False,
@@ -113,7 +113,7 @@ def evaluate(
         int,
         typer.Option(
             metavar="COUNT",
-            help="How many of the best, median and worst pictures to draw.",
+            help="Number of the best, median and worst pictures to draw.",
             rich_help_panel=RUN,
         ),
     ] = 3,
@@ -121,8 +121,8 @@ def evaluate(
         bool,
         typer.Option(
             "--apart",
-            help="An encoding for each run, also where several could share one: for times, and "
-            "for results that do not depend, by rounding, on what else ran.",
+            help="Encode for each run separately, even if several could share an encoding: for "
+            "times, and for results that do not depend, by rounding, on the other runs.",
             rich_help_panel=RUN,
         ),
     ] = False,
@@ -130,7 +130,7 @@ def evaluate(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="For a model without a text half: a safetensors file with a tensor (classes, "
+            help="For a model without a text encoder: a safetensors file with a tensor (classes, "
             "width) named after each data set, and DATASET.background.",
             rich_help_panel="Model",
         ),
@@ -148,7 +148,7 @@ def evaluate(
         bool,
         typer.Option(
             "--overwrite",
-            help="Drop what an earlier run of other settings left in DIR.",
+            help="Replace the state of an earlier run of other settings in DIR.",
             rich_help_panel=WHERE,
         ),
     ] = False,
@@ -157,10 +157,10 @@ def evaluate(
 
     wordmask evaluate clip,sclip,cliper voc21,voc20 --root data
 
-    A run that was stopped, by whatever, goes on where it was when it is started again. A method, a
-    refiner or a data set may be FILE.py:NAME, a data set also NAME=DIR: a folder of your own.
+    A run that was stopped is resumed when it is started again. A method, a refiner or a data set
+    may be FILE.py:NAME, a data set also NAME=DIR: a folder of your own.
 
-    Exit codes: 0 all went well, 2 wrong usage or data that cannot be used, 130 interrupted.
+    Exit codes: 0 success, 2 wrong usage or data that cannot be used, 130 interrupted.
     """
     from wordmask.evaluation import results
     from wordmask.evaluation.evaluator import evaluate as run
@@ -173,7 +173,7 @@ def evaluate(
     if pictures < 0:
         raise WordmaskError(f"got --pictures {pictures}; give 0 or more")
     for text in _split(methods):
-        Entry.parse(text)  # a file may bring a kind of auxiliary model
+        Entry.parse(text)  # a file may register a kind of auxiliary model
     plan = Plan(
         methods=_split(methods),
         datasets=_split(datasets),
@@ -256,7 +256,7 @@ def tabulate(found: dict[str, Any]) -> list[Table]:
 
 
 class _Display:
-    """Progress on a terminal; elsewhere a line now and then."""
+    """A progress bar on a terminal; elsewhere a line every `LINE_EVERY` seconds."""
 
     def __init__(self) -> None:
         self.live = common.is_terminal(sys.stderr)
@@ -287,7 +287,7 @@ class _Display:
         self.bar.stop()
 
     def show(self, progress: Progress) -> None:
-        """Show how far it is."""
+        """Show the progress."""
         kind, severity = progress.condition
         name = progress.dataset if not severity else f"{progress.dataset}, {kind} {severity}"
         scores = " ".join(

@@ -1,4 +1,4 @@
-"""`wordmask explain`: pictures of what a method sees."""
+"""`wordmask explain`: visualise attention, similarity and class scores of a method."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def explain(
         str | None,
         typer.Option(
             metavar="X,Y",
-            help="The patch that is followed, by a pixel of the picture: column and row.",
+            help="A pixel of the picture, column and row, whose patch is shown.",
             show_default="the centre",
             rich_help_panel="Pictures",
         ),
@@ -41,15 +41,15 @@ def explain(
     ] = Path("explained"),
     max_pixels: MaxPixels = None,
 ) -> None:
-    """Draw what a method sees in one picture.
+    """Draw a method's attention, layers and class scores for one picture.
 
     wordmask explain photo.jpg --classes "cat; sofa" --method clearclip --point 320,200
 
-    NAME_attention.png: what the patch at the point attends to, in CLIP's last block as it is and
-    with the method. NAME_layers.png: how similar all patches are to it after every block and, for
-    methods that keep several feature sets, the labels that each gives. NAME_classes.png: the scores
-    of the classes on one scale, and the labels. The picture is taken whole, windows are ignored.
-    Earlier pictures of these names are replaced.
+    NAME_attention.png: the attention of the patch at the point, in CLIP's last block as it is and
+    with the method. NAME_layers.png: the similarity of all patches to it after every block and, for
+    methods with several feature sets, the labels of each set. NAME_classes.png: the scores of the
+    classes on one scale, and the labels. The picture is taken whole, windows are ignored. Earlier
+    pictures of these names are replaced.
     """
     at = read_point(point)
     vocabulary, background = words.read()

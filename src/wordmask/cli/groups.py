@@ -1,4 +1,4 @@
-"""Options that several commands share, as groups: one parameter of a command is a group of options.
+"""Groups of options that commands share: one parameter of a command is a group of options.
 
     @expand
     def command(image: Path, words: WordOptions, model: ModelOptions) -> None: ...
@@ -90,7 +90,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 def expand(command: Command) -> Command:
-    """Make a command of a function whose parameters may be groups: each becomes its options."""
+    """Turn a function into a command; each parameter that is a group becomes its options."""
     hints = typing.get_type_hints(command, include_extras=True)
     parameters: list[inspect.Parameter] = []
     groups: dict[str, tuple[type[Group], list[str]]] = {}
@@ -115,7 +115,7 @@ def expand(command: Command) -> Command:
 
 @dataclass(frozen=True)
 class WordOptions(Group):
-    """The classes, and what becomes of all else."""
+    """The classes and the background."""
 
     classes: Annotated[
         str | None,
@@ -132,7 +132,7 @@ class WordOptions(Group):
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="The classes from a file: one a line, taken whole, synonyms after a tab; or "
+            help="The classes from a file: one per line, taken whole, synonyms after a tab; or "
             ".json.",
             rich_help_panel=WORDS,
         ),
@@ -143,15 +143,15 @@ class WordOptions(Group):
             "--background",
             "-b",
             metavar="RULE",
-            help="What becomes of pixels that show none of the words: auto (general scene words "
-            "stand in for the rest), none (every pixel gets a word), threshold:0.3, complement:2, "
-            "or names:sky;wall.",
+            help="How pixels that show none of the words are found: auto (by general scene "
+            "words), none (every pixel gets a word), threshold:0.3, complement:2, or "
+            "names:sky;wall.",
             rich_help_panel=WORDS,
         ),
     ] = "auto"
 
     def read(self) -> tuple[Vocabulary, Background]:
-        """Words and background strategy; `--classes` or `--classes-file` must be there."""
+        """Words and background strategy; `--classes` or `--classes-file` is required."""
         from wordmask.vocabulary import Background, Vocabulary
 
         if self.classes is not None and self.classes_file is not None:
@@ -246,8 +246,8 @@ class FullMethodOptions(MethodOptions):
         typer.Option(
             "--refine",
             metavar="LIST",
-            help="What sharpens the method's maps, in order, as in diffusion,pamr; a variant after "
-            "a colon. See `wordmask refiners`; or FILE.py:NAME.",
+            help="Refiners of the method's maps, in order, as in diffusion,pamr; a variant after a "
+            "colon. See `wordmask refiners`; or FILE.py:NAME.",
             rich_help_panel=METHOD,
         ),
     ] = None
@@ -255,8 +255,8 @@ class FullMethodOptions(MethodOptions):
         str | None,
         typer.Option(
             metavar="N[,STRIDE]",
-            help="Slide windows of N pixels over the resized picture, by half a window unless "
-            "STRIDE is given; 0: take it whole.",
+            help="Slide windows of N pixels over the resized picture, with a stride of half a "
+            "window unless STRIDE is given; 0: take it whole.",
             show_default="the method's",
             rich_help_panel=METHOD,
         ),
@@ -284,7 +284,7 @@ class FullMethodOptions(MethodOptions):
                 continue
             owner, _, rest = text.partition(".")
             if owner not in options:
-                raise WordmaskError(f"got --set {text!r}, and {owner!r} is not among --refine")
+                raise WordmaskError(f"got --set {text!r}, but {owner!r} is not among --refine")
             option, value = parse_assignment(REFINERS, owner, rest)
             if option in options[owner]:
                 raise WordmaskError(
@@ -299,7 +299,7 @@ def _of_refiner(text: str) -> bool:
 
 
 def read_window(text: str) -> list[tuple[str, int]]:
-    """`N` or `N,STRIDE` as options; the stride is half a window where it is not given."""
+    """Read `N` or `N,STRIDE` as options; the stride is half a window by default."""
     try:
         window, *rest = (int(part) for part in text.split(","))
         (stride,) = rest or [max(window // 2, 1)]
@@ -320,17 +320,17 @@ class NetworkOptions(Group):
         typer.Option(
             "--network",
             metavar="KIND=SOURCE",
-            help="An auxiliary model of any kind, of a plug-in too. May be repeated.",
+            help="An auxiliary model of any kind, also of a plug-in. May be repeated.",
             rich_help_panel=MODEL,
         ),
     ] = None
     flags: dict[str, str] = dataclasses.field(default_factory=dict)
 
-    default: ClassVar[str] = ""  # shown as the default of all kinds, where it is not theirs
+    default: ClassVar[str] = ""  # shown as the default of all kinds; "": each kind's own
 
     @classmethod
     def parameters(cls) -> list[inspect.Parameter]:
-        """Those of the fields, and one for every kind."""
+        """The parameters of the fields, and one for every kind."""
         flags = []
         for kind in KINDS.values():
             option = typer.Option(
@@ -357,7 +357,7 @@ class NetworkOptions(Group):
 
     @property
     def sources(self) -> dict[str, str]:
-        """Sources by kind; read when methods are, since a plug-in may bring a kind."""
+        """Sources by kind; read after methods, since a plug-in may register a kind."""
         found = dict(self.flags)
         for text in self.network or ():
             kind, equals, source = text.partition("=")
@@ -371,7 +371,7 @@ class NetworkOptions(Group):
         return found
 
     def check(self, method: Method, refiners: Sequence[Refiner] | None) -> dict[str, str]:
-        """The sources, each of which the method or a refiner uses; None: there are no refiners."""
+        """The sources, checked to be used by the method or a refiner (None: no refiners)."""
         from wordmask.refiners import REFINERS
 
         used = {kind for part in (method, *(refiners or ())) for kind in part.networks}
@@ -384,13 +384,13 @@ class NetworkOptions(Group):
             elif refiners is not None:
                 users = f"neither {method.name} nor a refiner uses it"
                 way = f"add --refine {kind}" if kind in REFINERS else way
-            raise WordmaskError(f"got --{kind}, and {users}; {way}")
+            raise WordmaskError(f"got --{kind}, but {users}; {way}")
         return self.sources
 
 
 @dataclass(frozen=True)
 class ModelOptions(NetworkOptions):
-    """CLIP, where it runs, and auxiliary models."""
+    """CLIP, its device and dtype, and auxiliary models."""
 
     model: Annotated[
         str,
@@ -407,7 +407,7 @@ class ModelOptions(NetworkOptions):
         typer.Option(
             metavar="NAME",
             help="cpu, cuda, cuda:1, mps ...",
-            show_default="a GPU where there is one",
+            show_default="a GPU if there is one",
             rich_help_panel=MODEL,
         ),
     ] = None
@@ -422,14 +422,12 @@ class ModelOptions(NetworkOptions):
     ] = None
     offline: Annotated[
         bool,
-        typer.Option(
-            "--offline", help="Download nothing; use files at hand.", rich_help_panel=MODEL
-        ),
+        typer.Option("--offline", help="Download nothing; use local files.", rich_help_panel=MODEL),
     ] = False
 
     @classmethod
     def parameters(cls) -> list[inspect.Parameter]:
-        """The model first, then where it runs, then auxiliary models."""
+        """The model first, then device and dtype, then auxiliary models."""
         first = {"model": 0, "device": 1, "dtype": 2, "offline": 3}
         return sorted(super().parameters(), key=lambda one: first.get(one.name, len(first)))
 

@@ -1,4 +1,4 @@
-"""`wordmask methods`: what there is to choose from."""
+"""`wordmask methods`: list the methods, or show one in full."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ def methods(
 
 
 def show(registry: Registry[Any], base: type[Options], name: str | None, as_json: bool) -> None:
-    """Print what `registry` holds, or one of it in full.
+    """Print an overview of a registry, or one of its classes in full.
 
     Args:
         registry: classes by name.
-        base: the class whose options they share.
-        name: which one, or `FILE.py:NAME`; None for an overview.
-        as_json: as JSON and not as a table.
+        base: the class with the options that they share.
+        name: one of them, or `FILE.py:NAME`; None for an overview.
+        as_json: print JSON and not a table.
     """
     kind = registry.kind
     chosen = registry if name is None else [registry.resolve(name).name]
@@ -68,7 +68,7 @@ def show(registry: Registry[Any], base: type[Options], name: str | None, as_json
 
 
 def describe(one: type[Options], base: type[Options]) -> dict[str, Any]:
-    """All that is to say about a method or refiner, as plain values, from its docstrings."""
+    """Describe a method or refiner as plain values, from its docstrings."""
     from wordmask.options import describe_type
 
     text, own = split_docstring(inspect.getdoc(one) or "")

@@ -1,4 +1,4 @@
-"""`wordmask protocol`: every setting behind a number, before it is made."""
+"""`wordmask protocol`: print every setting that a number depends on."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ ProtocolName = Annotated[
         "--protocol",
         "-p",
         metavar="NAME",
-        help="official: the settings that a method was released with, data set by data set; paper: "
-        "what its paper states; untuned: one fixed setting for all methods and data sets.",
+        help="official: the settings of a method's released code, data set by data set; paper: "
+        "those that its paper states; untuned: one fixed setting for all methods and data sets.",
     ),
 ]
 

@@ -1,4 +1,4 @@
-"""`wordmask refiners`: what can sharpen a method's maps."""
+"""`wordmask refiners`: list the refiners, or show one in full."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`wordmask report`: all runs of a folder in one place."""
+"""`wordmask report`: tables and plots of all runs in a folder."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from wordmask.cli import common
 def report(
     folder: Annotated[
         Path,
-        typer.Argument(metavar="DIR", help="Holds what `wordmask evaluate --out` wrote."),
+        typer.Argument(metavar="DIR", help="A folder of `wordmask evaluate --out` or above."),
     ],
     partial: Annotated[
         bool,
         typer.Option(
             "--partial",
-            help="Put numbers of incomplete data sets into the papers' tables too, marked.",
+            help="Include numbers of incomplete data sets in the papers' tables, marked.",
         ),
     ] = False,
 ) -> None:

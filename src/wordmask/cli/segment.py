@@ -48,7 +48,7 @@ def segment(
         typer.Option(
             metavar="FILE",
             help="Image-level labels: only these words get pixels (pseudo-masks for weak "
-            "supervision). A CSV file, a row a picture: its name, then its words.",
+            "supervision). A CSV file, one row per picture: its name, then its words.",
             rich_help_panel="Words",
         ),
     ] = None,
@@ -66,8 +66,7 @@ def segment(
             metavar="LIST",
             help="Among labels (NAME_labels.png, pixel values are labels), overlay "
             "(NAME_overlay.jpg, colours over the photo and a legend), scores (NAME_scores.npz, "
-            "class scores on the patch grid), json (NAME.json, pixel shares and how they came "
-            "about).",
+            "class scores on the patch grid), json (NAME.json, pixel shares and provenance).",
             show_default="labels,overlay,json",
             rich_help_panel="Results",
         ),
@@ -76,7 +75,7 @@ def segment(
         bool,
         typer.Option(
             "--overwrite",
-            help="Make results again that are there, and replace those of other settings.",
+            help="Make existing results again, and replace those of other settings.",
             rich_help_panel="Results",
         ),
     ] = False,
@@ -84,23 +83,23 @@ def segment(
         str,
         typer.Option(
             metavar="stop|skip",
-            help="At a picture that cannot be used: stop with exit code 2, or go on, leave it out "
-            "and end with exit code 1.",
+            help="At a picture that cannot be used: stop with exit code 2, or skip it and end with "
+            "exit code 1.",
             rich_help_panel="Pictures",
         ),
     ] = "stop",
     max_pixels: MaxPixels = None,
 ) -> None:
-    """Label every pixel of photographs with the one of your words that it fits best.
+    """Label every pixel of photographs with the best matching of your words.
 
     wordmask segment photo.jpg --classes "cat; sofa, couch; window"
 
-    Results are named after the pictures and keep the folders below a folder that was given. A
-    second run goes on where the first one stopped: pictures whose results are there, made from the
-    same file with the same settings, are skipped.
+    Results are named after the pictures and keep the subfolders of a folder that was given. A
+    second run resumes the first: pictures with results made from the same file with the same
+    settings are skipped.
 
-    Exit codes: 0 all went well, 1 pictures were left out (--on-error skip), 2 wrong usage, bad
-    input or results that cannot be written, 130 interrupted.
+    Exit codes: 0 success, 1 pictures were left out (--on-error skip), 2 wrong usage, bad input or
+    results that cannot be written, 130 interrupted.
     """
     from wordmask.batch import FORMATS, FolderJob, check_formats, run_settings
 
@@ -150,7 +149,7 @@ def segment(
 
 
 def _bar() -> progress.Progress:
-    """A bar on a terminal; elsewhere it is silent and plain lines are printed."""
+    """A progress bar on a terminal; elsewhere it is disabled and plain lines are printed."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
     from rich.progress import TimeRemainingColumn as Remaining
 
@@ -165,7 +164,7 @@ def _bar() -> progress.Progress:
     )
 
 
-# -- what is printed ----------------------------------------------------------------------------
+# -- output -------------------------------------------------------------------------------------
 
 
 def _line(result: Segmentation) -> str:
@@ -182,7 +181,7 @@ def _line(result: Segmentation) -> str:
 
 
 def _print_end(job: FolderJob) -> None:
-    """The classes found and what became of the pictures."""
+    """Print the classes found and the number of pictures segmented, skipped and failed."""
     summary, count = job.summary, job.summary.segmented
     if count:
         common.console().print(_table(summary))

@@ -1,4 +1,4 @@
-"""`wordmask selftest`: the quality of every method, measured here and now, offline."""
+"""`wordmask selftest`: measure the quality of every method offline."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ MODEL = "wordmask/tiny-clip"
 class OtherNetworks(NetworkOptions):
     """Auxiliary models in place of the built-in ones."""
 
-    default = "the built-in one, where there is one"
+    default = "the built-in one, if there is one"
 
 
 @expand
 def selftest(
     *,
-    scenes: Annotated[int, typer.Option(help="How many scenes of each kind.")] = 100,
+    scenes: Annotated[int, typer.Option(help="Number of scenes of each kind.")] = 100,
     methods: Annotated[
         str | None,
         typer.Option(
@@ -49,11 +49,11 @@ def selftest(
     variants: Annotated[
         bool, typer.Option("--variants", help="All variants, not only the first of each.")
     ] = False,
-    seed: Annotated[int, typer.Option(help="Which scenes.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the scenes.")] = 0,
     model: Annotated[
         str,
         typer.Option(
-            metavar="SOURCE", help=f"A CLIP that knows the words of the toybox: {SOURCE}."
+            metavar="SOURCE", help=f"A CLIP trained on the words of the toybox: {SOURCE}."
         ),
     ] = MODEL,
     networks: OtherNetworks,
@@ -61,8 +61,8 @@ def selftest(
 ) -> None:
     """Measure every method and refiner on rendered scenes, with the built-in tiny networks.
 
-    It shows that all stages work together here. How the methods differ on photographs it does not
-    show: the tiny CLIP knows the toybox and not the world.
+    It shows that all stages work together on this machine. It does not show how the methods differ
+    on photographs: the tiny CLIP was trained on the toybox alone.
     """
     from wordmask.toybox import SIZE
     from wordmask.toybox import selftest as test
@@ -107,7 +107,7 @@ def _measure(
 
 
 def tabulate(rows: list[Measurement], variants: bool) -> Table:
-    """The measurements as a table, in percent, in the order they have; with variants if asked."""
+    """The measurements as a table, in percent, in their order; `variants` adds their names."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -117,8 +117,9 @@ def tabulate(rows: list[Measurement], variants: bool) -> Table:
     for name in ("mIoU", "outline", "pixels", "things", "held out", "ms"):
         table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
-        seen, unseen = row.trained, row.held_out
-        shares = (seen.mean_iou, seen.boundary_iou, seen.pixels, seen.things, unseen.things)
+        known = row.trained
+        shares = [known.mean_iou, known.boundary_iou, known.pixels, known.things]
+        shares.append(row.held_out.things)
         numbers = [f"{100 * share:.1f}" for share in shares]
         title = Text(row.label) + Text(f" {row.variant}" if variants else "", "dim")
         table.add_row(title, *numbers, f"{row.milliseconds:.0f}")

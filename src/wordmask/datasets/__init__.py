@@ -1,4 +1,4 @@
-"""The benchmarks, one a file. Importing this package registers them all and loads no torch."""
+"""The benchmarks, one per file. Importing this package registers them all and loads no torch."""
 
 from wordmask.datasets import (
     ade20k,

@@ -58,7 +58,7 @@ class Ade847(Benchmark):
 
     A mask is coded in colours: the number of an object is R // 10 * 256 + G, and index_ade20k.pkl
     next to the pictures names the numbers. The 847 classes are found there by name; all others are
-    void. Where images/ADE is absent, the maps that detectron2's projects convert
+    void. If images/ADE is absent, the maps converted by detectron2's projects
     (annotations_detectron2/validation/*.tif) are read.
     """
 
@@ -103,7 +103,7 @@ class Ade847(Benchmark):
 
 @dataclass(frozen=True, eq=False)
 class ColourMask:
-    """A mask of the full annotation, and what its numbers mean; call it to read the labels."""
+    """A mask of the full annotation, and the labels of its numbers; call it to read the labels."""
 
     path: Path
     table: Table
@@ -112,12 +112,12 @@ class ColourMask:
         """The labels, (H, W) uint16.
 
         Raises:
-            WordmaskError: a mask that cannot be read, or a number that no object has.
+            WordmaskError: a mask that cannot be read, or a number without an object.
         """
         numbers = object_numbers(read_colours(self.path))
         if numbers.max() >= len(self.table):
             raise WordmaskError(
-                f"the mask {self.path} has the object {int(numbers.max())}, the index knows "
+                f"the mask {self.path} has the object {int(numbers.max())}, the index has "
                 f"{len(self.table) - 1}; it belongs to another release"
             )
         return self.table[numbers]
@@ -132,7 +132,7 @@ def full_table(objects: Sequence[str], classes: Sequence[str], shown: object) ->
     """The table from object numbers (1 for the first of `objects`) to the classes of that name.
 
     Raises:
-        WordmaskError: a class that no object is named as; `shown` is where the objects are from.
+        WordmaskError: a class without an object of its name; `shown` is the file of the objects.
     """
     labels = {_plain(name): label for label, name in enumerate(classes, 1)}
     names = [_plain(name) for name in objects]
@@ -148,15 +148,14 @@ def full_table(objects: Sequence[str], classes: Sequence[str], shown: object) ->
 
 
 def _plain(name: str) -> str:
-    """A name without case, blanks and signs, which differ between lists ("lord's", "lords")."""
+    """A name in lower case without blanks and punctuation ("lord's" and "lords" are the same)."""
     return re.sub(r"[^a-z0-9,]+", "", name.casefold())
 
 
 def read_object_names(path: Path) -> list[str]:
     """The names of all objects, in the order of their numbers, from index_ade20k.pkl.
 
-    A pickle can run anything when it is loaded; of this one nothing but plain values and numpy
-    arrays are made.
+    Loading a pickle can run any code; here only plain values and numpy arrays are created.
 
     Raises:
         WordmaskError: the file is missing, or is not that index.
@@ -173,7 +172,7 @@ def read_object_names(path: Path) -> list[str]:
 
 
 class _PlainUnpickler(pickle.Unpickler):
-    """Loads containers, numbers, strings and numpy arrays; anything else becomes an idle object."""
+    """Loads containers, numbers, strings and numpy arrays; replaces anything else by `_Idle`."""
 
     def find_class(self, module: str, name: str) -> Any:
         module = module.replace("numpy.core", "numpy._core")
@@ -191,7 +190,7 @@ _PLAIN = {
 
 
 class _Idle:
-    """Takes the place of an object that is neither wanted nor trusted."""
+    """Placeholder for an object that is not loaded."""
 
     def __init__(self, *_: Any, **__: Any) -> None:
         pass

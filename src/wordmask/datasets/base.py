@@ -1,6 +1,6 @@
-"""What every benchmark is: pictures with true label maps, read from the layout of their release.
+"""The base of all benchmarks: pictures with target label maps, in the layout of their release.
 
-A benchmark is listed cheaply (folders and split files, no mask is opened) and read sample by
+Listing a benchmark is cheap (folders and split files, no mask is opened); it is read sample by
 sample. Every problem of a copy is a WordmaskError of one line.
 """
 
@@ -26,19 +26,19 @@ from wordmask.registry import Registry, check_name
 from wordmask.user_code import is_file
 
 SOURCES = ("plain", "cliper", "sclip", "clearclip", "proxyclip", "cliptrase")
-"""Whose class names there are: `plain` are the benchmark's own words, the others a paper's code."""
+"""Sources of class names: `plain` has the benchmark's own, the others those of a paper's code."""
 
 Names = tuple[tuple[str, ...], ...]
 
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """One picture and how to get its true labels.
+    """One picture with its target.
 
     Attributes:
         id: unique in its benchmark, such as "2007_000033".
         image: path of the picture, or uint8 (H, W, 3) RGB: what `read_image` takes.
-        load: reads the true labels; `target` calls it and checks the size.
+        load: reads the target; `target` calls it and checks the size.
     """
 
     id: str
@@ -46,14 +46,14 @@ class Sample:
     load: Callable[[], Target]
 
     def target(self) -> Target:
-        """The true labels: (H, W) uint16.
+        """The target labels, (H, W) uint16.
 
-        0 = background (only where the benchmark has one), 1 to C = its classes, `VOID` = pixels
-        that the benchmark leaves out of its score.
+        0 = background (only if the benchmark has one), 1 to C = its classes, `VOID` = pixels that
+        are left out of the score.
 
         Raises:
-            WordmaskError: a mask that cannot be read, is coded in colours, holds a value that the
-                benchmark does not know, or has another size than the picture.
+            WordmaskError: a mask that cannot be read, is coded in colours, holds an unknown value,
+                or has another size than the picture.
         """
         target = self.load()
         if isinstance(self.image, Path):
@@ -63,14 +63,14 @@ class Sample:
 
 @dataclass(frozen=True)
 class Listing:
-    """What lies below a root: the samples, and every problem met, one line each."""
+    """The samples found below a root, and all problems, one line each."""
 
     samples: tuple[Sample, ...]
     problems: tuple[str, ...] = ()
 
 
 class Samples(Sequence[Sample]):
-    """The samples of an opened benchmark, in the order of its split; `benchmark` is whose."""
+    """The samples of an opened `benchmark`, in the order of its split."""
 
     def __init__(self, benchmark: Benchmark, samples: Iterable[Sample]) -> None:
         self.benchmark = benchmark
@@ -100,17 +100,17 @@ class Benchmark:
     """One benchmark with one set of classes.
 
     Attributes:
-        name: as commands take it, such as "voc20".
-        title: as a table shows it.
-        expected: images of the complete evaluation split; 0 where any number will do.
-        classes: how many classes C there are, the background not counted.
+        name: its name in commands, such as "voc20".
+        title: its name in tables.
+        expected: images of the complete evaluation split; 0 if any number is accepted.
+        classes: number of classes C, the background not counted.
         has_background: whether label 0 is scored as a class of its own.
         ignore: value in the mask files that is left out of the score; None if there is none.
         reduce_zero: whether value 0 of the mask files is left out, and class 1 has value 1.
-        layout: what is looked for below the root, as people read it.
+        layout: the expected files below the root, in words.
         words: name of the lists of class names, see `wordmask.datasets.names`.
-        note: what else one should know, or nothing.
-        size: (height, width) of every picture, where there is one size.
+        note: a note for users; may be empty.
+        size: (height, width) of every picture, if all have one size.
         needs_root: whether files are read at all.
     """
 
@@ -138,8 +138,8 @@ class Benchmark:
         """Background words by source, ready for `Background.names`.
 
         A released list may hold a word twice (CLIPtrase: "bed") or a word that is also a class of
-        the benchmark ("bed" of SCLIP and ProxyCLIP for COCO-Object, where the background then takes
-        the class's pixels). Such words are left out here; `released_background_words` has them.
+        the benchmark ("bed" of SCLIP and ProxyCLIP for COCO-Object; there the background takes the
+        pixels of the class). Such words are left out here; `released_background_words` has them.
         """
         cleaned = {}
         for source, words in self.released_background_words.items():
@@ -155,17 +155,17 @@ class Benchmark:
         return {source: words for source, words in found.items() if words}
 
     def at(self, root: Path) -> Benchmark:
-        """The benchmark that the files below a root make of it: itself, unless they tell more."""
+        """The benchmark as completed by the files below a root; by default itself."""
         return self
 
     def find(self, root: Path) -> Listing:
         """Find the samples below a root without opening a mask.
 
         Raises:
-            WordmaskError: nothing of this benchmark is there; what can be listed in spite of a
-                problem is listed, with the problem.
+            WordmaskError: nothing of this benchmark is there. If only some files have a problem,
+                the others are listed, with the problem.
         """
-        raise TypeError(f"{type(self).__name__} does not say where its files are")
+        raise TypeError(f"{type(self).__name__} does not implement find")
 
     def open(self, root: str | os.PathLike[str] | None = None) -> Samples:
         """List the samples below a root; no mask is opened.
@@ -179,14 +179,14 @@ class Benchmark:
         listing = bench.find(path)
         problems = [*listing.problems, *bench.surplus(len(listing.samples))]
         if problems:
-            more = f" (and {len(problems) - 1} problems more)" if len(problems) > 1 else ""
+            more = f" (and {len(problems) - 1} more problems)" if len(problems) > 1 else ""
             raise WordmaskError(
                 f"{self.name}: {problems[0]}{more}; see wordmask datasets check {self.name}"
             )
         return Samples(bench, listing.samples)
 
     def check_root(self, root: str | os.PathLike[str] | None) -> Path:
-        """The root as a path that is a folder."""
+        """Return the root as a path, checked to be a folder."""
         if root is None or not str(root):
             raise WordmaskError(
                 f"{self.name} needs the folder of its files: give --root DIR; expected below it: "
@@ -200,20 +200,20 @@ class Benchmark:
         return path
 
     def surplus(self, count: int) -> list[str]:
-        """The problem of more images than the evaluation split has, if it is there."""
+        """The problem of having more images than the evaluation split; empty if there is none."""
         if not self.expected or count <= self.expected:
             return []
         return [
-            f"{count:,} images, where the evaluation split has {self.expected:,}: this is another "
+            f"{count:,} images, but the evaluation split has {self.expected:,}: this is another "
             "split, or several together"
         ]
 
 
 def check_benchmark(given: Any) -> Benchmark:
-    """A benchmark that can be registered, from an instance or a class whose fields have defaults.
+    """A benchmark to register, from an instance or from a class with defaults for all fields.
 
     Raises:
-        WordmaskError: something else, or a name that commands could not take.
+        WordmaskError: anything else, or an invalid name.
     """
     if isinstance(given, type) and issubclass(given, Benchmark):
         make: Any = given
@@ -235,10 +235,10 @@ BENCHMARKS: Registry[Benchmark] = Registry("benchmark", "wordmask.datasets", che
 
 
 def register(*benchmarks: Benchmark) -> None:
-    """Make benchmarks known by their names.
+    """Register benchmarks by their names.
 
     Raises:
-        WordmaskError: a name that is no plain word, or that another benchmark has.
+        WordmaskError: a name that is not a plain word, or that another benchmark has.
     """
     for one in benchmarks:
         BENCHMARKS.register(one)
@@ -249,7 +249,7 @@ def benchmark(given: str | Benchmark | type[Benchmark]) -> Benchmark:
 
     Args:
         given: a name ("COCO-Object" is "coco_object"), `FILE.py:NAME`, a benchmark or a class of
-            benchmarks, or `NAME=DIR`: a name of your own for a folder as `folder` reads it.
+            benchmarks, or `NAME=DIR`: your own name for a folder in the layout of `folder`.
 
     Raises:
         WordmaskError: there is none of this name; the nearest names are given.
@@ -263,7 +263,7 @@ def benchmark(given: str | Benchmark | type[Benchmark]) -> Benchmark:
         name = name.strip()
         check_name(f"the data set {given!r}", name)
         if name in BENCHMARKS:
-            raise WordmaskError(f"got {given!r}, and {name} is another data set; take another name")
+            raise WordmaskError(f"got {given!r}, but {name} is another data set; use another name")
         title = f"{name}, a folder of your own"
         folder: Any = BENCHMARKS["folder"]
         return dataclasses.replace(folder, name=name, title=title, place=Path(place))

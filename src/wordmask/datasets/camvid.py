@@ -15,7 +15,7 @@ CAMVID = table({value: value + 1 for value in range(11)}, void=(11,))
 
 @dataclass(frozen=True, kw_only=True)
 class CamVid(Benchmark):
-    """One split: frames of 480 x 360, masks of 0 to 10, and 11 where nothing is labelled."""
+    """One split: frames of 480 x 360, masks of 0 to 10, and 11 for unlabelled pixels."""
 
     classes: int = 11
     ignore: int | None = 11
@@ -25,7 +25,7 @@ class CamVid(Benchmark):
 
     def find(self, root: Path) -> Listing:
         """All frames of the split and their masks."""
-        # By the masks: other benchmarks have a folder "val" too.
+        # Located by the masks: other benchmarks have a folder "val" too.
         places = [f"{base}{self.split}annot" for base in ("", "CamVid/", "camvid/")]
         masks = layout.locate(root, places, "CamVid masks")
         frames = layout.locate(masks.parent, (self.split,), "CamVid frames")

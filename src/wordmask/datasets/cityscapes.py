@@ -27,8 +27,8 @@ _SUFFIX = "_leftImg8bit"
 class Cityscapes(Benchmark):
     """The 500 pictures of val, 2048 x 1024, with gtFine.
 
-    Read from *_gtFine_labelIds.png; where these are absent, the 19 classes also from
-    *_gtFine_labelTrainIds.png.
+    Masks are *_gtFine_labelIds.png; if these are absent, *_gtFine_labelTrainIds.png are read for
+    the 19 classes.
     """
 
     title: str = "Cityscapes val"

@@ -69,24 +69,24 @@ def coarse_classes() -> dict[int, int]:
 class Coco27(CocoStuff):
     """val2017 with the coarse classes.
 
-    The papers of the unsupervised setting score a list of 2,175 pictures of val2017. Where that
-    list lies next to the data (`CURATED`) it is used.
+    The papers of the unsupervised setting score a list of 2,175 pictures of val2017. If that list
+    is next to the data (`CURATED`), it is used.
     """
 
     title: str = "COCO-Stuff val2017, 27 coarse"
     classes: int = 27
     words: str = "coco27"
-    note: str = f"Papers score the 2,175 pictures of {CURATED}, which is used where it is there."
+    note: str = f"Papers score the 2,175 pictures of {CURATED}, which is used if it exists."
     values: ClassVar[Table] = table(
         {number - 1: coarse for number, coarse in coarse_classes().items()}, void=(255,)
     )
 
     def at(self, root: Path) -> Coco27:
-        """The same with fewer images expected where there is a curated list."""
+        """The same, with fewer images expected if there is a curated list."""
         return self if _curated(root) is None else dataclasses.replace(self, expected=2175)
 
     def find(self, root: Path) -> Listing:
-        """All of val2017, or what the curated list names."""
+        """All of val2017, or the pictures of the curated list."""
         found = super().find(root)
         split = _curated(root)
         if split is None:

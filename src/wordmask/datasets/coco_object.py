@@ -1,9 +1,9 @@
 """COCO-Object (Xu et al., GroupViT, CVPR 2022): the 80 things of COCO, on val2017.
 
-`coco_object` is what the papers report on: the pixel maps of COCO-Stuff with all stuff as
-background. `coco_object_instances` is made of the instance annotation (instances_val2017.json):
-objects are painted from the largest to the smallest, so that small ones lie on top, and crowds,
-where no object lies on them, are left out. The two differ along outlines and in overlaps.
+`coco_object` is the benchmark of the papers: the pixel maps of COCO-Stuff with all stuff as
+background. `coco_object_instances` is made from the instance annotation (instances_val2017.json):
+objects are painted from the largest to the smallest, so that small ones are on top, and crowds
+are void except under objects. The two differ along outlines and in overlaps.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ CONVERTED = table({value: value for value in range(coco_stuff.THINGS + 1)}, void
 class CocoObject(Benchmark):
     """val2017 with the pixel maps of COCO-Stuff, restricted to things.
 
-    Maps of 0 background, 1 to 80 and 255 are taken as they are where there are no pixel maps: from
-    `object_masks/val2017`, or named *_instanceTrainIds.png, as GroupViT's converter does.
+    Without pixel maps, maps of 0 background, 1 to 80 and 255 are taken as they are: from
+    `object_masks/val2017`, or *_instanceTrainIds.png, the names of GroupViT's converter.
     """
 
     title: str = "COCO-Object val2017"
@@ -45,7 +45,7 @@ class CocoObject(Benchmark):
     has_background: bool = True
     layout: str = f"{coco_stuff.CocoStuff.layout}; or object_masks/val2017/*.png of 0 to 80"
     words: str = "coco_object"
-    note: str = "Pixel maps of COCO-Stuff with all stuff as background, as the papers have it."
+    note: str = "Pixel maps of COCO-Stuff with all stuff as background, as in the papers."
 
     def find(self, root: Path) -> Listing:
         """All photographs of val2017 and their maps."""
@@ -58,7 +58,7 @@ class CocoObject(Benchmark):
 
 
 def _converted(root: Path) -> dict[str, Path]:
-    """Maps of 0 to 80, where there are such and no pixel maps."""
+    """Maps of 0 to 80, if there are any and no pixel maps."""
     for place in coco_stuff.MAPS:
         if (root / place).is_dir():
             maps = layout.files(root / place, (".png",))
@@ -85,7 +85,7 @@ class CocoObjectInstances(CocoObject):
     note: str = "From instance masks, not the maps that papers use; crowds are left out."
 
     def find(self, root: Path) -> Listing:
-        """All pictures of the annotation, whose objects are kept until their labels are read."""
+        """All pictures of the annotation; its objects are kept until labels are read."""
         pictures = coco_stuff.find_pictures(root)
         places = ("annotations", "coco/annotations", "COCO/annotations", ".")
         folder = layout.locate(root, places, "COCO annotation")
@@ -119,7 +119,7 @@ class InstanceMask:
                 'reading instances needs pycocotools: pip install "wordmask[evaluate]"'
             ) from None
         target = np.zeros((self.height, self.width), np.uint16)
-        # Crowds first, then the largest objects: what comes later lies on top.
+        # Crowds first, then the largest objects: later ones are on top.
         by_size = sorted(self.objects, key=lambda one: (not one.get("iscrowd"), -one["area"]))
         for one in by_size:
             label = VOID if one.get("iscrowd") else _LABELS[one["category_id"]]
@@ -143,7 +143,7 @@ def read_instances(path: Path) -> dict[str, InstanceMask]:
     """The objects of each picture of an instance annotation, by the name of the picture.
 
     Raises:
-        WordmaskError: the file is missing, no instance annotation, or has other categories.
+        WordmaskError: the file is missing, not an instance annotation, or has other categories.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -158,7 +158,7 @@ def read_instances(path: Path) -> dict[str, InstanceMask]:
         raise WordmaskError(f"there is no annotation {path}") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = f"{type(error).__name__}: {error}"
-        raise WordmaskError(f"{path} is no instance annotation of COCO ({reason})") from None
+        raise WordmaskError(f"{path} is not an instance annotation of COCO ({reason})") from None
     strange = {o["category_id"] for those in objects.values() for o in those} - set(THING_IDS)
     if strange:
         raise WordmaskError(f"{path} has the category id {min(strange)}, which COCO does not use")

@@ -1,8 +1,8 @@
 """COCO-Stuff (Caesar et al., CVPR 2018): 171 classes, on val2017 (164k) and on the 10k test set.
 
 Both number their labels by COCO's category ids, 1 to 182, of which 11 are never used. The pixel
-maps of the 164k set (stuffthingmaps_trainval2017.zip) hold the id less 1 and 255 where nothing is
-labelled; the MATLAB files of the 10k set hold the id, and 0 where nothing is labelled.
+maps of the 164k set (stuffthingmaps_trainval2017.zip) hold the id minus 1, and 255 for unlabelled
+pixels; the MATLAB files of the 10k set hold the id, and 0 for unlabelled pixels.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ def find_pictures(root: Path) -> dict[str, Path]:
 
 
 def find_maps(root: Path) -> dict[str, Path]:
-    """The pixel maps of val2017 by id; what converters put next to them is left out.
+    """The pixel maps of val2017 by id; files that converters put next to them are left out.
 
     Raises:
-        WordmaskError: there is no folder for them, or it holds none.
+        WordmaskError: there is no folder of them, or it is empty.
     """
     folders = [root / place for place in MAPS if (root / place).is_dir()]
     for folder in folders:

@@ -1,9 +1,9 @@
 """PASCAL Context (Mottaghi et al., CVPR 2014): 60, 59 and 459 classes.
 
-Read from the annotation as it is given out: one MATLAB file a picture, whose `LabelMap` holds the
-numbers 1 to 459 of the categories in alphabetical order (the file labels.txt next to it), 0 where
-nothing was labelled. The 59 classes are those of the authors' list, in alphabetical order as in
-mmsegmentation; `NUMBERS_59` are their numbers among the 459.
+The original annotation has one MATLAB file per picture. Its `LabelMap` holds the numbers 1 to 459
+of the categories in alphabetical order (the file labels.txt next to it), and 0 for unlabelled
+pixels. The 59 classes are those of the authors' list, in alphabetical order as in mmsegmentation;
+`NUMBERS_59` are their numbers among the 459.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _OTHERS = set(range(460)) - set(NUMBERS_59)
 CONTEXT60 = table(_IN_59 | dict.fromkeys(_OTHERS, 0), size=460)
 CONTEXT59 = table(_IN_59, void=_OTHERS, size=460)
 CONTEXT459 = table({number: number for number in range(1, 460)}, void=(0,), size=460)
-# From the PNGs that mmsegmentation's converter makes: 0 background, 1 to 59.
+# From the PNGs of mmsegmentation's converter: 0 background, 1 to 59.
 PNG60 = table({value: value for value in range(60)}, void=(255,))
 PNG59 = table({value: value for value in range(1, 60)}, void=(0, 255))
 
@@ -45,8 +45,8 @@ _MATLAB = ("trainval", "context/trainval", "Context/trainval", "pascal-context/t
 class Context(Benchmark):
     """The 5,104 photographs of the val split that all papers of the field report on.
 
-    The masks are the MATLAB files (needs scipy) or, where these are absent and for 59 and 60
-    classes, the PNGs of mmsegmentation's converter.
+    The masks are the MATLAB files (needs scipy) or, if these are absent and for 59 and 60 classes,
+    the PNGs of mmsegmentation's converter.
     """
 
     title: str = "PASCAL Context val"
@@ -80,7 +80,7 @@ class Context(Benchmark):
         split = base / "ImageSets/SegmentationContext/val.txt"
         if split.is_file():
             return layout.pair(pictures, masks, load, layout.read_split(split), split)
-        # Without a split file, what is there of the split; an excerpt of both is no problem.
+        # There is no split file: ids without picture and mask are skipped, excerpts are accepted.
         val = [one for one in val_ids() if one in pictures or one in masks]
         return layout.pair(pictures, masks, load, val)
 

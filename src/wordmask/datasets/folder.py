@@ -1,9 +1,9 @@
-"""Any pictures with index masks and a list of names: a benchmark of your own.
+"""Your own benchmark: pictures with index masks and a list of names.
 
     images/NAME.jpg     masks/NAME.png     names.txt
 
-Line k of names.txt (the first is line 0) names value k of the masks: one class a line, synonyms
-after tabs. Where the first name is "background", value 0 is the background. 255 and, in 16-bit
+Line k of names.txt (the first is line 0) names value k of the masks: one class per line, synonyms
+after tabs. If the first name is "background", value 0 is the background. 255 and, in 16-bit
 masks, 65535 are left out of the score.
 """
 
@@ -50,11 +50,11 @@ class Folder(Benchmark):
         return {"plain": self.given} if self.given else {}
 
     def check_root(self, root: str | os.PathLike[str] | None) -> Path:
-        """The folder of this data set, whatever the root of others is."""
+        """The folder of this data set, `place` if it is given, else the root."""
         return super().check_root(self.place or root)
 
     def at(self, root: Path) -> Folder:
-        """The benchmark that names.txt below a root makes of it."""
+        """The benchmark with the classes of names.txt below a root."""
         from wordmask.vocabulary import Vocabulary
 
         paths = [root / name for name in _NAMES]
@@ -65,7 +65,7 @@ class Folder(Benchmark):
         has_background = names[0][0].casefold() == "background"
         given = names[1:] if has_background else names
         if not given:
-            raise WordmaskError(f"{path} names no class beside the background")
+            raise WordmaskError(f"{path} names no class besides the background")
         return dataclasses.replace(
             self, given=given, classes=len(given), has_background=has_background
         )

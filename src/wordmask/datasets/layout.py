@@ -1,4 +1,4 @@
-"""Finding files below a root: forgiving about where the root is, exact about what is missing."""
+"""Finding files below a root: tolerant of where the root is, exact about what is missing."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ Load = Callable[[], Target]
 
 
 def locate(root: Path, places: Sequence[str], what: str, *more_roots: Path) -> Path:
-    """The first of some places below a root (or further roots) that is a folder.
+    """The first of several paths below a root (or further roots) that is a folder.
 
     Args:
         root: a folder.
         places: paths below it, in the order in which they are tried; "." is the root itself.
-        what: what should lie there, for the error.
+        what: what should be there, for the error.
         more_roots: tried after the root.
 
     Raises:
-        WordmaskError: none of them is there; the message lists all that were tried.
+        WordmaskError: none of them exists; the message lists all that were tried.
     """
     tried = list(dict.fromkeys(base / place for base in (root, *more_roots) for place in places))
     for path in tried:
@@ -33,7 +33,7 @@ def locate(root: Path, places: Sequence[str], what: str, *more_roots: Path) -> P
 
 
 def files(folder: Path, suffixes: Sequence[str], ending: str = "") -> dict[str, Path]:
-    """The files of a folder by their ids, sorted: the id is the name less `ending` and suffix.
+    """The files of a folder by their ids, sorted: the id is the name without `ending` and suffix.
 
     Hidden files are skipped. The folder is read once and no file is opened.
 
@@ -57,7 +57,7 @@ def files(folder: Path, suffixes: Sequence[str], ending: str = "") -> dict[str, 
 
 
 def some_files(folder: Path, suffixes: Sequence[str], ending: str = "") -> dict[str, Path]:
-    """As `files`, and an error where there are none."""
+    """As `files`, but raise an error if there are none."""
     found = files(folder, suffixes, ending)
     if not found:
         raise WordmaskError(
@@ -75,11 +75,11 @@ def nothing_in(folder: Path, wanted: str) -> str:
 
 
 def read_split(path: Path) -> list[str]:
-    """The ids of a split file, one a line.
+    """The ids of a split file, one per line.
 
     Raises:
-        WordmaskError: the file is missing, empty or no text, a line is not one id, or an id is
-            there twice.
+        WordmaskError: the file is missing, empty or not text, a line is not one id, or an id is
+            listed twice.
     """
     try:
         lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
@@ -95,7 +95,7 @@ def read_split(path: Path) -> list[str]:
             continue
         if len(line.split()) > 1:
             raise WordmaskError(
-                f"line {number} of the split file {path} is {line[:80]!r}; one id a line is "
+                f"line {number} of the split file {path} is {line[:80]!r}; one id per line is "
                 "expected: this is another kind of list"
             )
         if line in found:
@@ -114,13 +114,13 @@ def pair(
     ids: Iterable[str] | None = None,
     split: Path | None = None,
 ) -> Listing:
-    """Put pictures and masks together.
+    """Pair pictures and masks.
 
     Args:
         pictures, masks: files by id.
-        load: makes, of the path of a mask, what reads its labels.
-        ids: of the split, in its order; None takes all that are there, sorted.
-        split: the file that the ids are from, for the messages.
+        load: takes the path of a mask and returns the function that reads its labels.
+        ids: of the split, in its order; None takes all that exist, sorted.
+        split: the split file, for messages.
     """
     wanted = sorted({*pictures, *masks}) if ids is None else list(ids)
     whole = [one for one in wanted if one in pictures and one in masks]
@@ -132,7 +132,7 @@ def pair(
 
 
 def missing(kind: str, ids: Sequence[str], of: int, split: Path | None) -> list[str]:
-    """The problem of ids without a picture or mask, where there are some."""
+    """The problem of ids without a picture or mask; empty if there are none."""
     if not ids:
         return []
     listed = f" listed in {split}" if split else ""

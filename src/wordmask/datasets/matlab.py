@@ -1,4 +1,4 @@
-"""Masks in MATLAB files, as PASCAL Context and COCO-Stuff 10k are given out."""
+"""Masks in MATLAB files, the format of PASCAL Context and COCO-Stuff 10k."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from wordmask.errors import WordmaskError
 
 @dataclass(frozen=True, eq=False)
 class MatlabMask:
-    """A MATLAB file with a map of numbers, and what they mean; call it to read the labels."""
+    """A MATLAB file with a map of numbers, and their labels; call it to read the labels."""
 
     path: Path
     variable: str
@@ -24,7 +24,7 @@ class MatlabMask:
 
         Raises:
             WordmaskError: scipy is not installed, the file is missing or damaged, has no such
-                variable, or holds a value that the table does not know.
+                variable, or holds a value that is not in the table.
         """
         try:
             from scipy.io import loadmat

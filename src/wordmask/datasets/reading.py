@@ -1,4 +1,4 @@
-"""Reading masks: index files to labels by a lookup table, with every wrong file a named error."""
+"""Reading masks: index files to labels by a lookup table, with a clear error for wrong files."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ Values = npt.NDArray[np.integer[Any]]
 VOID = 65535
 """Label of pixels that are left out of the score."""
 
-INVALID = 65534  # label of values that a benchmark does not know; never leaves this module
+INVALID = 65534  # label of unknown values; never leaves this module
 
 _INDEX_MODES = ("P", "L", "1", "I", "I;16", "I;16B", "I;16L")
-# Grey values of few bits are spread over 0..255 when they are decoded: by what to divide them.
+# Grey values of few bits are spread over 0..255 when they are decoded; divisors to undo it.
 _SPREAD = {"1": 255, "L;2": 85, "L;4": 17}
-# What turns a stored picture upright where that swaps its sides, by EXIF orientation.
+# Rotations that turn a stored picture upright and swap its sides, by EXIF orientation.
 _QUARTER_TURNS: dict[int, Callable[[Target], Target]] = {
     5: np.transpose,
     6: lambda labels: np.rot90(labels, 3),
@@ -41,7 +41,7 @@ def table(labels: Mapping[int, int], void: Iterable[int] = (), size: int = 256) 
     Args:
         labels: label of each known value.
         void: values that are left out of the score.
-        size: how many values there are: 256 for 8 bits, 65536 for 16.
+        size: number of values: 256 for 8 bits, 65536 for 16.
     """
     found = np.full(size, INVALID, np.uint16)
     for value, label in labels.items():
@@ -54,7 +54,7 @@ def table(labels: Mapping[int, int], void: Iterable[int] = (), size: int = 256) 
 
 @dataclass(frozen=True, eq=False)
 class IndexMask:
-    """A file with one index a pixel, and what its values mean; call it to read the labels."""
+    """A file with one index per pixel, and the labels of its values; call it to read the labels."""
 
     path: Path
     table: Table
@@ -66,7 +66,7 @@ class IndexMask:
 
 
 def read_index(path: Path) -> Values:
-    """Read a mask of one index a pixel: (H, W) of uint8, uint16 or int32.
+    """Read a mask of one index per pixel: (H, W) of uint8, uint16 or int32.
 
     Raises:
         WordmaskError: the file is missing, damaged, coded in colours, or was saved as JPEG.
@@ -78,8 +78,8 @@ def read_index(path: Path) -> Values:
             )
         if image.mode not in _INDEX_MODES:
             raise WordmaskError(
-                f"the mask {path} is coded in colours ({image.mode}), where one index a pixel is "
-                "expected (PNG of mode P or L); get the original, or convert it by its colour table"
+                f"the mask {path} is coded in colours ({image.mode}); one index per pixel is "
+                "expected (PNG of mode P or L): get the original, or convert it by its colour table"
             )
         steps = _SPREAD.get(str(image.tile[0][3]) if image.tile else "", 1)
         values = decode(image.convert("L") if image.mode == "1" else image, path)
@@ -95,7 +95,7 @@ def read_colours(path: Path) -> Values:
     with open_mask(path) as image:
         if image.mode not in ("RGB", "RGBA"):
             raise WordmaskError(
-                f"the mask {path} has one value a pixel ({image.mode}), where colours are expected"
+                f"the mask {path} has one value per pixel ({image.mode}); colours are expected"
             )
         return decode(image, path)[..., :3]
 
@@ -124,8 +124,8 @@ def look_up(values: Values, meaning: Table, shown: str, hint: str = "") -> Targe
     """Turn the values (H, W) of a mask into labels by a table.
 
     Raises:
-        WordmaskError: not (H, W), or a value that the table does not know; `shown` names the mask
-            and `hint` says what may have happened.
+        WordmaskError: not (H, W), or a value that is not in the table; `shown` names the mask and
+            `hint` gives a possible cause.
     """
     if values.ndim != 2 or values.dtype.kind not in "ui":
         raise WordmaskError(
@@ -157,7 +157,7 @@ def _wrong_values(
 
 
 def spans(values: list[int]) -> str:
-    """Increasing numbers as people write them: "0 to 20, 255"."""
+    """Format increasing numbers as ranges: "0 to 20, 255"."""
     parts: list[list[int]] = []
     for value in values:
         if parts and parts[-1][-1] == value - 1:
@@ -175,7 +175,7 @@ def picture_size(path: Path) -> tuple[tuple[int, int], int]:
     """
     try:
         with Image.open(path) as image:
-            # Asking a PNG without EXIF for it would decode the whole picture.
+            # Reading the EXIF of a PNG without one would decode the whole picture.
             has_exif = image.format != "PNG" or "exif" in image.info
             orientation = image.getexif().get(Base.Orientation, 1) if has_exif else 1
             return (image.height, image.width), int(orientation)
@@ -189,8 +189,8 @@ def picture_size(path: Path) -> tuple[tuple[int, int], int]:
 def match_picture(target: Target, path: Path, name: str) -> Target:
     """Check that labels have the size of their picture, as `read_image` turns it upright.
 
-    Labels that were drawn on the picture as stored, before its EXIF orientation, are turned with
-    it, where the sizes tell so.
+    Labels drawn on the picture as stored, before its EXIF orientation, are turned with it if the
+    sizes show this.
 
     Raises:
         WordmaskError: the sizes differ.

@@ -17,11 +17,11 @@ from wordmask.toybox.scenes import NAMES, Scene, fresh_scenes, label_map
 
 @dataclass(frozen=True, kw_only=True)
 class Toybox(Benchmark):
-    """Scenes of the selftest, each to be labelled with all of its words.
+    """Scenes of the selftest, scored over all of its words.
 
     Attributes:
-        expected: how many scenes; `dataclasses.replace` makes it another number.
-        seed: which scenes, as in `wordmask selftest`.
+        expected: number of scenes; change it with `dataclasses.replace`.
+        seed: of the scenes, as in `wordmask selftest`.
     """
 
     name: str = "toybox"

@@ -1,4 +1,4 @@
-"""Verifying a copy of a benchmark: every picture and mask is read, every problem named."""
+"""Verifying a copy of a benchmark: every picture and mask is read, every problem reported."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from wordmask.errors import WordmaskError
 
 @dataclass(frozen=True)
 class Report:
-    """What a verification found.
+    """The result of a verification.
 
     Attributes:
-        benchmark: which, with its classes known.
-        images: how many pictures have a mask.
-        problems: one line each; a copy without any can be trusted.
-        notes: one line each; what is worth knowing and no problem.
+        benchmark: the benchmark, with its classes.
+        images: number of pictures with a mask.
+        problems: one line each; a copy without any is correct.
+        notes: one line each; facts that are not problems.
     """
 
     benchmark: Benchmark
@@ -41,13 +41,13 @@ def verify(
     """Verify a copy: counts, sizes, values out of range, missing pairs, damaged files.
 
     Args:
-        benchmark: which.
+        benchmark: the benchmark.
         root: the folder of its files.
-        complete: whether fewer images than the split has are a problem, and not a note.
-        report: called after each picture with how many are done, and of how many.
+        complete: whether having fewer images than the split is a problem instead of a note.
+        report: called after each picture with the number done and the total.
 
     Raises:
-        WordmaskError: the root is no folder.
+        WordmaskError: the root is not a folder.
     """
     path = benchmark.check_root(root) if benchmark.needs_root else Path()
     problems: list[str] = []
@@ -86,7 +86,7 @@ def verify(
 
 
 def _decode(sample: Sample) -> None:
-    """Decode a picture, which finds files that were cut off; JPEGs at an eighth of their size."""
+    """Decode a picture to find truncated files; JPEGs at an eighth of their size."""
     if not isinstance(sample.image, Path):
         return
     try:
@@ -114,5 +114,5 @@ def _notes(
             note += f"; absent: {', '.join(absent[:8])}" + ", ..." * (len(absent) > 8)
         notes.append(note)
     if empty:
-        notes.append(f"{empty} mask{'s are' if empty > 1 else ' is'} void all over")
+        notes.append(f"{empty} mask{'s are' if empty > 1 else ' is'} entirely void")
     return notes

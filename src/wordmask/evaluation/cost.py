@@ -1,8 +1,8 @@
-"""What methods cost: parameters, FLOPs, time and memory, as Table 1 of ProxyCLIP's supplement and
-Table 4 of CLIPer give them.
+"""The cost of methods: parameters, FLOPs, time and memory, as in ProxyCLIP (supplement, Table 1)
+and CLIPer (Table 4).
 
-A round is what a person waits for: encoding a batch of pictures, and labelling it by words that are
-encoded already. Weights do not change the time, so random ones will do.
+A round is encoding a batch of pictures and labelling it by words that are already encoded. Weights
+do not change the time, so they may be random.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ from wordmask.refiners import read_refiners
 from wordmask.registry import split_variant
 from wordmask.segmenter import Segmenter
 
-# width, blocks and heads of the image half, its patch and picture; of the text half; joint width
+# width, blocks, heads, patch and picture size of the image encoder; width, blocks and heads of the
+# text encoder; joint width
 CLIP_SHAPES = {
     "openai/clip-vit-base-patch32": ((768, 12, 12, 32, 224), (512, 12, 8), 512),
     "openai/clip-vit-base-patch16": ((768, 12, 12, 16, 224), (512, 12, 8), 512),
@@ -48,20 +49,19 @@ NOTE = (
 
 @dataclass(frozen=True)
 class Cost:
-    """One row: what a method costs, alone or with refiners.
+    """One row: the cost of a method, alone or with refiners.
 
     Attributes:
-        method, variant: of the method.
+        method, variant: names of the method and its variant.
         refine: refiners in order, "" for none.
         networks: auxiliary networks that ran, source by kind.
-        parameters: of CLIP, both halves, and of those networks.
+        parameters: of CLIP, both encoders, and of those networks.
         flops: floating point operations for one picture, a multiply-add being two (torch's count;
             papers often count it as one).
         milliseconds: median time of a round, over the pictures of the batch.
-        encoding: the same of its encoding alone, where words change nothing.
+        encoding: the same for encoding alone, which does not depend on words.
         images_per_second: pictures of a batch over the median time of a round.
-        memory: MiB at the peak of a round: weights and what is held on top of them; None where
-            it cannot be measured.
+        memory: peak MiB of a round, weights included; None if it cannot be measured.
     """
 
     method: str
@@ -83,8 +83,8 @@ def candidates(
 
     Args:
         methods: names or FILE.py:NAME, a variant after a colon; None: all methods that need no
-            other network than those named.
-        refine: refiners, each to be measured with every method, besides the method alone.
+            networks but those of `networks`.
+        refine: refiners, each measured with every method, besides the method alone.
         networks: kinds of auxiliary networks that are available.
 
     Raises:
@@ -118,14 +118,14 @@ def measure(
     """Measure methods one after the other, on random pixels.
 
     Args:
-        model: a CLIP of transformers, on the device and of the type to be measured.
+        model: a CLIP of transformers, on the device and of the dtype to be measured.
         chosen: (method, variant or None, refiners as in "pamr" or "").
-        size: height and width that the network sees, whatever the method would resize to.
+        size: height and width of the network's input, whatever the method would resize to.
         batch: pictures in a round.
-        words: classes to choose from, without background.
-        rounds: how many are timed, after one that is not.
+        words: number of classes, without background.
+        rounds: number of timed rounds, after one that is not timed.
         networks, local_files_only: as for `Segmenter.from_pretrained`.
-        report: called with each row as it comes.
+        report: called with each row when it is measured.
 
     Raises:
         WordmaskError: an unknown method or refiner, numbers below 1, weights that cannot be
@@ -172,8 +172,9 @@ def _measure(
     for kind in used:
         network = getattr(segmenter.networks, kind)
         models += network.modules() if hasattr(network, "modules") else [network.model]
-    parameters = {id(x): x for model in models for x in model.parameters()}  # a network may be
-    buffers = {id(x): x for model in models for x in model.buffers()}  # there twice
+    # by id, since a network may occur twice
+    parameters = {id(x): x for model in models for x in model.parameters()}
+    buffers = {id(x): x for model in models for x in model.buffers()}
     whole()
     peak = peak_memory(whole, tower.device)
     seconds, encoding = (_median(call, rounds, tower.device) for call in (whole, encode))
@@ -224,10 +225,10 @@ def count_flops(call: Callable[[], object]) -> int:
 
 
 def peak_memory(call: Callable[[], object], device: torch.device) -> float | None:
-    """MiB that a call holds at most above what was held before it.
+    """Peak memory of a call in MiB, above that before it.
 
-    On a GPU it is what torch allocated there; on a CPU the rise of the resident set, sampled every
-    half millisecond (Linux alone; None elsewhere).
+    On a GPU it is the memory allocated by torch; on a CPU the rise of the resident set, sampled
+    every half millisecond (Linux only; None elsewhere).
     """
     gc.collect()
     if device.type == "cuda":
@@ -264,7 +265,7 @@ def resident() -> int:
 
 
 def _return_free_memory() -> None:
-    """Hand back what was freed, else a second call would find it and seem to need nothing."""
+    """Release freed memory, which a second call would reuse and so seem to need none."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it
     if trim is not None:
         trim(0)
@@ -274,7 +275,7 @@ def _return_free_memory() -> None:
 
 
 def random_clip(name: str, device: torch.device, dtype: torch.dtype) -> nn.Module:
-    """A `CLIPModel` in the shape of a published one with random weights: for time, not for masks.
+    """A `CLIPModel` in the shape of a published one with random weights, to measure time only.
 
     Raises:
         WordmaskError: a name not in `CLIP_SHAPES`.
@@ -319,7 +320,7 @@ def _make(kind: Any, config: Any, device: torch.device, dtype: torch.dtype) -> n
 
 
 def conditions(device: torch.device, dtype: torch.dtype) -> dict[str, str | int]:
-    """Where it was measured, as plain values."""
+    """The hardware and software of the measurement, as plain values."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
     return {
         "device": name,
@@ -331,7 +332,7 @@ def conditions(device: torch.device, dtype: torch.dtype) -> dict[str, str | int]
 
 
 def _processor() -> str:
-    """The CPU by its own name, where the system gives it."""
+    """The name of the CPU, if the system gives it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next(x.split(":", 1)[1].strip() for x in lines if x.startswith("model name"))
@@ -371,7 +372,7 @@ def table(costs: Sequence[Cost]) -> list[list[str]]:
 
 
 def _three_digits(value: float) -> str:
-    """A number above 0 with three digits or more, never as a power of ten."""
+    """A number above 0 with at least three digits, without exponent."""
     return f"{value:.{max(0, 2 - math.floor(math.log10(value)))}f}"
 
 
@@ -381,7 +382,7 @@ def to_json(costs: Sequence[Cost], settings: Mapping[str, Any]) -> dict[str, Any
 
 
 def to_markdown(costs: Sequence[Cost], settings: Mapping[str, Any]) -> str:
-    """The table, and Table 4 of CLIPer's form of it, under what was measured where."""
+    """The settings, the table, and the table in the form of CLIPer's Table 4."""
     rows = table(costs)
     lines = [", ".join(f"{name} {value}" for name, value in settings.items()), ""]
     lines += markdown_table(rows[0], rows[1:], rows[0])

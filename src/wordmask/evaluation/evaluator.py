@@ -1,7 +1,7 @@
-"""Runs methods over data sets and counts their labels.
+"""Evaluate methods on data sets.
 
-Everything a number depends on is settled before the first picture: the protocols, the pictures and
-the weights. A run that was stopped goes on where it was when it is started again.
+Everything that a number depends on is fixed before the first picture: the protocols, the pictures
+and the weights. A run that was stopped is resumed when it is started again.
 """
 
 from __future__ import annotations
@@ -39,12 +39,11 @@ def evaluate(
     overwrite: bool = False,
     report: Callable[[Progress], object] = lambda _: None,
 ) -> dict[str, Any] | None:
-    """Evaluate methods on data sets and return the results, as `results.json` holds them.
+    """Evaluate methods on data sets and return the results, in the form of `results.json`.
 
-    The counts of every picture are kept under `out/state`; where the run was stopped, at any moment
-    and by whatever, another call goes on, and its numbers are those of a run that was never
-    stopped. Started by torchrun, every process takes its share of the pictures, and the first
-    returns the results, all others None.
+    The counts of every picture are kept under `out/state`. If the run is stopped, at any moment,
+    another call resumes it, and its numbers are those of an uninterrupted run. Under torchrun,
+    every process counts its share of the pictures; the first returns the results, all others None.
 
     Args:
         plan: what to evaluate.
@@ -54,8 +53,8 @@ def evaluate(
         report: called with the progress, a few times a second.
 
     Raises:
-        WordmaskError: anything that cannot be used: names, settings, data, weights; or `out` holds
-            the state of another run.
+        WordmaskError: names, settings, data or weights that cannot be used; or `out` holds the
+            state of another run.
     """
     if workers < 1:
         raise WordmaskError(f"got {workers} workers; give 1 or more")
@@ -85,7 +84,7 @@ def evaluate(
 
 
 def check_and_count(workers: Workers, plan: Plan, state: Path, overwrite: bool) -> None:
-    """What `evaluate` does in a process that it started."""
+    """Count the share of a worker that `evaluate` started."""
     count_share(workers, plan, check(plan), state, overwrite)
 
 
@@ -124,10 +123,10 @@ def count_share(
 
 
 class PictureEvaluator:
-    """Counts pictures with every run of a task, sharing what can be shared.
+    """Counts pictures with every run of a task; encodings and forward passes are shared.
 
-    Runs whose encodings are the same share one; methods that read the same pixels share the pass of
-    the network.
+    Runs with the same encoding share it; methods that read the same pixels share the pass of the
+    network.
     """
 
     def __init__(self, plan: Plan, task: Task):
@@ -173,7 +172,7 @@ class PictureEvaluator:
             labels = [one.labels() for one in scored]
             decide += time.perf_counter() - start
             scores = confidence = None
-            if self.plan.image_level:  # a class is where any of the pieces has it
+            if self.plan.image_level:  # the maximum over the pieces of the picture
                 scores = torch.stack([one.image_scores() for one in scored]).amax(0).numpy()
             if self.plan.calibration and not run.segmenter.method.class_maps:
                 confidence = np.concatenate(
@@ -195,9 +194,9 @@ class PictureEvaluator:
     def _encode(
         self, key: tuple[Any, ...], image: np.ndarray, view: str
     ) -> tuple[list[Any], float]:
-        """Encodings of the pieces of a picture, and seconds: what the method alone would take.
+        """Encodings of the pieces of a picture, and the seconds that the method alone would take.
 
-        The time of a pass that was made for another method counts in whole.
+        The full time of a shared pass counts.
         """
         encoder = self.encoders[key]
         shared = getattr(encoder.tower, "seconds", 0.0)
@@ -222,7 +221,7 @@ class PictureEvaluator:
 
 
 def _encoder(segmenter: Segmenter, tower: Any) -> Segmenter:
-    """The segmenter as it encodes: without refiners, which each run has its own; `tower` or its."""
+    """The segmenter without refiners, for encoding, with `tower` if one is given."""
     encoder = segmenter.with_method(segmenter.method)
     if tower is not None:
         encoder.tower = tower

@@ -25,7 +25,7 @@ HEIGHT = 320  # of a strip, pixels
 
 
 def choose(pictures: Sequence[Mapping[str, Any]], count: int) -> dict[str, list[str]]:
-    """Ids of the best, median and worst pictures by their own mIoU, none in two groups.
+    """Ids of the best, median and worst pictures by their mIoU, none in two groups.
 
     pictures: as in results.json, each with `id` and `miou`; those without a mIoU are left out.
     """
@@ -49,8 +49,8 @@ def draw_examples(plan: Plan, found: Mapping[str, Any], folder: Path, count: int
     Args:
         plan: what was evaluated.
         found: its results.
-        folder: for the strips, one folder for each data set.
-        count: how many of each group.
+        folder: for the strips, with a subfolder for each data set.
+        count: number of pictures in each group.
     """
     base = load(plan)
     listed = []
@@ -100,26 +100,26 @@ def _draw(
     view = run.protocol.view
     pieces = view_picture(read_image(sample.image), view)
     shown = np.concatenate(pieces, axis=1)
-    truth = view_target(sample.target(), view)
-    answer = label(run, [run.segmenter.encode(piece) for piece in pieces]).astype(np.uint16)
-    void = truth == VOID
+    target = view_target(sample.target(), view)
+    prediction = label(run, [run.segmenter.encode(piece) for piece in pieces]).astype(np.uint16)
+    void = target == VOID
     names = [one["name"] for one in entry["classes"]][-run.texts.classes :]
-    true = np.where(void, np.uint16(0), truth)
+    target = np.where(void, np.uint16(0), target)
     panels = [Image.fromarray(shown)]
-    panels += [overlay(shown, labels, names, legend=False) for labels in (true, answer)]
+    panels += [overlay(shown, labels, names, legend=False) for labels in (target, prediction)]
     colours = palette(len(names))
-    in_truth, in_answer = (
+    in_target, in_prediction = (
         np.bincount(labels[~void], minlength=len(names) + 1) / max((~void).sum(), 1)
-        for labels in (true, answer)
+        for labels in (target, prediction)
     )
     legend = [
         {
             "name": names[i - 1],
             "colour": f"#{bytes(colours[i].tolist()).hex()}",
-            "target": round(float(in_truth[i]), 4),
-            "prediction": round(float(in_answer[i]), 4),
+            "target": round(float(in_target[i]), 4),
+            "prediction": round(float(in_prediction[i]), 4),
         }
-        for i in np.argsort(-(in_truth + in_answer), kind="stable")
-        if i and in_truth[i] + in_answer[i] > 0
+        for i in np.argsort(-(in_target + in_prediction), kind="stable")
+        if i and in_target[i] + in_prediction[i] > 0
     ]
     return strip(panels, ["picture", "target", "prediction"], height=HEIGHT), legend

@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 def markdown_table(
     heads: Sequence[str], rows: Sequence[Sequence[str]], words: Collection[str]
 ) -> list[str]:
-    """Lines of a Markdown table; columns whose head is in `words` are set left, all others right.
+    """Lines of a Markdown table; columns with a head in `words` are left-aligned, others right.
 
     >>> markdown_table(["method", "mIoU"], [["clip", "16.4"]], ["method"])
     ['| method | mIoU |', '|---|--:|', '| clip | 16.4 |']

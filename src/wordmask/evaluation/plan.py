@@ -1,4 +1,4 @@
-"""What is to be evaluated, and every check that needs no weights."""
+"""The plan of an evaluation, and all checks that need no weights."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ CLEAN: Condition = ("clean", 0)
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be evaluated, as plain values that workers can be handed.
+    """What to evaluate, as plain values that can be passed to workers.
 
     Attributes:
         methods: entries, `METHOD[:VARIANT][+REFINER]...`, see `protocols.Entry`; also classes, and
-            methods with options, which go before those of the protocol.
-        datasets: names of benchmarks, or whatever else `benchmark` takes.
+            methods with options, which override those of the protocol.
+        datasets: names of benchmarks, or what else `benchmark` takes.
         root: the folder of their files; None if none is needed.
         model: a hub id, a folder, `wordmask/...`, `FILE.py:FUNCTION` (a Python file and a function
             in it that returns a model), or a model in memory.
@@ -39,12 +39,12 @@ class Plan:
         seed: of the corruptions.
         limit: only the first pictures of a data set; None: all.
         networks: sources of auxiliary networks by kind, see `towers.auxiliary`.
-        text_features: a safetensors file for a model without a text half. A tensor named after
+        text_features: a safetensors file for a model without a text encoder. A tensor named after
             the data set, (C, E), stands for its classes, `DATASET.background` (K, E) for its
             background words.
-        image_level, boundary: whether image-level scores and boundary IoU are counted too.
-        calibration: whether the calibration error is, of the methods that give probabilities.
-        share: whether runs share encodings and passes of the network where they can.
+        image_level, boundary: whether to count image-level scores and boundary IoU too.
+        calibration: whether to count the calibration error, for methods that give probabilities.
+        share: whether runs share encodings and passes of the network if possible.
         device, dtype, cache_dir, offline: as for `Segmenter.from_pretrained`.
     """
 
@@ -71,7 +71,7 @@ class Plan:
 
     @property
     def conditions(self) -> list[Condition]:
-        """How pictures are shown: clean, then with every corruption at every severity."""
+        """The conditions of the pictures: clean, then every corruption at every severity."""
         return [CLEAN, *itertools.product(self.corruptions, SEVERITIES)]
 
     @property
@@ -102,7 +102,7 @@ def read_entry(given: str | type[Method] | Method) -> tuple[Entry, tuple[str, ..
     """A method of a plan as an entry, and the options of an instance as changes `option=value`.
 
     Raises:
-        WordmaskError: no method of this name, or something else.
+        WordmaskError: no method of this name, or not a method.
     """
     if isinstance(given, str):
         return Entry.parse(given), ()
@@ -119,7 +119,7 @@ def read_entry(given: str | type[Method] | Method) -> tuple[Entry, tuple[str, ..
 
 
 def sweep_settings(sweep: Sequence[str]) -> Iterator[tuple[str, ...]]:
-    """All combinations of `option=a,b,c`, each as changes `option=a`; one empty without any."""
+    """All combinations of `option=a,b,c`, each as changes `option=a`; one empty one for none."""
     choices = []
     for text in sweep:
         key, equals, values = text.partition("=")
@@ -136,7 +136,7 @@ def check(plan: Plan) -> dict[str, Samples]:
         The pictures of each data set, by its name.
 
     Raises:
-        WordmaskError: unknown names, settings that do not fit, data that are not there.
+        WordmaskError: unknown names, settings that do not fit, missing data.
     """
     if not plan.methods or not plan.datasets:
         raise WordmaskError("got no method or no data set; name at least one of each")
@@ -152,8 +152,8 @@ def check(plan: Plan) -> dict[str, Samples]:
     if plan.calibration and all(METHODS[entry.method].class_maps for entry, _ in entries):
         names = dict.fromkeys(entry.method for entry, _ in entries)
         raise WordmaskError(
-            f"got calibration for {', '.join(names)}, whose class maps are no probabilities; leave "
-            "it out, or add another method"
+            f"got calibration for {', '.join(names)}, which give no probabilities; leave it out, "
+            "or add another method"
         )
     opened = {}
     for given in plan.datasets:
@@ -183,6 +183,6 @@ def background_words(protocol: Protocol, bench: Benchmark) -> tuple[str, ...]:
     if "*" in protocol.background and bench.has_background and not known:
         raise WordmaskError(
             f"{bench.name} has no background words under names={protocol.names}, and "
-            f"background={protocol.background} wants them; set names or background"
+            f"background={protocol.background} needs them; set names or background"
         )
     return known

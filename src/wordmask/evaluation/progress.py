@@ -1,4 +1,4 @@
-"""How far an evaluation is, and what came out so far."""
+"""Progress of an evaluation, with the mIoU so far."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ REPORT_EVERY = 0.25  # seconds
 
 @dataclass(frozen=True)
 class Progress:
-    """How far the run of a data set is.
+    """Progress on one data set.
 
-    `mean_iou` is the headline of every run so far, by its label, over the pictures counted.
+    `mean_iou` is the headline mIoU of every run, by its label, over the pictures counted so far.
     """
 
     dataset: str
@@ -28,9 +28,9 @@ class Progress:
 
 
 class ProgressReporter:
-    """Counts along in the first process: its own pictures, and those that other workers wrote.
+    """Reports progress in the first process, over its own pictures and those of other workers.
 
-    Under torchrun the parts of the others are not read before the end, so only its own are counted.
+    Under torchrun the parts of the others are not read before the end, so only its own count.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class ProgressReporter:
         self.show()
 
     def show(self, force: bool = False) -> None:
-        """Report, unless that was done a moment ago."""
+        """Report, unless the last report was less than `REPORT_EVERY` ago."""
         if not force and time.perf_counter() - self.reported < REPORT_EVERY:
             return
         if self.workers.size > 1:
@@ -69,7 +69,7 @@ class ProgressReporter:
         self.reported = time.perf_counter()
 
     def wait(self) -> None:
-        """Go on reporting until the other workers have done their share."""
+        """Keep reporting until the other workers have finished."""
         while self.waiting and self.workers.busy():
             time.sleep(0.05)
             self.show()

@@ -1,4 +1,4 @@
-"""From counts to results, and results.json, which holds them all."""
+"""From counts to results, and results.json, the file of results."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ FORM = 2  # of results.json
 
 
 def collect(plan: Plan, tasks: Sequence[Task]) -> dict[str, Any]:
-    """Results of all data sets, from what their journals hold.
+    """Compute the results of all data sets from their journals.
 
     Args:
         plan: what was evaluated.
         tasks: the runs of each data set, and the journal of their counts.
 
     Raises:
-        WordmaskError: pictures that are not counted yet.
+        WordmaskError: a picture is not counted yet.
     """
     runs = [
         entry
@@ -54,18 +54,18 @@ def collect(plan: Plan, tasks: Sequence[Task]) -> dict[str, Any]:
         "networks": _networks(plan, tasks),
         "runs": runs,
     }
-    return json.loads(json.dumps(found, allow_nan=False))  # as it is read from the file
+    return json.loads(json.dumps(found, allow_nan=False))  # the same as read from the file
 
 
 def machine(device: str) -> str:
-    """What the pictures were encoded on."""
+    """The hardware on which pictures were encoded."""
     if device == "cuda":
         return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
     return f"{platform.machine()} CPU, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
 
 
 def _networks(plan: Plan, tasks: Sequence[Task]) -> dict[str, dict[str, str]]:
-    """Auxiliary networks that the plan names, or that were loaded here."""
+    """Auxiliary networks that the plan names, or that were loaded in this process."""
     named = {kind: {"source": str(source)} for kind, source in plan.networks.items()}
     return named | tasks[0].runs[0].segmenter.networks.describe()
 
@@ -151,7 +151,7 @@ def _entry(
 
 
 def _calibration(run: Run, counted: Metrics) -> dict[str, Any]:
-    """Pixels, mean confidence and accuracy in every bin; a note where there are none."""
+    """Pixels, mean confidence and accuracy in every bin; a note for methods without them."""
     if run.segmenter.method.class_maps:
         return {"note": "no calibration error: it gives class maps and no probabilities"}
     confidence, accuracy = counted.calibration.curve()
@@ -168,7 +168,7 @@ def _sources(run: Run) -> dict[str, str]:
 
 
 def _without_nan(value: Any) -> Any:
-    """NaN as None, which JSON can hold."""
+    """Replace NaN by None for JSON."""
     if isinstance(value, dict):
         return {key: _without_nan(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -188,7 +188,7 @@ def read(path: Path) -> dict[str, Any]:
     """Read a results.json.
 
     Raises:
-        WordmaskError: a file that cannot be read or is something else.
+        WordmaskError: a file that cannot be read or is not a results.json.
     """
     try:
         found = json.loads(path.read_bytes())

@@ -1,10 +1,10 @@
 """Corrupted pictures: noise, blur, JPEG, fog and contrast at three severities.
 
 The kinds follow Hendrycks and Dietterich, "Benchmarking Neural Network Robustness to Common
-Corruptions and Perturbations" (ICLR 2019), whose severities 1, 3 and 5 are 1, 2 and 3 here for
-noise, JPEG and contrast. Their pictures have 224 pixels; blur and fog are scaled to the short side,
-so that the effect is the same at any size, while noise and JPEG are of single pixels. The code and
-the fog are our own, so numbers are comparable among themselves and not with ImageNet-C.
+Corruptions and Perturbations" (ICLR 2019); its severities 1, 3 and 5 are 1, 2 and 3 here for noise,
+JPEG and contrast. Its pictures have 224 pixels; blur and fog are scaled with the short side, so
+that the effect is the same at any size; noise and JPEG act on single pixels. The code and the fog
+are our own, so numbers are comparable with each other and not with ImageNet-C.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ def corrupt(
         kind: one of `CORRUPTIONS`.
         severity: 1, 2 or 3.
         seed: of the draws.
-        picture: the id of the picture. Draws follow from seed, kind and id alone, so that workers
-            agree whatever they are given, and a severity adds to the one below it.
+        picture: the id of the picture. Draws depend on seed, kind and id alone, so that all workers
+            agree, and severities share their draws.
 
     Returns:
         uint8 (H, W, 3).
@@ -74,7 +74,7 @@ def jpeg(image: np.ndarray, level: int, random: np.random.Generator) -> np.ndarr
 
 
 def fog(image: np.ndarray, level: int, random: np.random.Generator) -> np.ndarray:
-    """Light grey fog in drifting clouds that lets through 0.6, 0.4 or 0.25 of the light on average.
+    """Light grey clouds of fog with a mean transmission of 0.6, 0.4 or 0.25.
 
     A picture in fog is the picture times t plus the colour of the fog times 1 - t; t is
     exp(-depth) with a depth between half and one and a half times its mean.

@@ -1,4 +1,4 @@
-"""The model of a plan, the runs of a data set, and where the counts of their pictures are kept."""
+"""The model of a plan, the runs on a data set, and the journal of their counts."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from wordmask.vocabulary import Vocabulary
 
 @dataclass(frozen=True)
 class RunCounts:
-    """What one run made of one picture: counts, and seconds to encode it and to label it."""
+    """The counts of one run on one picture, and the seconds to encode it and to label it."""
 
     counted: Counted
     encode: float
@@ -39,18 +39,18 @@ class RunCounts:
 
 @dataclass(frozen=True)
 class PictureCounts:
-    """What every run made of one picture, in the order of the runs."""
+    """The counts of all runs on one picture, in the order of the runs."""
 
     picture: str
     runs: tuple[RunCounts, ...]
 
     def state(self) -> dict[str, Any]:
-        """Plain values for JSON, but for the picture."""
+        """Plain values for JSON, without the picture's id."""
         return {"runs": [[run.counted.state(), run.encode, run.decide] for run in self.runs]}
 
     @classmethod
     def from_state(cls, picture: str, state: Mapping[str, Any]) -> PictureCounts:
-        """What `state` gave."""
+        """Restore what `state` returned."""
         runs = (RunCounts(Counted.from_state(c), e, d) for c, e, d in state["runs"])
         return cls(picture, tuple(runs))
 
@@ -66,7 +66,7 @@ class Run:
     texts: TextQueries
 
     def metrics(self, bench: Benchmark, boundary: bool) -> Metrics:
-        """Empty counts."""
+        """New metrics without counts."""
         void: Any = self.protocol.void
         return Metrics(bench.classes, bench.has_background, void, boundary=boundary)
 
@@ -77,7 +77,7 @@ class Task:
 
     Attributes:
         model: what identifies the model, as plain values.
-        shared: labels of the runs whose pass of the network is one.
+        shared: groups of labels of runs that share a pass of the network.
     """
 
     samples: Samples
@@ -88,7 +88,7 @@ class Task:
 
     @property
     def bench(self) -> Benchmark:
-        """The benchmark as its files make it."""
+        """The benchmark, completed by its files."""
         return self.samples.benchmark
 
     def has(self, condition: Condition, picture: str) -> bool:
@@ -96,37 +96,37 @@ class Task:
         return key(condition, picture) in self.journal
 
     def add(self, condition: Condition, counts: PictureCounts) -> None:
-        """Put the counts of a picture on disk."""
+        """Write the counts of a picture to disk."""
         self.journal.append(key(condition, counts.picture), counts.state())
 
     def read(self, condition: Condition, picture: str) -> PictureCounts:
-        """The counts of a picture, as any worker put them on disk."""
+        """Read the counts of a picture, written by any worker."""
         return PictureCounts.from_state(picture, self.journal.read(key(condition, picture)))
 
     def counts(self, condition: Condition) -> Iterator[PictureCounts]:
         """The counts of all pictures in the order of the data set, one at a time in memory.
 
         Raises:
-            WordmaskError: a picture that nobody counted.
+            WordmaskError: a picture was not counted.
         """
         for sample in self.samples:
             if not self.has(condition, sample.id):
                 raise WordmaskError(
-                    f"the picture {sample.id!r} is not counted; start again to go on"
+                    f"the picture {sample.id!r} is not counted; start again to resume"
                 )
             yield self.read(condition, sample.id)
 
 
 def key(condition: Condition, picture: str) -> str:
-    """What a picture is called in a journal: `clean/000`, `noise-1/000`."""
+    """The key of a picture in a journal: `clean/000`, `noise-1/000`."""
     kind, severity = condition
     return f"{kind if condition == CLEAN else f'{kind}-{severity}'}/{picture}"
 
 
 def load(plan: Plan, device: str | None = None) -> Segmenter:
-    """The model of a plan with its first method; all runs come from it.
+    """Load the model of a plan with its first method; all runs are derived from it.
 
-    device: where the plan names none.
+    device: used if the plan names none.
     """
     (entry, _), *_ = plan.entries
     in_memory = isinstance(plan.model, nn.Module)
@@ -143,7 +143,7 @@ def load(plan: Plan, device: str | None = None) -> Segmenter:
 
 
 def backbone(segmenter: Segmenter) -> str:
-    """The architecture as papers write it, ViT-B/16, or what it is made of."""
+    """The architecture as papers write it, ViT-B/16, or its depth, width and patch."""
     tower = segmenter.tower
     width = tower.vision.config.hidden_size
     known = {(12, 768): "ViT-B", (24, 1024): "ViT-L", (32, 1280): "ViT-H"}
@@ -153,7 +153,7 @@ def backbone(segmenter: Segmenter) -> str:
 
 
 def family(source: str) -> str:
-    """Who trained the weights, as far as the name of their source tells: OpenAI, OpenCLIP ..."""
+    """Who trained the weights, guessed from the name of their source: OpenAI, OpenCLIP ..."""
     name = source.lower()
     signs = {"metaclip": "MetaCLIP", "laion": "OpenCLIP", "blip": "BLIP", "openai": "OpenAI"}
     found = (family for sign, family in signs.items() if sign in name)
@@ -161,8 +161,8 @@ def family(source: str) -> str:
 
 
 def make_runs(plan: Plan, base: Segmenter, bench: Benchmark) -> tuple[Run, ...]:
-    """All runs of one data set, each with its words encoded."""
-    base.provenance()  # hashed once, for all that come from it
+    """All runs on one data set, each with its words encoded."""
+    base.provenance()  # weights are hashed once, for all runs
     runs = []
     for entry, changes in plan.entries:
         protocol = make_protocol(
@@ -189,7 +189,7 @@ def prepare(
     overwrite: bool = False,
     part: str = "0",
 ) -> Task:
-    """The runs of one data set, and a journal of their counts below `state`.
+    """The runs on one data set, and a journal of their counts below `state`.
 
     overwrite, part: as for `Journal`.
 
@@ -241,7 +241,7 @@ def label(run: Run, encodings: Sequence[Any]) -> np.ndarray:
 
 
 def code_digests(plan: Plan, runs: Sequence[Run], bench: Benchmark) -> dict[str, str]:
-    """A hash of every part whose code is not wordmask's own: edited code is never continued."""
+    """A hash of every part that is not wordmask's own, so that edited code is not resumed."""
     parts: dict[str, Any] = {f"the data set {bench.name}": bench}
     for run in runs:
         for part in (run.segmenter.method, *run.segmenter.refiners):

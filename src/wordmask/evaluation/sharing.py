@@ -1,8 +1,8 @@
-"""One pass over a picture for everything that can share it.
+"""Shared encodings and forward passes of a picture.
 
-Two things are shared. Runs that differ only in what scores and labels read (templates, scales,
-thresholds, background, refiners) share one encoding. Methods that read the same pixels share one
-pass of the tower: what they need of it is joined.
+Runs that differ only in options of scores and labels (templates, scales, thresholds, background,
+refiners) share one encoding. Methods that read the same pixels share one pass of the tower: their
+needs are joined.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from wordmask.towers.clip import Need, Trace
 
 
 def share_passes(methods: Iterable[Method], depth: int) -> list[tuple[list[Method], Need]]:
-    """Group methods whose passes are the same, each group with what it needs in all.
+    """Group methods with the same pass, each group with its joined need.
 
-    Methods that sum attention over different blocks stay apart.
+    Methods that sum attention over different blocks are in different groups.
     """
     groups: list[tuple[Hashable, list[Method], Need]] = []
     for method in methods:
@@ -42,7 +42,7 @@ def share_passes(methods: Iterable[Method], depth: int) -> list[tuple[list[Metho
 
 
 def _need(method: Method, depth: int) -> Need | None:
-    """What a method needs; None for one that does not read a pass in the common way."""
+    """What a method needs; None for a method that does not implement `need`."""
     try:
         return method.need(depth)
     except TypeError:
@@ -50,16 +50,16 @@ def _need(method: Method, depth: int) -> Need | None:
 
 
 class SharedTower:
-    """A tower that keeps what a pass left behind, for the next method that asks for it.
+    """A tower that caches the record of a pass for other methods; else the same as the tower.
 
-    In all else it is the tower. Batches are known by their pixels, so windows are shared too.
+    Batches are identified by their pixels, so windows are shared too.
 
     Args:
         tower: a CLIP tower.
-        need: of all methods together.
+        need: the joined need of all methods.
 
     Attributes:
-        seconds: what the passes of this picture took.
+        seconds: time of the passes of this picture.
     """
 
     def __init__(self, tower: Any, need: Need):
@@ -72,7 +72,7 @@ class SharedTower:
         return getattr(self._tower, name)
 
     def trace(self, pixels: Tensor, need: Need, position: str = "bicubic_offset") -> Trace:
-        """As the tower's, for all methods at once."""
+        """See `ClipTower.trace`; records the need of all methods at once."""
         digest = hashlib.blake2b(pixels.contiguous().cpu().numpy().data, digest_size=16).digest()
         key = (position, pixels.dtype, tuple(pixels.shape), digest)
         if key not in self._traces:
@@ -83,12 +83,12 @@ class SharedTower:
         return self._traces[key]
 
     def forget(self) -> None:
-        """Drop what is kept, before the next picture."""
+        """Clear the cache, before the next picture."""
         self._traces.clear()
         self.seconds = 0.0
 
 
 def synchronise(device: torch.device) -> None:
-    """Wait for a GPU, so that times are true."""
+    """Wait for a GPU, so that times are correct."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -1,4 +1,4 @@
-"""Results as people read them: Markdown tables, and the numbers in them."""
+"""Results as Markdown tables, and the numbers in them."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from wordmask.evaluation.published import Reported
 
 
 def percent(share: float | None) -> str:
-    """A share as percent with one decimal, a dash where there is none."""
+    """A share as percent with one decimal, a dash for None."""
     return "-" if share is None else f"{100 * share:.1f}"
 
 
 def complete(entry: Mapping[str, Any]) -> bool:
-    """Whether the whole evaluation split was counted, as a published number is."""
+    """Whether the whole evaluation split was counted, as for a published number."""
     return bool(entry["expected"]) and entry["images"] == entry["expected"]
 
 
@@ -28,7 +28,7 @@ def headline(entry: Mapping[str, Any]) -> Reported | None:
 
 
 def markdown(results: Mapping[str, Any]) -> str:
-    """The results as Markdown: a table for each data set, and how to read it."""
+    """The results as Markdown: a table for each data set, with notes."""
     model = results["model"]
     lines = [
         "# Evaluation",

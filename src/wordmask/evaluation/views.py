@@ -9,7 +9,7 @@ from wordmask.evaluation.protocols import crop_size
 
 
 def view_picture(image: np.ndarray, view: str) -> list[np.ndarray]:
-    """The pieces of a picture (H, W, 3) that are encoded, each as a picture of its own."""
+    """The pieces of a picture (H, W, 3) that are encoded separately."""
     if view == "halves":
         middle = image.shape[1] // 2
         return [np.ascontiguousarray(half) for half in (image[:, :middle], image[:, middle:])]
@@ -22,7 +22,7 @@ def view_picture(image: np.ndarray, view: str) -> list[np.ndarray]:
 
 
 def view_target(target: np.ndarray, view: str) -> np.ndarray:
-    """The true labels (H, W) of what `view_picture` gives, its pieces side by side."""
+    """The target (H, W) of the pieces of `view_picture`, side by side."""
     side = crop_size(view)
     if not side:
         return target
@@ -35,7 +35,7 @@ def view_target(target: np.ndarray, view: str) -> np.ndarray:
 
 
 def _crop_size(height: int, width: int, side: int) -> tuple[int, int]:
-    """Height and width whose short side is `side`, the long one rounded down."""
+    """Height and width with the short side `side`, the long one rounded down."""
     short = min(height, width)
     return side * height // short, side * width // short
 

@@ -1,4 +1,4 @@
-"""Several processes that share the pictures of a run: on this machine, or started by torchrun."""
+"""Workers: processes that share the pictures of a run, on this machine or under torchrun."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from wordmask.journal import Journal
 
 
 class Workers:
-    """The processes that share the pictures, as one of them sees them.
+    """The group of processes that share the pictures, from within one of them.
 
     Attributes:
-        rank, size: which process this is, and of how many; the first one reports.
+        rank, size: index of this process, and number of processes; rank 0 reports.
         distributed: started by torchrun, so that processes may be on different machines.
     """
 
@@ -34,11 +34,11 @@ class Workers:
         return samples[self.rank :: self.size]
 
     def busy(self) -> bool:
-        """Whether processes that this one started are still at work."""
+        """Whether processes that this one started are still running."""
         return False
 
     def check(self) -> None:
-        """Stop where going on is of no use.
+        """Stop if another process of the group has ended early.
 
         Raises:
             WordmaskError: another process failed.
@@ -46,12 +46,12 @@ class Workers:
 
 
 class StartedWorkers(Workers):
-    """As the first process sees them, which starts `size` - 1 others.
+    """The group from within the first process, which starts `size` - 1 others.
 
     Args:
-        size: processes in all.
+        size: number of processes.
         work: called in every other process with its `Workers`; it must be importable by name.
-        arguments: what `work` is called with besides.
+        arguments: further arguments of `work`.
     """
 
     def __init__(self, size: int, work: Callable[..., object], arguments: tuple[Any, ...]):
@@ -71,7 +71,7 @@ class StartedWorkers(Workers):
             process.start()
 
     def busy(self) -> bool:
-        """Whether one is still at work."""
+        """Whether one is still running."""
         self.check()
         return any(process.is_alive() for process in self._processes)
 
@@ -82,7 +82,7 @@ class StartedWorkers(Workers):
                 if not self._errors.empty():
                     raise WordmaskError(self._errors.get())
                 raise WordmaskError(
-                    f"a worker ended with exit code {process.exitcode}; start again to go on"
+                    f"a worker ended with exit code {process.exitcode}; start again to resume"
                 )
 
     def join(self) -> None:
@@ -92,7 +92,7 @@ class StartedWorkers(Workers):
                 process.join(0.05)
 
     def stop(self) -> None:
-        """End those that still run."""
+        """Terminate those that still run."""
         for process in self._processes:
             process.terminate()
         for process in self._processes:
@@ -100,10 +100,10 @@ class StartedWorkers(Workers):
 
 
 class JoinedWorkers(Workers):
-    """As a process sees them that the first one started."""
+    """The group from within a process that the first one started."""
 
     def check(self) -> None:
-        """End where the first process is gone."""
+        """Exit if the first process has ended."""
         first = multiprocessing.parent_process()
         if first is not None and not first.is_alive():
             os._exit(1)
@@ -116,7 +116,7 @@ def _run(
     work: Callable[..., object],
     arguments: tuple[Any, ...],
 ) -> None:
-    """What a started process does from its start to its end."""
+    """The main function of a started process."""
     torch.set_num_threads(threads)
     try:
         work(workers, *arguments)
@@ -131,10 +131,10 @@ def _run(
 def start_workers(
     count: int, work: Callable[..., object], arguments: tuple[Any, ...]
 ) -> Iterator[Workers]:
-    """The workers that the count and the environment make.
+    """Start the workers, or join those of torchrun.
 
     Under torchrun (RANK and WORLD_SIZE are set) they are its processes; else this one and
-    `count` - 1 others, which run `work(workers, *arguments)` and are waited for at the end.
+    `count` - 1 others, which run `work(workers, *arguments)` and are joined at the end.
     """
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     if world > 1:
@@ -161,7 +161,7 @@ def start_workers(
 
 @contextlib.contextmanager
 def joined_group() -> Iterator[None]:
-    """Join the processes that torchrun started; leave them at the end, unless they were joined."""
+    """Join torchrun's process group; leave it at the end, unless it was joined before."""
     if not torch.distributed.is_available():
         raise WordmaskError("this torch has no torch.distributed; use --workers, not torchrun")
     if torch.distributed.is_initialized():
@@ -175,7 +175,7 @@ def joined_group() -> Iterator[None]:
 
 
 def gather(journal: Journal) -> None:
-    """Bring what all processes finished to the first one, which need not share a disk with them.
+    """Copy the journals of all processes to the first; they need not share a disk.
 
     Collective: every process of torchrun's group must call it.
     """

@@ -1,6 +1,6 @@
-"""The methods, one paper a file. Importing this package registers them all.
+"""The methods, one file for each paper. Importing this package registers them all.
 
-What a method in a file of your own needs is here too, see docs/extending.md.
+It also exports what a method in a file of your own needs, see docs/extending.md.
 """
 
 from wordmask.encoding import DenseFeatures, Encoding

@@ -1,4 +1,4 @@
-"""What every method is: a frozen set of options, what it needs of the tower, features, scores."""
+"""The base of all methods: options, what is needed of the tower, features, scores."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from wordmask.towers.text import TextTower
 
 @dataclass(frozen=True)
 class Towers:
-    """The frozen networks that a method may use: CLIP's two halves, and auxiliary models."""
+    """The frozen networks that a method may use: CLIP's two towers, and auxiliary models."""
 
     clip: ClipTower
     text: TextTower | None
@@ -35,20 +35,20 @@ class Towers:
 class Method(Preprocessing):
     """A training-free method. Its fields are its options; a subclass is one paper.
 
-    Common options beside those of `Preprocessing`, all of which a subclass or a variant may change:
+    Common options besides those of `Preprocessing`; a subclass or a variant may change all of them:
 
     Args:
         templates: prompt templates: "openai", "cliper", "maskclip", "single", a file, or a tuple.
         pooling: several names of a class: "max" of their probabilities after the softmax over all
             names, or "mean" of their embeddings.
-        logit_scale: what cosines are multiplied by before the softmax.
+        logit_scale: factor of the cosines before the softmax.
         area_threshold: a class with at most this share of all labelled pixels is dropped (SCLIP).
         min_max: stretch each name's map to [0, 1] before the argmax (GEM).
     """
 
     year: ClassVar[int]
     class_maps: ClassVar[bool] = False  # scores are maps of classes and not cosines of names
-    # options that only `scores` and `rule` read: encodings that differ in these alone are the same
+    # options that only `scores` and `rule` read: encodings do not depend on them
     scoring: ClassVar[frozenset[str]] = frozenset(
         {"templates", "pooling", "logit_scale", "area_threshold", "min_max"}
     )
@@ -60,23 +60,23 @@ class Method(Preprocessing):
     min_max: bool = False
 
     def encoding_key(self) -> Hashable:
-        """What an encoding depends on; equal keys give equal encodings of a picture."""
+        """All that an encoding depends on; equal keys give equal encodings of a picture."""
         options = self.options().items()
         return self.name, tuple((key, value) for key, value in options if key not in self.scoring)
 
     # -- what a method defines ------------------------------------------------------------------
 
     def need(self, depth: int) -> Need:
-        """What the method reads from a tower of `depth` blocks."""
-        raise TypeError(f"{type(self).__name__} does not say what it needs")
+        """What the method needs of a tower of `depth` blocks."""
+        raise TypeError(f"{type(self).__name__} does not implement need")
 
     def features(self, tower: ClipTower, trace: Trace) -> DenseFeatures:
-        """Turn what the tower left behind into dense features."""
-        raise TypeError(f"{type(self).__name__} makes no features")
+        """Compute dense features from the recorded pass."""
+        raise TypeError(f"{type(self).__name__} does not implement features")
 
     def mixing_map(self, tower: ClipTower, trace: Trace) -> Tensor:
-        """The map that the last block mixes tokens with, (B, M or 1, T, T), for pictures of it."""
-        raise TypeError(f"{type(self).__name__} shows no attention")
+        """The map with which the last block mixes tokens, (B, M or 1, T, T), for visualisation."""
+        raise TypeError(f"{type(self).__name__} does not implement mixing_map")
 
     # -- what all share -------------------------------------------------------------------------
 
@@ -85,7 +85,7 @@ class Method(Preprocessing):
         return self.features(towers.clip, self.trace(towers, pixels, self.need(towers.clip.depth)))
 
     def trace(self, towers: Towers, pixels: Tensor, need: Need) -> Trace:
-        """One pass over pixels (B, 3, H, W); a method may add what an auxiliary model gives."""
+        """One pass over pixels (B, 3, H, W); a method may add features of an auxiliary model."""
         return towers.clip.trace(pixels, need, self.position)
 
     def scores(self, towers: Towers, encoding: Encoding, texts: TextQueries) -> Tensor:
@@ -96,11 +96,11 @@ class Method(Preprocessing):
         return cosine(encoding.features, texts.embeddings)
 
     def rule(self, encoding: Encoding, i: int) -> Rule:
-        """How scores of picture i of an encoding become labels."""
+        """The rule by which scores of picture i of an encoding become labels."""
         return SoftmaxRule(self.logit_scale, self.area_threshold, self.min_max)
 
     def feature_sets(self, dense: DenseFeatures) -> Tensor | None:
-        """Several sets of features (S, B, E, h, w), to be drawn; None if there is one."""
+        """Several sets of features (S, B, E, h, w), for visualisation; None if there is one."""
         return None
 
 
@@ -135,15 +135,15 @@ def read_method(
     variant: str | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> tuple[Method, str]:
-    """A method and its variant's name, from all that a person may give.
+    """A method and its variant's name, from any form in which they are given.
 
     Args:
         given: a name or `FILE.py:NAME`, each with or without `:VARIANT`, a class, or a method.
-        variant: where it is not in `given`; None takes the first.
-        options: over those of the variant.
+        variant: if it is not in `given`; None takes the first.
+        options: override those of the variant.
 
     Raises:
-        WordmaskError: unknown method, variant or option; a variant twice; or a variant or options
+        WordmaskError: unknown method, variant or option; two variants; or a variant or options
             with a method that has its own.
     """
     if isinstance(given, str):
@@ -167,7 +167,7 @@ def parse_option(method: str | type[Method], text: str) -> tuple[str, Any]:
     return parse_assignment(METHODS, method, text)
 
 
-# -- steps that several papers share ------------------------------------------------------------
+# -- steps shared by several papers -------------------------------------------------------------
 
 
 def to_grid(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -188,7 +188,7 @@ def finish_block(
 ) -> Tensor:
     """The rest of the last block after its attention, with or without its residual and FFN.
 
-    attended (B, M, T, d) -> tokens (B, T, D). Without the residual the FFN, where kept, reads the
+    attended (B, M, T, d) -> tokens (B, T, D). Without the residual the FFN, if kept, takes the
     attention output alone (ClearCLIP's ablation).
     """
     n = tower.depth

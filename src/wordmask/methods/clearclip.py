@@ -20,7 +20,7 @@ from wordmask.towers.clip import ClipTower, Need, Trace
 class ClearClip(Method):
     """Self-self attention in the last block, without its residual and without its FFN.
 
-    X = Proj(Attn_qq V): the residual carries a few channels of high value that hide local detail.
+    X = Proj(Attn_qq V): the residual has a few channels of high value that hide local detail.
 
     Deviations of the released code: its default is the q-k attention with the residual dropped, so
     a plain run of it is not the paper's method; here `attention="qq"` is the default and `vanilla`
@@ -29,13 +29,13 @@ class ClearClip(Method):
     Cost: one forward of CLIP less the last feed-forward network.
 
     Args:
-        attention: whose product makes the map: "qq", "kk", "vv" or "qk".
+        attention: the pair of projections in the map: "qq", "kk", "vv" or "qk".
         residual, ffn: keep the last block's residual and feed-forward network.
         residual_beta: with the residual, the share of channels, those of highest mean magnitude
             over the tokens, that is set to 0 (supplement B, Table 1); 0 keeps all, 1 drops all.
         residual_norm: with the residual, divide each of its tokens by its L2 norm first
             (supplement B, "Norm").
-        last_layers: sum the attention outputs of that many last blocks.
+        last_layers: sum the attention outputs of this many last blocks.
     """
 
     name = "clearclip"
@@ -73,7 +73,7 @@ class ClearClip(Method):
         )
 
     def features(self, tower: ClipTower, trace: Trace) -> DenseFeatures:
-        """The sum of the last blocks' attention outputs; residual and FFN where kept."""
+        """The sum of the last blocks' attention outputs; residual and FFN if kept."""
         n = tower.depth
         x = self._attention_output(tower, trace, n)
         for earlier in range(n - self.last_layers + 1, n):

@@ -25,7 +25,7 @@ class Clip(Method):
     variants = {"paper": {}}
 
     def need(self, depth: int) -> Need:
-        """F^N, and F^{N-1} to show its last map."""
+        """F^N, and F^{N-1} for the attention map of the last block."""
         return Need.of(states=[depth - 1, depth])
 
     def features(self, tower: ClipTower, trace: Trace) -> DenseFeatures:

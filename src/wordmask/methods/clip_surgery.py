@@ -19,7 +19,7 @@ from wordmask.vocabulary import templates
 
 @dataclass(frozen=True)
 class ClassToken:
-    """The class token of the untouched stream, for feature surgery.
+    """The class token of the original stream, for feature surgery.
 
     Attributes:
         embedding: (B, E).
@@ -31,22 +31,22 @@ class ClassToken:
 @register
 @dataclass(frozen=True)
 class ClipSurgery(Method):
-    """Architecture surgery: a second stream of value-value attention beside the last blocks.
+    """Architecture surgery: a second stream of value-value attention along the last blocks.
 
-    x <- x + Proj(softmax(VV^T / sqrt d) V), without FFN, V from the untouched stream; the class
-    token is the untouched stream's. With feature surgery (variant `feature-surgery`) the scores are
-    w_c <x_i, t_c> less their mean over the classes, w = softmax(2 <CLS, t>) over its mean: what all
-    classes share is taken out. A single class is scored against the embedding of the empty prompt
-    ("redundant feature").
+    x <- x + Proj(softmax(VV^T / sqrt d) V), without FFN, V from the original stream; the class
+    token is that of the original stream. With feature surgery (variant `feature-surgery`) the
+    scores are w_c <x_i, t_c> minus their mean over the classes, w = softmax(2 <CLS, t>) over its
+    mean: what all classes share is removed. A single class is scored against the embedding of the
+    empty prompt ("redundant feature").
 
     Deviations of the released code: it resizes the position embedding for square pictures only and
     writes it back into the model; here any grid works and nothing is changed. Its comment says 7
     blocks and its loop takes 6. Its segmentation takes the argmax of plain cosines: the default.
-    Cost: one forward of CLIP and one attention more in each of 6 blocks.
+    Cost: one forward of CLIP and one more attention in each of 6 blocks.
 
     Args:
-        blocks: how many last blocks have the second stream.
-        feature_surgery: take out what the classes share; scores are then no cosines.
+        blocks: number of last blocks with the second stream.
+        feature_surgery: remove what the classes share; scores are then not cosines.
     """
 
     name = "clip_surgery"
@@ -72,7 +72,7 @@ class ClipSurgery(Method):
         return range(max(depth - self.blocks + 1, 1), depth + 1)
 
     def need(self, depth: int) -> Need:
-        """V of the last blocks, the states before the first and the last, Q and K of block N."""
+        """V of the last blocks, the states before the first and block N, Q and K of block N."""
         blocks = self._blocks(depth)
         letters = dict.fromkeys(blocks, "v") | {depth: "qkv"}
         return Need.of(states=[blocks[0] - 1, depth - 1], projections=letters)
@@ -103,7 +103,7 @@ class ClipSurgery(Method):
         if len(texts.embeddings) == 1:
             if texts.vocabulary is None or towers.text is None:
                 raise WordmaskError(
-                    "feature surgery got one text feature and no name; give a second one"
+                    "feature surgery got one text feature and no name; give a second feature"
                 )
             empty = towers.text.encode([""], templates(self.templates)).to(towers.clip.device)
             return redundant_scores(encoding.features, texts.embeddings, empty)
@@ -111,7 +111,7 @@ class ClipSurgery(Method):
         return surgery(scores, cls @ texts.embeddings.T)
 
     def _class_token(self, tower: ClipTower, trace: Trace) -> Tensor:
-        """The class token of the untouched last block, (B, 1, D): one query is enough."""
+        """The class token of the original last block, (B, 1, D), computed from its query alone."""
         n = tower.depth
         block = tower.block(n)
         attended = tower.attend(trace.queries[n][:, :, :1], trace.keys[n], trace.values[n])
@@ -128,7 +128,7 @@ def surgery(scores: Tensor, cls_scores: Tensor) -> Tensor:
 
 
 def redundant_scores(features: Tensor, text: Tensor, redundant: Tensor) -> Tensor:
-    """One class alone: its similarity less that of the empty prompt, (B, 1, h, w).
+    """Scores of a single class: its similarity minus that of the empty prompt, (B, 1, h, w).
 
     features (B, E, h, w), text and redundant unit rows (1, E).
     """

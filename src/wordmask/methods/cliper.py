@@ -1,6 +1,6 @@
 """CLIPer (Sun et al., Hierarchically Improving Spatial Representation of CLIP, ICCV 2025).
 
-The stage inside CLIP: early-layer fusion. N is the number of blocks, T = 1 + L tokens.
+Only the stage inside CLIP, early-layer fusion. N is the number of blocks, T = 1 + L tokens.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from wordmask.windows import place_windows
 
 @dataclass(frozen=True)
 class EarlyEmbeddings:
-    """What class maps are made of.
+    """The features and the attention from which class maps are computed.
 
     Attributes:
         features: (B, N, E, h, w), projected from every embedding, the last one last.
@@ -48,32 +48,33 @@ class Cliper(Method):
     values of all early embeddings with it; every embedding gives features, and their class maps are
     fused into one.
 
-    Variants. The paper's text leaves open what its code decides, so the code is the default:
+    Variants. The paper's text leaves open details that its code fixes, so the code is the default:
 
-    - `official-v2` (released code of September 2025) and `official-v1` (December 2024, the one that
-      the paper's numbers were made with). Embeddings LN_n(F^{n-1}) for n < N and the raw F^{N-1},
-      all normed again by the last block. The n-th embedding sees n rounds of column and row
-      normalisation. Each embedding gives class probabilities: softmax over classes, background
+    - `official-v2` (released code of September 2025) and `official-v1` (December 2024, with which
+      the paper's numbers were computed). Embeddings LN_n(F^{n-1}) for n < N and the raw F^{N-1},
+      all normed again by the last block. The map for the n-th embedding has n rounds of column and
+      row normalisation. Each embedding gives class probabilities: softmax over classes, background
       words and the mean of the classes' texts. One map is thresholded, propagated once more by the
-      fused attention, and added to the mean: v2 propagates a chosen layer with A^T and means over
-      all; v1 propagates the last with A and means over the early ones.
+      fused attention, and added to the mean: v2 propagates a chosen layer with A^T and averages
+      over all; v1 propagates the last with A and averages over the early ones.
     - `paper`: embeddings F^1..F^{N-1}, one round, small values (below the row's mean) zeroed, mean
       cosine over the embeddings, softmax over classes and background words.
 
     Deviations of the released code that are not offered: the ViT-H settings of v1 (weight 0.2 for
-    early maps, features less their input); rounding the position embedding to fp16.
+    early maps, features minus their input); rounding the position embedding to fp16.
     Cost: one forward of CLIP with explicit maps in N-1 blocks and N value products in the last.
 
     Args:
-        attention: "early" or, for Table 6, what replaces it: "qq", "kk", "vv", "qk", "identity".
-        early_embeddings: read all embeddings; False: the last one alone (Table 6).
-        fusion: how the class maps become one: "paper", "v1" or "v2", as above.
+        attention: "early" or, for Table 6, its replacement: "qq", "kk", "vv", "qk", "identity".
+        early_embeddings: use all embeddings; False: the last one alone (Table 6).
+        fusion: how the class maps are fused: "paper", "v1" or "v2", as above.
         attention_threshold: entries of the propagated map below this share of the class's maximum
             are set to 0 (0.1 to 0.35 by data set in v2, 0.2 in v1).
         select_layer: which embedding v2 propagates, counted from the end (-1: the last).
-        window_weight: with windows, the weight of their probabilities against the whole picture's.
-        score_threshold: classes whose best value is not above this are absent (the paper gives no
-            value; the code's lie between 0 and 0.7, by data set).
+        window_weight: with windows, the weight of their probabilities; the rest is the whole
+            picture's.
+        score_threshold: classes with an image-level score not above this are absent (the paper
+            gives no value; those of the code lie between 0 and 0.7, by data set).
         normalize: stretch each class's map to [0, 1] before the argmax (VOC in the code).
     """
 
@@ -129,7 +130,7 @@ class Cliper(Method):
         )
 
     def features(self, tower: ClipTower, trace: Trace) -> DenseFeatures:
-        """The features of the last embedding; those of all are in the state."""
+        """The features of the last embedding; the state holds those of all."""
         values = self._values(tower, trace)
         attended, fused = self._attend(tower, trace, values)
         block = tower.block(tower.depth)
@@ -142,7 +143,7 @@ class Cliper(Method):
         return dense.state.features.transpose(0, 1)
 
     def mixing_map(self, tower: ClipTower, trace: Trace) -> Tensor:
-        """The fused attention after one round of normalisation, per head; or what replaces it."""
+        """The fused attention after one round of normalisation, per head; or its replacement."""
         if self.attention == "early":
             assert trace.attention_sum is not None
             return Sinkhorn(trace.attention_sum).next_map(symmetric=not self._paper)
@@ -196,7 +197,7 @@ class Cliper(Method):
     # -- sliding windows (released code v2) -----------------------------------------------------
 
     def encode(self, towers: Towers, pixels: Tensor) -> DenseFeatures:
-        """As every method; with windows, their features and attention on the picture's grid too.
+        """As for every method; with windows, also their features and attention on the whole grid.
 
         Windows are averaged as unit features, since logits are linear in them, and mixed by the
         windows' fused attention, averaged and row-normalised on the whole grid.
@@ -249,13 +250,13 @@ class Cliper(Method):
         return self._fuse(maps, state.propagation)
 
     def rule(self, encoding: Encoding, i: int) -> ClassMapRule:
-        """Maps over their maxima, weighted by image-level scores (supplement 6)."""
+        """Maps divided by their maxima and weighted by image-level scores (supplement 6)."""
         return ClassMapRule(self.score_threshold, self.normalize)
 
     def _probabilities(self, cosines: Tensor) -> Tensor:
         """Softmax over texts of (B, N, K, h, w), as (N, B, K, h, w).
 
-        For `paper` of the mean over embeddings, N = 1.
+        For `paper`, softmax of the mean over embeddings, N = 1.
         """
         cosines = cosines.transpose(0, 1)
         if self._paper:
@@ -309,6 +310,6 @@ def early_layer_fusion(
 
 
 def _patches(attention: Tensor, grid: tuple[int, int]) -> Tensor:
-    """A map (..., T, T) between patches alone, (..., L, L)."""
+    """The part of a map (..., T, T) between patches, (..., L, L)."""
     patches = grid[0] * grid[1]
     return attention[..., -patches:, -patches:]

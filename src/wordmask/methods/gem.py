@@ -18,7 +18,7 @@ from wordmask.towers.clip import ClipTower, Need, Trace
 @register
 @dataclass(frozen=True)
 class Gem(Method):
-    """Generalised self-self attention beside the last blocks, added up in a stream of its own.
+    """Generalised self-self attention in the last blocks, summed in a second stream.
 
     For each of q, k, v: s <- s/||s||; repeated: s <- softmax(ss^T / tau) s, s <- s/||s||; then
     O_s = softmax(ss^T / tau) V. The stream adds Proj(mean of O_q, O_k, O_v); no FFN. 1 / tau is the
@@ -28,11 +28,11 @@ class Gem(Method):
     448 x 448 (here the aspect is kept); prompt "a photo of a {}." only; its segmentation recipe
     stretches each prompt's map to [0, 1] before the argmax (variant `official`). Variant
     `clearclip` reads the last block's attention output alone (ClearCLIP, supplement, Table 2).
-    Cost: one forward of CLIP and 6 attentions more in each of 6 blocks.
+    Cost: one forward of CLIP and 6 more attentions in each of 6 blocks.
 
     Args:
-        depth: the released code's name for it; the last `depth - 1` blocks are used.
-        iterations: rounds of s <- softmax(ss^T / tau) s before the values are read.
+        depth: as in the released code: the last `depth - 1` blocks are used.
+        iterations: rounds of s <- softmax(ss^T / tau) s before O_s.
         inverse_temperature: 1 / tau; None: adaptive.
         stream: keep the stream's residual (False: `clearclip`).
     """

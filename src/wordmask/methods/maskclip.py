@@ -22,7 +22,7 @@ IMAGENET: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Keys:
-    """The keys of the last block, where maps are smoothed by them.
+    """The keys of the last block, for key smoothing.
 
     Attributes:
         keys: (B, h*w, D) float32.
@@ -36,9 +36,9 @@ class Keys:
 class MaskClip(Method):
     """Every patch keeps its own value: the last block's attention is the identity.
 
-    Three baselines carry this name; their numbers differ by up to 25 mIoU, so they are kept apart:
+    Three baselines have this name; their numbers differ by up to 25 mIoU, so each is a variant:
 
-    - `harness` (default): what the tables of ClearCLIP, ProxyCLIP and CLIPer call MaskCLIP.
+    - `harness` (default): "MaskCLIP" in the tables of ClearCLIP, ProxyCLIP and CLIPer.
       Residual and FFN kept, CLIP's own activation and normalisation, 80 templates.
     - `official`: the released code. As above with exact GELU, layer norm epsilon 1e-6, ImageNet
       mean and std, 85 templates, short side 512. Its argmax is over plain cosines.
@@ -51,9 +51,9 @@ class MaskClip(Method):
 
     Args:
         residual, ffn: keep the last block's residual and feed-forward network.
-        prompt_denoising: a class whose best probability (at scale 100) in the picture is below this
+        prompt_denoising: a class with a best probability (at scale 100) in the picture below this
             is dropped; 0 keeps all. The paper's value is 0.5.
-        key_smoothing: patches whose best probability is at most this take the probabilities of
+        key_smoothing: patches with a best probability of at most this get the probabilities of
             patches with similar keys; 0 is off, 1 smooths all. The paper's value is 1.
         smoothing_over_tokens: normalise keys as the released code does.
     """
@@ -94,7 +94,7 @@ class MaskClip(Method):
         tokens = finish_block(tower, trace, trace.values[n], residual=self.residual, ffn=self.ffn)
         state = None
         if self.key_smoothing:
-            keys = tower.block(n).output(trace.keys[n])  # the code sends keys through out_proj
+            keys = tower.block(n).output(trace.keys[n])  # the code applies out_proj to keys
             state = Keys(keys[:, tower.class_tokens :].float())
         return DenseFeatures(to_grid(tower.project(tokens), trace.grid), state)
 
@@ -113,7 +113,7 @@ class MaskClip(Method):
         if self.prompt_denoising:
             best = torch.softmax(100 * scores, dim=1).amax(dim=(2, 3), keepdim=True)
             absent = (best < self.prompt_denoising) & (best < best.amax(dim=1, keepdim=True))
-            scores = scores.masked_fill(absent, -1.0)  # the smallest cosine there is
+            scores = scores.masked_fill(absent, -1.0)  # the smallest possible cosine
         return scores
 
     def _smooth(self, scores: Tensor, keys: Tensor) -> Tensor:

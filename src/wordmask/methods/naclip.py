@@ -67,7 +67,7 @@ class NaClip(Method):
         return DenseFeatures(to_grid(tower.project(tokens), trace.grid))
 
     def mixing_map(self, tower: ClipTower, trace: Trace) -> Tensor:
-        """The last block's map."""
+        """The attention map of the last block."""
         n = tower.depth
         k = trace.keys[n]
         omega = self._omega(trace.grid, k)

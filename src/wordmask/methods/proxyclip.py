@@ -24,32 +24,33 @@ class ProxyClip(Method):
     With c_ij the cosine of the VFM's patches i and j, A = softmax(gamma (c - beta mean(c)) + mask),
     the mask -inf where that is below 0. The values of CLIP's last block, without the class token,
     are enlarged bilinearly to the VFM's grid and mixed with A, one map for all heads; no residual,
-    no FFN. Features and scores lie on the VFM's grid (DINO ViT-B/8 sees 4 patches for one of
-    CLIP's). The output projection is applied before the values are enlarged, which is the same and
-    cheaper: A and the enlargement act on places, the projection on channels.
+    no FFN. Features and scores are on the VFM's grid (DINO ViT-B/8 has 4 patches for one of
+    CLIP's). The output projection is applied before the values are enlarged, which is equivalent
+    and cheaper: A and the enlargement act on patches, the projection on channels.
 
-    Variants. The mathematics is one; the variants differ in how pictures come in:
+    Variants. `paper` and `official` differ only in how pictures are resized:
 
-    - `paper`, the default, for it looks at all of a picture of any size: both sides are rounded to
+    - `paper`, the default, since it covers all of a picture of any size: both sides are rounded to
       whole patches.
-    - `official` (released code): the aspect is kept to the pixel, and zeros around the picture make
-      whole patches. The code pads its windows to multiples of 56 and not of CLIP's patch, which is
-      the same for all that are as large as its window of 336.
+    - `official` (released code): the aspect is kept to the pixel, and pictures are padded with
+      zeros to whole patches. The code pads its windows to multiples of 56 and not of CLIP's patch,
+      which is the same for all windows of its size of 336.
     - `hard-masking`: a fixed threshold on the cosines and no shift or scale (supplement D, Table 2;
       0.4 to 0.6 for DINO, 0.8 for MAE and SAM).
 
     Deviations of the released code that are not offered: its caller swaps rows and columns, so only
     square windows are right there; the mean is over all pictures of a batch, here over one picture,
-    whose result is its own; a picture whose patches are all masked gives NaN, here every patch
-    keeps its own value. The published numbers slide windows of 336 pixels by 112 (options `window`,
-    `stride`). Cost: one forward of CLIP, one of the VFM, and L^2 cosines.
+    so that its result does not depend on the others; a picture with all patches masked gives NaN,
+    here every patch keeps its own value. The published numbers slide windows of 336 pixels with
+    stride 112 (options `window`, `stride`). Cost: one forward of CLIP, one of the VFM, and L^2
+    cosines.
 
     Args:
         beta, gamma: shift and scale (good from 1.0 to 1.6 and 2 to 5, supplement B).
         threshold: a fixed cosine from which patches attend, in place of beta mean(c).
-        attention: "vfm", or CLIP's own last queries and keys in its place, heads side by side:
+        attention: "vfm", or CLIP's own last queries and keys in its place, heads concatenated:
             "qk", "qq", "kk" (supplement E, Table 3).
-        facet: what of the VFM's last block: its "output", or "queries", "keys" or "values".
+        facet: features of the VFM's last block: its "output", or "queries", "keys" or "values".
     """
 
     name = "proxyclip"
@@ -78,7 +79,7 @@ class ProxyClip(Method):
             )
 
     def need(self, depth: int) -> Need:
-        """V of block N, and its Q and K where they attend."""
+        """V of block N, and its Q and K if they attend."""
         letters = "" if self.attention == "vfm" else self.attention
         return Need.of(projections={depth: letters + "v"})
 
@@ -102,9 +103,9 @@ class ProxyClip(Method):
         return DenseFeatures(to_grid(tower.project(torch.stack(mixed)), grid))
 
     def mixing_map(self, tower: ClipTower, trace: Trace) -> Tensor:
-        """A on CLIP's grid, (B, 1, T, T): what comes from each patch; the class token keeps still.
+        """A on CLIP's grid, (B, 1, T, T); the class token attends to itself alone.
 
-        The attention of a patch is the mean of those of the VFM's patches around its centre.
+        The attention of a patch is the mean over the VFM's patches around its centre.
         """
         h, w = trace.grid
         patches = torch.eye(h * w, device=tower.device).unflatten(1, trace.grid)

@@ -19,8 +19,9 @@ class Sclip(Method):
     The two softmaxes are added and not averaged, so rows sum to 2; residual and FFN are kept.
     Variant `clearclip` drops both (ClearCLIP, supplement, Table 2).
 
-    Deviations of the released code: none in the block. Its protocol has sliding windows of 224 by
-    112, logit scale 40 and, on VOC only, an area threshold of 0.1: options here, off by default.
+    Deviations of the released code: none in the block. Its protocol has sliding windows of 224 with
+    stride 112, logit scale 40 and, on VOC only, an area threshold of 0.1: windows and threshold are
+    options here, off by default.
     Cost: one forward of CLIP, with two attentions in the last block.
 
     Args:

@@ -1,4 +1,4 @@
-"""Metrics of segmentation, all from counts in integers."""
+"""Metrics of segmentation, all computed from integer counts."""
 
 from wordmask.metrics.bootstrap import PerPicture
 from wordmask.metrics.boundary import Boundary

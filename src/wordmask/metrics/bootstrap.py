@@ -1,4 +1,4 @@
-"""Areas of every picture by itself: its own mIoU, and bootstrap intervals over pictures."""
+"""Areas per picture: the mIoU of each picture, and bootstrap intervals over pictures."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from wordmask.metrics.confusion import MeanOver, Pairs, all_means, mean_iou
 
 
 class PerPicture:
-    """Areas of every picture by itself, for intervals over pictures and for its own mIoU.
+    """Areas per picture, for bootstrap intervals over pictures and for the mIoU of each.
 
     A picture takes 16 bytes for each class in its target or prediction.
 
@@ -27,10 +27,10 @@ class PerPicture:
         self.areas: dict[str, np.ndarray] = {}
 
     def add(self, picture: str, pairs: Pairs) -> None:
-        """Add what `Confusion.count` made of a picture.
+        """Add the counts of a picture from `Confusion.count`.
 
         Raises:
-            WordmaskError: a picture that is there already.
+            WordmaskError: the picture was counted before.
         """
         if picture in self.areas:
             raise WordmaskError(f"the picture {picture!r} is counted already; count each one once")
@@ -45,7 +45,7 @@ class PerPicture:
         self.areas[picture] = areas[:, keep]
 
     def mean_iou(self, over: MeanOver = "present") -> dict[str, float]:
-        """The mIoU of every picture by itself, by its id; NaN where all of it is void."""
+        """The mIoU of every picture by its id; NaN if all of it is void."""
         means = {}
         for picture, areas in self.areas.items():
             intersect, target, prediction = areas[1:].astype(np.int64)
@@ -61,7 +61,7 @@ class PerPicture:
 
         Args:
             level: share of the resamples inside an interval.
-            resamples: how often the set is drawn again.
+            resamples: number of resamples.
             seed: of the draws.
 
         Returns:
@@ -78,12 +78,12 @@ class PerPicture:
         ordered = [self.areas[picture] for picture in sorted(self.areas)]
         owner = np.repeat(np.arange(count), [areas.shape[1] for areas in ordered])
         labels, *areas = np.concatenate(ordered, axis=1).astype(np.int64)
-        # pictures drawn: how often each is in each resample; a float64 product of whole numbers
-        # below 2^53 is exact, so the order of the sums does not matter
+        # how often each picture is in each resample; a float64 product of whole numbers below 2^53
+        # is exact, so the order of the sums does not matter
         random = np.random.default_rng(seed)
         draws = random.multinomial(count, np.full(count, 1 / count), resamples).astype(np.float64)
         totals = np.zeros((3, resamples, self.classes + 1))
-        for first in range(0, self.classes + 1, 64):  # a few classes at a time stay small
+        for first in range(0, self.classes + 1, 64):  # a few classes at a time, to save memory
             here = (labels >= first) & (labels < first + 64)
             for total, area in zip(totals, areas, strict=True):
                 table = np.zeros((count, min(64, self.classes + 1 - first)))

@@ -19,7 +19,7 @@ class Boundary:
     of the picture, rounded, at least 1; what is outside the picture is outside the mask. The
     erosion is by a square of 2 d + 1 pixels, as d erosions by 3 x 3 in the authors' code. Void
     pixels belong to no mask, neither of the target nor of the prediction, so a prediction that is
-    right in all scored pixels has a boundary IoU of 1. Areas of boundaries are added up over a set.
+    right in all scored pixels has a boundary IoU of 1. Boundary areas are summed over a set.
 
     Args:
         classes, background: as in `Confusion`.
@@ -41,11 +41,11 @@ class Boundary:
         self.areas = np.zeros((3, classes + 1), np.int64)
 
     def update(self, target: np.ndarray, prediction: np.ndarray) -> None:
-        """Count a picture, of labels that `Confusion.count` has found to be in range."""
+        """Count a picture; its labels must have been checked by `Confusion.count`."""
         self.add(self.count(target, prediction))
 
     def count(self, target: np.ndarray, prediction: np.ndarray) -> np.ndarray:
-        """What a picture adds, for `add`: (4, T) int64, labels over their three areas."""
+        """The counts of a picture, for `add`: (4, T) int64, labels over their three areas."""
         distance = boundary_distance(target.shape, self.ratio)
         target_boundary, void = boundary(target, distance), target == VOID
         if void.any():
@@ -60,7 +60,7 @@ class Boundary:
         return np.concatenate([labels[None], areas[:, labels]])
 
     def add(self, counted: np.ndarray) -> None:
-        """Add what `count` made of a picture."""
+        """Add the counts of a picture from `count`."""
         self.areas[:, counted[0]] += counted[1:]
 
     @property
@@ -88,9 +88,9 @@ def boundary_distance(size: tuple[int, ...], share: float = BOUNDARY_RATIO) -> i
 def boundary(labels: np.ndarray, distance: int) -> np.ndarray:
     """The boundaries of all masks of a label map at once: (H, W) bool.
 
-    A pixel is in the boundary of its label's mask where the square of 2 d + 1 pixels around it
-    shows another label or leaves the picture. That is where the middle row of the square changes,
-    or any of its columns does: two runs of ORs, whatever the number of classes.
+    A pixel is in the boundary of its label's mask if the square of 2 d + 1 pixels around it has
+    another label or leaves the picture, that is if the label changes in the middle row of the
+    square or in any of its columns: two passes of ORs, whatever the number of classes.
     """
     height, width = labels.shape
     side = 2 * distance

@@ -1,4 +1,4 @@
-"""Whether predictions are right as often as they are confident: expected calibration error."""
+"""Expected calibration error: the gap between confidence and accuracy of predictions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Calibration:
     rounded to 1 / 65535 first, which keeps every sum a whole number.
 
     Args:
-        bins: how many.
+        bins: number of bins.
 
     Attributes:
         counts: (3, bins) int64: pixels, pixels predicted right, sum of confidences in 1 / 65535.
@@ -33,7 +33,7 @@ class Calibration:
     def count(
         self, target: np.ndarray, prediction: np.ndarray, confidence: np.ndarray
     ) -> np.ndarray:
-        """What a picture adds, for `add`: (3, bins). Void pixels are left out.
+        """The counts of a picture, for `add`: (3, bins). Void pixels are left out.
 
         Args:
             target, prediction: (H, W) labels.
@@ -57,7 +57,7 @@ class Calibration:
         return np.stack([*counts, sums.astype(np.int64)])
 
     def add(self, counts: np.ndarray) -> None:
-        """Add what `count` made of a picture."""
+        """Add the counts of a picture from `count`."""
         self.counts += counts
 
     def curve(self) -> tuple[np.ndarray, np.ndarray]:

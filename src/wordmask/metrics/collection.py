@@ -1,6 +1,6 @@
-"""Metrics of segmentation, all from counts in integers.
+"""Metrics of segmentation, all computed from integer counts.
 
-Everything is counted one picture at a time and adds up exactly: the numbers depend neither on the
+Everything is counted one picture at a time and sums are exact: the numbers depend neither on the
 order of the pictures nor on which process counted them.
 """
 
@@ -21,7 +21,7 @@ from wordmask.metrics.image_level import ImageLevel
 
 @dataclass(frozen=True)
 class Counted:
-    """What one picture adds to `Metrics`: small, so that a run can keep a journal of its pictures.
+    """The counts of one picture for `Metrics`: small, so that a run can keep a journal of them.
 
     Attributes:
         picture: its id.
@@ -38,14 +38,14 @@ class Counted:
     calibration: np.ndarray | None = None
 
     def state(self) -> dict[str, Any]:
-        """All of it as plain values for JSON; floats come back as they were."""
+        """All counts as plain values for JSON; floats are restored exactly."""
         arrays = {"boundary": self.boundary, "scores": self.scores, "calibration": self.calibration}
         plain = {name: array.tolist() for name, array in arrays.items() if array is not None}
         return {"picture": self.picture, "pairs": self.pairs.state(), **plain}
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> Counted:
-        """What `state` gave."""
+        """Restore what `state` returned."""
         types = {"boundary": np.int64, "scores": np.float32, "calibration": np.int64}
         arrays = {
             name: np.array(state[name], kind) for name, kind in types.items() if name in state
@@ -62,8 +62,8 @@ class Metrics:
         calibration_bins: for `Calibration`.
 
     Attributes:
-        confusion, boundary, calibration, image_level, per_picture: what is counted; boundary may be
-            None.
+        confusion, boundary, calibration, image_level, per_picture: the single metrics; boundary
+            may be None.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class Metrics:
         scores: np.ndarray | None = None,
         confidence: np.ndarray | None = None,
     ) -> None:
-        """Count a picture: `add` what `count` makes of it, see there."""
+        """Count a picture: `add` the result of `count`; arguments as there."""
         self.add(self.count(picture, target, prediction, scores=scores, confidence=confidence))
 
     def count(
@@ -102,7 +102,7 @@ class Metrics:
         scores: np.ndarray | None = None,
         confidence: np.ndarray | None = None,
     ) -> Counted:
-        """What a picture adds, for `add`; nothing is counted yet.
+        """The counts of a picture, for `add`; `Metrics` is not changed.
 
         Args:
             picture: its id; each is counted once.
@@ -111,7 +111,7 @@ class Metrics:
             confidence: (H, W), 0 to 1, for the calibration error.
 
         Raises:
-            WordmaskError: arrays that do not fit.
+            WordmaskError: arrays of wrong shapes or values.
         """
         target = self.confusion.resolve_void(target)
         pairs = self.confusion.count(target, prediction)
@@ -124,10 +124,10 @@ class Metrics:
         )
 
     def add(self, counted: Counted) -> None:
-        """Add what `count` made of a picture.
+        """Add the counts of a picture from `count`.
 
         Raises:
-            WordmaskError: a picture that is counted already.
+            WordmaskError: the picture was counted before.
         """
         self.per_picture.add(counted.picture, counted.pairs)
         self.confusion.add(counted.pairs)

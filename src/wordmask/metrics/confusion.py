@@ -1,8 +1,8 @@
-"""One confusion matrix over a set, and the means that are taken from it.
+"""One confusion matrix over a set, and the means computed from it.
 
-A target is an (H, W) array of whole numbers: 0 background, 1 to C classes, `VOID` where no label is
-scored. A prediction is an (H, W) array from 0 (background, or none of the words) to C. Shares and
-means are from 0 to 1, and NaN where there is nothing to take a mean of.
+A target is an (H, W) array of whole numbers: 0 background, 1 to C classes, `VOID` for pixels that
+are not scored. A prediction is an (H, W) array from 0 (background, or none of the words) to C.
+Shares and means are from 0 to 1, and NaN if there is nothing to average.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ class Pairs:
     void: int = 0
 
     def state(self) -> list[Any]:
-        """All of it as plain values for JSON."""
+        """All counts as plain values for JSON."""
         return [self.rows.tolist(), self.columns.tolist(), self.pixels.tolist(), self.void]
 
     @classmethod
     def from_state(cls, state: list[Any]) -> Pairs:
-        """What `state` gave."""
+        """Restore what `state` returned."""
         rows, columns = (np.array(labels, np.int64) for labels in state[:2])
         pixels = np.array(state[2], np.int64).reshape(len(rows), len(columns))
         return cls(rows, columns, pixels, state[3])
@@ -51,17 +51,17 @@ class Confusion:
     """One confusion matrix over a whole set.
 
     Args:
-        classes: C, how many words there are to tell apart.
-        background: whether label 0 is a class of the set. Where it is not, it is no class of any
-            mean, and a prediction of 0 (none of the words) is simply wrong.
+        classes: C, the number of classes without background.
+        background: whether label 0 is a class of the set. If not, it is not a class of any mean,
+            and a prediction of 0 (none of the words) is wrong.
         void: void pixels are left out ("ignore", the custom of the field), or are background in the
             target ("background", as in CLIPtrase's released code).
 
     Attributes:
         counts: (C + 1, C + 1) int64, pixels by target (rows) and prediction (columns), label 0
             first.
-        void_pixels: how many pixels were left out.
-        images: how many pictures were counted.
+        void_pixels: number of pixels left out.
+        images: number of pictures counted.
 
     Raises:
         WordmaskError: a number of classes that labels cannot hold, an unknown `void`.
@@ -92,7 +92,7 @@ class Confusion:
         self.add(self.count(target, prediction))
 
     def count(self, target: np.ndarray, prediction: np.ndarray) -> Pairs:
-        """What a picture adds, for `add`; nothing is counted yet."""
+        """The counts of a picture, for `add`; the matrix is not changed."""
         rows, columns, pixels = count_pairs(self.resolve_void(target), prediction)
         self._check(rows, columns)
         if rows[-1] == VOID:
@@ -100,11 +100,11 @@ class Confusion:
         return Pairs(rows, columns, pixels)
 
     def resolve_void(self, target: np.ndarray) -> np.ndarray:
-        """The target to compare with: void pixels are background where they count as that."""
+        """The target to compare with; with void="background", void pixels become background."""
         return target if self.void == "ignore" else np.where(target == VOID, np.uint16(0), target)
 
     def add(self, pairs: Pairs) -> None:
-        """Add what `count` made of a picture."""
+        """Add the counts of a picture from `count`."""
         self.counts[np.ix_(pairs.rows, pairs.columns)] += pairs.pixels
         self.void_pixels += pairs.void
         self.images += 1
@@ -129,7 +129,7 @@ class Confusion:
     def first(self) -> int:
         """The first label that is a class of the set: 0 with a background, else 1.
 
-        Areas and per-class values are of the labels from this one to C, K in all.
+        Areas and per-class values are for the labels from this one to C, K in all.
         """
         return 0 if self.background else 1
 
@@ -188,7 +188,8 @@ def count_pairs(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Count the pixels of a picture by target and prediction, for the labels that occur in it.
 
-    These are numbered without gaps first, so that it costs about the same for 20 classes and 847.
+    Labels are renumbered without gaps first, so that the cost is about the same for 20 classes and
+    847.
 
     Args:
         target, prediction: (H, W) whole numbers, 0 to 65535.
@@ -211,7 +212,7 @@ def count_pairs(
 
 
 def _compact(labels: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """The labels that occur, and a table from label to its place among them."""
+    """The labels that occur, and a table from label to its index among them."""
     if labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() > VOID:
         raise WordmaskError(
             f"got {labels.dtype} labels as the {name}; give whole numbers from 0 to {VOID}"
@@ -280,7 +281,7 @@ def all_means(
 
 
 def ratio(part: Any, whole: Any) -> np.ndarray:
-    """`part / whole` in float64, NaN where the whole is 0."""
+    """`part / whole` in float64, NaN if the whole is 0."""
     part, whole = np.asarray(part, np.float64), np.asarray(whole, np.float64)
     return np.divide(part, whole, out=np.full(whole.shape, np.nan), where=whole > 0)
 

@@ -11,9 +11,9 @@ from wordmask.metrics.confusion import Pairs, mean, ratio
 class ImageLevel:
     """Image-level classification: which classes a picture shows (Table 2 of CLIPer).
 
-    The paper scores a class by the maximum of its map and does not say how it averages, nor at what
-    threshold; here it is stated. A class is present where it has a pixel in the target. It is
-    predicted where it has a pixel in the prediction, or where its score passes a threshold.
+    The paper scores a class by the maximum of its map and does not state the average, nor the
+    threshold; see `summary`. A class is present if it has a pixel in the target. It is predicted if
+    it has a pixel in the prediction, or if its score reaches a threshold.
 
     Args:
         classes: C. The background is never one of the classes here.
@@ -44,7 +44,7 @@ class ImageLevel:
         return scores
 
     def add(self, picture: str, pairs: Pairs, scores: np.ndarray | None = None) -> None:
-        """Add what `Confusion.count` made of a picture, and (C,) scores of its classes."""
+        """Add the counts of a picture from `Confusion.count`, and (C,) scores of its classes."""
         if picture in self.pictures:
             raise WordmaskError(f"the picture {picture!r} is counted already; count each one once")
         scores = self.check(scores)
@@ -71,12 +71,12 @@ class ImageLevel:
         """mAP, precision, recall and F1.
 
         Args:
-            threshold: a class is predicted where its score is at least this; None: where it has a
-                pixel in the prediction.
+            threshold: a class is predicted if its score is at least this; None: if it has a pixel
+                in the prediction.
 
         Returns:
-            "map": mean over the classes that some picture shows of average precision, only where
-            all pictures have scores. "precision", "recall", "f1": means over the classes that some
+            "map": mean of average precision over the classes that some picture shows, only if all
+            pictures have scores. "precision", "recall", "f1": means over the classes that some
             picture shows (a class that is never predicted has a precision of 0), f1 the mean of
             their F1. "..._micro": the same of all (picture, class) pairs together.
         """
@@ -84,7 +84,7 @@ class ImageLevel:
         if threshold is not None:
             if scores is None:
                 raise WordmaskError(
-                    f"got the threshold {threshold} where pictures have no scores; leave it out"
+                    f"got the threshold {threshold}, but pictures have no scores; leave it out"
                 )
             predicted = scores >= threshold
         both, in_target, in_prediction = (
@@ -112,11 +112,11 @@ def average_precision(present: np.ndarray, scores: np.ndarray) -> float:
 
     Args:
         present: (N,) bool.
-        scores: (N,), higher is more confident. Equal scores pass a threshold together, so that the
+        scores: (N,), higher is more confident. Equal scores reach a threshold together, so that the
             order of the pictures does not matter.
 
     Returns:
-        0 to 1, NaN where nothing is present.
+        0 to 1, NaN if nothing is present.
     """
     if not present.any():
         return float("nan")

@@ -1,4 +1,4 @@
-"""The refiners, one a file. Importing this package registers them all."""
+"""The refiners, one per file. Importing this package registers them all."""
 
 from wordmask.refiners import diffusion, pamr, sam, vfm
 from wordmask.refiners.base import (

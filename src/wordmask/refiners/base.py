@@ -1,4 +1,4 @@
-"""What every refiner is: it prepares a picture once, then sharpens any score maps of it."""
+"""The base of all refiners: each prepares a picture once, then refines any score maps of it."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from wordmask.towers.auxiliary import AuxiliaryModels
 
 @dataclass(frozen=True)
 class RefinerInput:
-    """One picture as refiners get it.
+    """One picture, the input of `Refiner.prepare`.
 
     Attributes:
         image: (3, H, W) float32 in [0, 1], the picture as it was given.
-        pixels: (3, H', W') float32, normalised, as CLIP saw it.
+        pixels: (3, H', W') float32, normalised, the input of CLIP.
     """
 
     image: Tensor
@@ -30,24 +30,24 @@ class RefinerInput:
 
 @dataclass(frozen=True)
 class Refiner(Options):
-    """Sharpens score maps. It knows the picture and the maps, and not the method behind them."""
+    """Refines score maps, from the picture and the maps alone, whatever the method."""
 
     def prepare(self, picture: RefinerInput, networks: AuxiliaryModels) -> Any:
-        """The costly half, once a picture: whatever `refine` needs that no words change."""
-        raise TypeError(f"{type(self).__name__} prepares nothing")
+        """Compute once per picture what `refine` needs and what does not depend on the words."""
+        raise TypeError(f"{type(self).__name__} does not implement prepare")
 
     def refine(self, prepared: Any, scores: Tensor) -> Tensor:
-        """Sharpen score maps of one picture.
+        """Refine score maps of one picture.
 
         Args:
             prepared: what `prepare` returned.
-            scores: (R, h, w) float32 over the whole picture on any grid: cosines, or class maps of
-                at least 0, as the method makes them.
+            scores: (R, h, w) float32 over the whole picture on any grid: cosines, or non-negative
+                class maps, depending on the method.
 
         Returns:
             (R, h', w') float32 over the whole picture, on the refiner's own grid.
         """
-        raise TypeError(f"{type(self).__name__} refines nothing")
+        raise TypeError(f"{type(self).__name__} does not implement refine")
 
 
 REFINERS: Registry[type[Refiner]] = Registry(

@@ -1,7 +1,7 @@
 """CLIPer's fine-grained compensation (Sun et al., ICCV 2025, section 3, Eq. 9 and 10).
 
-A score map is multiplied by the self-attention of Stable Diffusion, which keeps to the outlines of
-things, head after head.
+A score map is multiplied by the self-attention of Stable Diffusion, which follows the outlines of
+objects, head after head.
 """
 
 from __future__ import annotations
@@ -35,27 +35,28 @@ class Diffusion(Refiner):
     2.1-base). The product is applied right to left and never formed.
 
     Variants. The paper says that small values are zeroed before the multiplication (supplement 6)
-    and leaves open which, and which layers' heads are multiplied; its code decides:
+    but not which, nor which layers' heads are multiplied; its code fixes both:
 
     - `official-v2` and `official-v1` (released code): the second and the first attention of the
       last up block, in this order; every head divided by its columns' maxima, entries below
       `threshold` zeroed, rows normalised. v1 fixes the threshold at 0.1, v2 sets it by data set
       (0.1 for VOC with ViT-B/16, 0.2 or 0.35 for others); here both start from 0.1.
-    - `paper`: no column maxima; entries below the mean of their row are the small ones.
+    - `paper`: no column maxima; entries below the mean of their row are zeroed.
 
     Deviation: the noise is seeded; the code draws it anew for every picture.
 
     Args:
-        fusion: "chain" multiplies the heads (Eq. 9), "mean" and "single" are those of Table 7.
-        head: the head that "single" takes, counted over the layers.
-        layers: whose self-attention; names as in diffusers, see `towers.diffusion`.
+        fusion: "chain" multiplies the heads (Eq. 9); "mean" and "single" as in Table 7.
+        head: the head for "single", counted over the layers.
+        layers: layers of the self-attention; names as in diffusers, see `towers.diffusion`.
         threshold: entries below it are zeroed; in units of the column's maximum, or of the row's
-            mean where `column_maximum` is off.
+            mean if `column_maximum` is off.
         column_maximum: divide every column by its maximum first.
         time_step: index among 50 time steps; 41 to 49 in Table 10.
         t: the time step itself, 0 to 999, in place of the index.
-        side: side in pixels of what Stable Diffusion sees; 0 is its native one (512).
-        aspect: "square" stretches the picture, as the code does; "kept" makes `side` the short one.
+        side: side of Stable Diffusion's input in pixels; 0 is its native one (512).
+        aspect: "square" stretches the picture, as the code does; with "kept", `side` is the short
+            side.
         seed: of the noise.
     """
 
@@ -94,7 +95,7 @@ class Diffusion(Refiner):
             )
 
     def prepare(self, picture: RefinerInput, networks: AuxiliaryModels) -> Fused:
-        """One denoising pass; what is kept of it is the fused attention."""
+        """Run one denoising pass and return its fused attention."""
         tower = networks.diffusion
         attention = tower.attention(
             picture.image,

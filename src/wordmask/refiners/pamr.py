@@ -21,20 +21,21 @@ AROUND = [(y, x) for y in (-1, 0, 1) for x in (-1, 0, 1)]  # 3 x 3, the centre i
 @register_refiner
 @dataclass(frozen=True)
 class Pamr(Refiner):
-    """Pixel-adaptive mask refinement: neighbours of a like colour share their scores.
+    """Pixel-adaptive mask refinement: neighbours of similar colour share their scores.
 
     In every step a pixel takes the mean of its 8 neighbours at every dilation, weighted by the
     softmax over all of them of -mean over channels of |I_p - I_q| / (1e-8 + 0.1 sigma_p), where
-    sigma_p is the deviation of the colour among these neighbours. Beyond the border, pixels repeat.
+    sigma_p is the standard deviation of the colour among these neighbours. Border pixels are
+    repeated.
 
-    `harness` is what SCLIP and NACLIP run after their scores, on the picture as CLIP saw it;
-    `fine` is what is used for showing masks. The harness itself first brings the picture to the
-    size of the result (`at="picture"`), which costs as much more as the picture is larger.
+    `harness` has the settings of SCLIP and NACLIP, at the size of CLIP's input; `fine` those for
+    showing masks. The harness itself first resizes the picture to the size of the result
+    (`at="picture"`), whose cost grows with the picture.
 
     Args:
-        steps: how often neighbours are averaged.
+        steps: number of averaging steps.
         dilations: distances of the neighbours in pixels.
-        at: the size that is worked at: "clip", the picture as CLIP saw it, or "picture".
+        at: the size at which it runs: "clip", that of CLIP's input, or "picture".
     """
 
     name = "pamr"
@@ -62,7 +63,7 @@ class Pamr(Refiner):
         return self.affinity(pixels)
 
     def refine(self, prepared: Tensor, scores: Tensor) -> Tensor:
-        """Scores (R, h, w), first stretched to (H, W) with corners aligned, after all steps."""
+        """Resize scores (R, h, w) to (H, W) with corners aligned, then run all steps."""
         height, width = prepared.shape[1:]
         out = scores.new_empty(len(scores), height, width)
         chunk = max(BLOCK_BYTES // (4 * height * width), 1)

@@ -14,8 +14,8 @@ from wordmask.refiners.base import Refiner, RefinerInput, register_refiner
 from wordmask.towers.auxiliary import AuxiliaryModels
 from wordmask.towers.sam import Masks, SamImage, centres
 
-POINTS = 64  # of the grid of `vote` whose masks are held at once
-STABLE = 1.0  # a mask is stable where its logits' threshold may move by this much
+POINTS = 64  # points of the grid of `vote` with masks held at once
+STABLE = 1.0  # the shift of the logits' threshold under which a stable mask stays the same
 SMALL = 64  # long side of the grid on which masks are compared with each other
 
 
@@ -24,23 +24,24 @@ SMALL = 64  # long side of the grid on which masks are compared with each other
 class Sam(Refiner):
     """Segment Anything (Kirillov et al., ICCV 2023; SAM 2: Ravi et al., 2024) on score maps.
 
-    - `vote`: a grid of points gives masks of everything in the picture, before any word is known. A
-      mask takes the mean of the scores inside it, a pixel the mean over the masks that it is in,
-      weighted by SAM's estimate of their quality; in no mask, it keeps its own.
+    - `vote`: a grid of points gives masks of everything in the picture, independent of the words.
+      Each mask gets the mean of the scores inside it, a pixel the mean over the masks that contain
+      it, weighted by SAM's estimate of their quality; a pixel in no mask keeps its own scores.
     - `points`, `boxes`, `masks`, `surgery`: every map that is the highest somewhere prompts SAM. It
-      becomes its mean inside the mask that it is given and its mean outside, mixed by the mask's
-      probability, so that scores stay what they were (cosines, probabilities). Maps that are the
-      highest nowhere are only stretched.
+      becomes its mean inside the returned mask and its mean outside, mixed by the mask's
+      probability, so that scores stay cosines or probabilities. Maps that are the highest nowhere
+      are only resized.
 
     Args:
-        prompt: "vote"; "points": the highest places of each map, those of the other maps as its
-            negatives, as CLIPtrase has its clusters prompt SAM; "boxes": around each map's places;
-            "masks": by how much a map is above all others, and its points; "surgery": the highest
-            and lowest places of each map by itself (CLIP Surgery's text to points).
-        points: how many points of a map's own, and how many others at most, a prompt takes.
+        prompt: "vote"; "points": the patches with the highest scores of each map, those of the
+            other maps as negatives, as CLIPtrase prompts SAM with clusters; "boxes": around the
+            patches at which each map is the highest; "masks": the margin of a map over all others,
+            and its points; "surgery": the highest and lowest patches of each map by itself (CLIP
+            Surgery's text to points).
+        points: number of positive points, and of negative points at most, per prompt.
         points_per_side: the grid of `vote`.
-        min_iou: masks of `vote` need this estimated IoU, and as much IoU between themselves with
-            the threshold of their logits moved up and down by 1 (SAM's stability).
+        min_iou: masks of `vote` need this estimated IoU, and this IoU between the masks with the
+            threshold of their logits moved up and down by 1 (SAM's stability).
         max_overlap: of masks of `vote` with a higher IoU than this, the better one is kept.
     """
 
@@ -74,11 +75,11 @@ class Sam(Refiner):
         embedded = networks.sam.embed(picture.image)
         if self.prompt != "vote":
             return embedded
-        places = [
+        axes = [
             (torch.arange(self.points_per_side) + 0.5) / self.points_per_side * n
             for n in embedded.size
         ]
-        y, x = torch.meshgrid(*places, indexing="ij")
+        y, x = torch.meshgrid(*axes, indexing="ij")
         points = torch.stack([x, y], -1).flatten(0, 1)[:, None]
         good = [self.good_masks(embedded.predict(some)) for some in points.split(POINTS)]
         return self.choose(torch.cat([m for m, _ in good]), torch.cat([q for _, q in good]))
@@ -102,7 +103,7 @@ class Sam(Refiner):
         return out
 
     def good_masks(self, masks: Masks) -> tuple[Tensor, Tensor]:
-        """The masks of `vote` that are good enough, (K, h, w) logits and quality (K,)."""
+        """The masks of `vote` that reach `min_iou`, (K, h, w) logits and quality (K,)."""
         logits, iou = masks.logits.flatten(0, 1), masks.iou.flatten()
         high = (logits > STABLE).flatten(1).sum(1)
         low = (logits > -STABLE).flatten(1).sum(1)
@@ -110,13 +111,13 @@ class Sam(Refiner):
         return logits[good], iou[good]
 
     def choose(self, logits: Tensor, quality: Tensor) -> tuple[Tensor, Tensor]:
-        """Masks that differ from all better ones: (K, h, w) bool and quality (K,), best first."""
+        """Drop masks that overlap a better one: (K, h, w) bool and quality (K,), best first."""
         order = quality.argsort(descending=True, stable=True)
         kept = order[different(logits[order], self.max_overlap)]
         return logits[kept] > 0, quality[kept]
 
     def prompted(self, image: SamImage, scores: Tensor, classes: list[int]) -> list[Tensor]:
-        """The mask that each of the maps `classes` prompts, (h, w) logits."""
+        """SAM's mask for each of the maps `classes`, (h, w) logits."""
         won = scores.argmax(0)
         peaks = [peak_places(scores[c], won == c, self.points, image.size) for c in classes]
         if self.prompt == "points":
@@ -137,10 +138,10 @@ class Sam(Refiner):
 
 
 def vote(masks: Tensor, quality: Tensor, scores: Tensor) -> Tensor:
-    """Scores (R, h, w) after every mask's vote, on the masks' grid.
+    """Scores (R, h, w) after the vote of all masks, on the masks' grid.
 
-    masks (K, h', w') bool and quality (K,). A pixel takes the mean over its masks, weighted by
-    their quality, of the mean score inside each; in no mask, it keeps its own.
+    masks (K, h', w') bool and quality (K,). A pixel gets the mean over its masks, weighted by
+    their quality, of the mean score inside each; a pixel in no mask keeps its own.
     """
     own = F.interpolate(scores[None], size=masks.shape[1:], mode="bilinear")[0]
     inside = masks.flatten(1).to(own)  # (K, L)
@@ -151,7 +152,7 @@ def vote(masks: Tensor, quality: Tensor, scores: Tensor) -> Tensor:
 
 
 def different(logits: Tensor, most: float) -> Tensor:
-    """Which of the masks (K, h, w), best first, no better one overlaps by an IoU above `most`."""
+    """Indices of masks (K, h, w), best first, with no better mask at an IoU above `most`."""
     scale = SMALL / max(logits.shape[1:])
     if scale < 1 and len(logits):
         size = [max(round(n * scale), 1) for n in logits.shape[1:]]
@@ -167,14 +168,14 @@ def different(logits: Tensor, most: float) -> Tensor:
 
 
 def peak_places(scores: Tensor, where: Tensor, most: int, size: tuple[int, int]) -> Tensor:
-    """The highest places of a map (h, w) among those `where`, (n, 2) as x, y in a picture."""
+    """The highest patches of a map (h, w) among those `where`, (n, 2) as x, y in a picture."""
     inside = scores.masked_fill(~where, -torch.inf).flatten()
     best = inside.topk(min(most, int(where.sum()))).indices
     return centres(best, scores.shape, size)
 
 
 def box_around(where: Tensor, size: tuple[int, int]) -> Tensor:
-    """The box (4,) around the places of a map (h, w), but for 2 % of them on each of its sides."""
+    """The box (4,) around the patches `where` (h, w), without 2 % of them on each side."""
     h, w = where.shape
     rows, columns = where.nonzero().float().unbind(1)
     share = where.new_tensor([0.02, 0.98], dtype=torch.float32)
@@ -188,8 +189,8 @@ def text_to_points(
 ) -> tuple[Tensor, Tensor]:
     """Point prompts from the map of one text (CLIP Surgery, section on prompting SAM).
 
-    The map (h, w) is made `coarser` and stretched to [0, 1]; places of at least `threshold`, at
-    most half of all, are positives, and as many of the lowest are negatives.
+    The map (h, w) is reduced by `coarser` and stretched to [0, 1]; patches of at least
+    `threshold`, at most half of all, are positives, and as many of the lowest are negatives.
 
     Returns:
         (2n, 2) as x, y in a picture of `size` H, W, positives first, both from low to high; and

@@ -16,7 +16,7 @@ from wordmask.towers.auxiliary import AuxiliaryModels
 
 @dataclass(frozen=True)
 class PatchAffinity:
-    """The affinity of one picture, and the grid h, w of the patches it is between."""
+    """The affinity of one picture, and the grid h, w of its patches."""
 
     affinity: MaskedSoftmax
     grid: tuple[int, int]
@@ -25,22 +25,22 @@ class PatchAffinity:
 @register_refiner
 @dataclass(frozen=True)
 class Vfm(Refiner):
-    """Every patch takes the mean score of the patches that look like it to the VFM.
+    """Every patch gets the mean score of the patches with similar VFM features.
 
     A = softmax(gamma (c - beta mean(c)) + mask) over the cosines c of the VFM's features, the mask
     -inf where that is below 0: ProxyCLIP's attention. The refined map is A Up(S), the scores S
     enlarged bilinearly to the VFM's grid.
 
-    Variants: `proxyclip`, the default, sees the picture at the size that ProxyCLIP works at, which
+    Variants: `proxyclip`, the default, takes the picture at the size that ProxyCLIP uses, which
     bounds the cost; `cliper` at its own size, as the released code of CLIPer does when DINO or
-    DINOv2 takes the place of Stable Diffusion (supplement, Table 9; one application, beta 1.2 and
-    gamma 3). Cost: one forward of the VFM and L^2 cosines, L its patches.
+    DINOv2 replaces Stable Diffusion (supplement, Table 9; one application, beta 1.2 and gamma 3).
+    Cost: one forward of the VFM and L^2 cosines, L its patches.
 
     Args:
-        short_side: larger pictures are brought to it, in pixels; None: no picture is.
+        short_side: larger pictures are resized to it, in pixels; None: pictures keep their size.
         beta, gamma: shift and scale of the cosines.
-        threshold: a fixed cosine from which patches count, in place of beta mean(c).
-        facet: what of the VFM's last block: its "output", or "queries", "keys" or "values".
+        threshold: a fixed cosine in place of beta mean(c).
+        facet: features of the VFM's last block: its "output", or "queries", "keys" or "values".
     """
 
     name = "vfm"
@@ -77,5 +77,5 @@ class Vfm(Refiner):
         return PatchAffinity(affinity, (features.shape[1], features.shape[2]))
 
     def refine(self, prepared: PatchAffinity, scores: Tensor) -> Tensor:
-        """A Up(S): scores (R, h, w) on any grid, refined (R, h', w') on the VFM's."""
+        """A Up(S): scores (R, h, w) on any grid, to (R, h', w') on the VFM's grid."""
         return prepared.affinity.mix(scores, prepared.grid)

@@ -63,7 +63,7 @@ def check_memory(name: str, needed: int, device: torch.device, advice: str) -> N
     free = free_memory(device)
     if free is not None and needed > free:
         raise TooLargeError(
-            f"{name} needs about {needed / 2**30:.1f} GiB on {device.type}, where "
+            f"{name} needs about {needed / 2**30:.1f} GiB on {device.type}, but "
             f"{max(free, 0) / 2**30:.1f} GiB are free; {advice}"
         )
 

@@ -1,4 +1,4 @@
-"""The toybox: rendered scenes with exact masks, and what is measured and shown on them."""
+"""The toybox: rendered scenes with exact masks, for the demo and the selftest."""
 
 from wordmask.toybox.scenes import (
     COLOURS,

@@ -1,4 +1,4 @@
-"""The demo: one toybox scene, the built-in networks, every method, and pictures of the results."""
+"""The demo: one toybox scene segmented by every method with the built-in networks."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ from wordmask.toybox.selftest import (
 from wordmask.vocabulary import Background
 
 METHOD = "cliper"
-COMPLETE = "cliper + diffusion"  # the whole system, where diffusers is installed
+COMPLETE = "cliper + diffusion"  # the whole system, if diffusers is installed
 SEED = 4 * 10**9 + 81  # a scene that METHOD gets right; `wordmask selftest` measures many others
 SIZE = 144  # pixels; the networks were trained on scenes of 96
-REFINER_OPTIONS = {"diffusion": {"side": SIZE}}  # scenes are shown as they are
-ENLARGED = 2  # pictures of labels are drawn at so many times the size
+REFINER_OPTIONS = {"diffusion": {"side": SIZE}}  # scenes are not resized
+ENLARGED = 2  # factor of the size of drawn labels
 
 
 @dataclass(frozen=True)
 class Demo:
-    """What the demo came to.
+    """The results of the demo.
 
     Attributes:
         image: (H, W, 3) uint8, the scene.
-        target: (H, W) uint8, the true labels; i = words[i - 1].
-        words: what could be chosen: all grounds, the looks of the scene and others.
+        target: (H, W) uint8, the target labels; i = words[i - 1].
+        words: the words to choose from: all grounds, the looks of the scene and others.
         results: the segmentation by every method, and by METHOD with every refiner.
-        quality: how right each is, on this scene alone.
+        quality: the metrics of each on this scene alone.
     """
 
     image: np.ndarray
@@ -56,24 +56,24 @@ class Demo:
 
     @property
     def name(self) -> str:
-        """What the demo's own method is called: CLIPer, complete where it can be."""
+        """The name of the demo's own method: CLIPer, with diffusion if installed."""
         return COMPLETE if COMPLETE in self.results else METHOD
 
     def found(self) -> list[tuple[str, float, float, float]]:
-        """List what the demo's method found and what is there, most pixels first.
+        """List the words in the prediction of the demo's method or in the target, by pixels.
 
-        Each is (word, share found, true share, intersection over union), from 0 to 1.
+        Each is (word, share predicted, share in the target, intersection over union), 0 to 1.
         """
         rows = []
         for label, word in enumerate(self.words, 1):
-            predicted, true = self.chosen.labels == label, self.target == label
-            if (predicted | true).any():
-                iou = (predicted & true).sum() / (predicted | true).sum()
-                rows.append((word, float(predicted.mean()), float(true.mean()), float(iou)))
+            predicted, target = self.chosen.labels == label, self.target == label
+            if (predicted | target).any():
+                iou = (predicted & target).sum() / (predicted | target).sum()
+                rows.append((word, float(predicted.mean()), float(target.mean()), float(iou)))
         return sorted(rows, key=lambda row: -row[1])
 
     def ranking(self) -> list[str]:
-        """The methods, that of the highest mean IoU on this scene first."""
+        """The methods by mean IoU on this scene, the highest first."""
         return sorted(self.quality, key=lambda method: -self.quality[method].mean_iou)
 
     def overlay(self) -> Image.Image:
@@ -104,7 +104,7 @@ def run_demo(model: str = MODEL) -> Demo:
     """Render the scene and segment it by every registered method, and with every refiner.
 
     Args:
-        model: a CLIP that knows the words of the toybox.
+        model: a CLIP trained on the words of the toybox.
     """
     scene = toybox.render(SEED, SIZE, things=(4, 5))
     words = toybox.choices(scene, WORDS)

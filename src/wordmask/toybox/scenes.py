@@ -1,9 +1,9 @@
 """Toybox: small rendered scenes with exact masks, for the demo, the selftest and the training.
 
 A scene shows 1 to 5 things on one or two textured grounds. A thing is a colour, a surface and a
-shape ("red striped ring"); a ground is one word ("grass"). Everything follows from the seed. Some
-pairs of colour and surface, and of colour and shape, are held out: `render` shows them only when
-asked to, so that the naming of unseen pairs can be measured.
+shape ("red striped ring"); a ground is one word ("grass"). The seed determines everything. Some
+pairs of colour and surface, and of colour and shape, are held out: `render` draws them only with
+`held_out`, so that the naming of new pairs can be measured.
 """
 
 from __future__ import annotations
@@ -121,12 +121,12 @@ def render(
     Args:
         seed: any integer >= 0; the same seed and arguments give the same scene.
         size: side of the square scene in pixels, at least 32.
-        things: least and most things drawn, both counted; 1 to 5 is what the networks know.
+        things: least and most things drawn, inclusive; the networks were trained on 1 to 5.
         held_out: False never shows a held-out pair, True draws from all, "only" gives every
             thing a held-out colour-surface pair and a held-out colour-shape pair.
 
     Raises:
-        WordmaskError: for a size under 32 or a range of things that is empty.
+        WordmaskError: a size under 32, or an empty range of things.
     """
     if size < 32:
         raise WordmaskError(f"size is {size}; a toybox scene needs at least 32 pixels")
@@ -153,7 +153,7 @@ def render(
     image += np.float32(rng.uniform(1, 6)) * noise[rows[:, None], columns]
     np.clip(image, 0, 255, out=image)
 
-    # Things that later ones cover completely are no part of the scene.
+    # Things covered completely by later ones are not part of the scene.
     visible = np.bincount(parts.reshape(-1), minlength=len(grounds) + len(kept))
     remap = np.cumsum(visible > 0) - 1
     parts = remap.astype(np.uint8)[parts]
@@ -187,14 +187,14 @@ def label_map(scene: Scene, words: Sequence[str | Sequence[str]]) -> np.ndarray:
     Args:
         scene: the scene.
         words: each one word, or one list of synonyms, such as "grass", "red striped", "ring",
-            "violet", "blue dotted box"; articles and "thing" are skipped. Where several fit a
-            pixel, the first does.
+            "violet", "blue dotted box"; articles and "thing" are skipped. If several fit a
+            pixel, the first is taken.
 
     Returns:
-        (H, W) uint8; 0 where no word fits, i where words[i - 1] does.
+        (H, W) uint8; 0 if no word fits, i for words[i - 1].
 
     Raises:
-        WordmaskError: for a word that the toybox does not know.
+        WordmaskError: a word that is not in the toybox.
     """
     table = np.zeros(len(scene.grounds) + len(scene.things), np.uint8)
     for index, names in reversed(list(enumerate(words, 1))):
@@ -210,7 +210,7 @@ def parse(name: str) -> dict[str, str]:
     """Read a name: "a violet box" is {"colour": "purple", "shape": "square"}.
 
     Raises:
-        WordmaskError: for a word that the toybox does not know.
+        WordmaskError: a word that is not in the toybox.
     """
     meaning = {}
     for word in name.lower().split():
@@ -224,7 +224,7 @@ def parse(name: str) -> dict[str, str]:
 
 
 def looks(held_out: bool | Literal["only"] = False) -> list[str]:
-    """Give the names of the local looks, "red plain" and so on; see `render` for held_out."""
+    """Return the names of all looks, "red plain" and so on; see `render` for held_out."""
     names = []
     for colour in COLOURS:
         for surface in SURFACES:
@@ -239,10 +239,10 @@ NAMES = (*GROUNDS, *looks(True))
 
 
 def choices(scene: Scene, count: int = 20, seed: int = 0) -> list[str]:
-    """Give words to choose from: all grounds, the scene's looks and, drawn by seed, other looks.
+    """Return words to choose from: all grounds, the scene's looks and, drawn by seed, other looks.
 
-    The scene's looks come in no order that tells them from the others; at least all that the
-    scene shows are given, even where `count` is less.
+    The order does not reveal the scene's looks. All grounds and looks of the scene are included,
+    even if they are more than `count`.
     """
     rng = np.random.default_rng(seed)
     shown = sorted({f"{thing.colour} {thing.surface}" for thing in scene.things})
@@ -463,7 +463,7 @@ def _ground(rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray
 
 
 def _patch_of(rng: np.random.Generator, ground: int, size: int) -> np.ndarray:
-    """Cut a random piece (size, size, 3) float32 from a ground's texture, tiled where too small."""
+    """Cut a random piece (size, size, 3) float32 from a ground's texture, tiled if too small."""
     texture = _textures()[ground]
     y, x = (int(i) for i in rng.integers(0, _TEXTURE, 2))
     if size > _TEXTURE:

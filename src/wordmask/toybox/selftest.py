@@ -1,8 +1,8 @@
-"""Selftest: how well every registered method does on toybox scenes with the built-in tiny CLIP.
+"""Selftest: the quality of every registered method on toybox scenes with the built-in tiny CLIP.
 
-The scenes are rendered, so their labels are exact and no file is needed. What is measured tells
-whether everything works together here, and how the methods differ on this network. It tells nothing
-about photographs: the network knows the toybox and not the world.
+The scenes are rendered, so their labels are exact and no file is needed. The numbers show whether
+everything works together on this machine, and how the methods differ on this network. They say
+nothing about photographs: the network was trained on the toybox alone.
 """
 
 from __future__ import annotations
@@ -29,27 +29,27 @@ NETWORKS = {
     "diffusion": "wordmask/tiny-diffusion",
     "classifier": "wordmask/tiny-clip",
 }
-REFINED = "cliper"  # the method whose maps refiners are measured on
+REFINED = "cliper"  # the method with which refiners are measured
 WORDS = 20  # to choose from in each scene: all 8 grounds and 12 looks, the scene's among them
 
 # The same for all methods and variants, over their own options.
 TOYBOX_OPTIONS: dict[str, Any] = {
-    "short_side": None,  # scenes are shown as they are
+    "short_side": None,  # scenes are not resized
     "mean": None,  # the network's own normalisation
     "std": None,
-    "templates": "openai",  # what the network was trained with
+    "templates": "openai",  # those of the network's training
 }
 
 
 @dataclass(frozen=True)
 class Quality:
-    """What one confusion matrix says, each from 0 to 1.
+    """The metrics of one confusion matrix, each from 0 to 1.
 
     Attributes:
-        mean_iou: mean over the classes with union > 0, of intersection over union.
-        boundary_iou: the same of the outlines of masks, see `wordmask.metrics.Boundary`.
+        mean_iou: intersection over union, averaged over the classes with union > 0.
+        boundary_iou: the same for the outlines of masks, see `wordmask.metrics.Boundary`.
         pixels: share of all pixels that are labelled right.
-        things: share of the pixels of things that are named right, grounds left aside.
+        things: share of the pixels of things that are labelled right, without grounds.
     """
 
     mean_iou: float
@@ -64,10 +64,10 @@ class Measurement:
 
     Attributes:
         method, variant: what was measured.
-        refine: the refiner that sharpened its maps, or none.
+        refine: the refiner of its maps, or "".
         trained: quality on new scenes of pairs of colour and surface that the network was
             trained on.
-        held_out: quality on scenes whose things are all of pairs left out of training.
+        held_out: quality on scenes of things with pairs left out of training.
         milliseconds: median time for one scene, from pixels to labels.
     """
 
@@ -85,7 +85,7 @@ class Measurement:
 
 
 class Candidate(NamedTuple):
-    """What is measured: a method, its variant, and a refiner of its maps or none."""
+    """What to measure: a method, its variant, and a refiner of its maps or ""."""
 
     method: str
     variant: str
@@ -108,12 +108,12 @@ def candidates(
     Args:
         methods: names or FILE.py:NAME; None for every registered method.
         variants: all variants and not only each method's first.
-        refiners: each is measured on the maps of `REFINED`; None for every registered refiner where
+        refiners: each is measured on the maps of `REFINED`; None for every registered refiner if
             `methods` is None too, else for none.
         networks: kinds of auxiliary models that are available besides the built-in ones.
 
     Returns:
-        Those whose network ships with wordmask and whose optional part is installed.
+        Those with a built-in or available network and all optional parts installed.
 
     Raises:
         WordmaskError: an unknown method or refiner.
@@ -154,11 +154,11 @@ def measure(
 
     Args:
         chosen: see `candidates`.
-        scenes: how many of each kind, 1 to 100,000.
-        seed: which scenes, from 0 on; the same seed gives the same quality.
-        model: a CLIP that knows the toybox's words.
-        report: called with each row as it comes.
-        networks: sources of auxiliary models by kind, over the built-in ones.
+        scenes: number of scenes of each kind, 1 to 100,000.
+        seed: of the scenes, from 0 on; the same seed gives the same quality.
+        model: a CLIP trained on the toybox's words.
+        report: called with each row when it is measured.
+        networks: sources of auxiliary models by kind, which override the built-in ones.
     """
     trained, held_out = toybox.fresh_scenes(scenes, seed), toybox.fresh_scenes(scenes, seed, "only")
     segmenter: Segmenter | None = None
@@ -189,8 +189,8 @@ def count(
 
     Args:
         segmenter: what is measured.
-        scenes: each is labelled with `WORDS` words of its own, see `toybox.choices`.
-        seconds: takes the time of each scene.
+        scenes: each is labelled with its own `WORDS` words, see `toybox.choices`.
+        seconds: the time of each scene is appended to it.
 
     Returns:
         Counts without background: 0 = none of the words, i = toybox.NAMES[i - 1].
@@ -210,9 +210,9 @@ def count(
 
 
 def judge(pixels: Confusion, outlines: Boundary) -> Quality:
-    """Sum up counts without background whose first classes are the grounds.
+    """The metrics of counts without background, in which grounds are the first classes.
 
-    A pixel that was given none of the words is wrong.
+    A pixel with none of the words is wrong.
     """
     things = slice(len(toybox.GROUNDS), None)
     right, total = pixels.intersect[things].sum(), pixels.target_area[things].sum()

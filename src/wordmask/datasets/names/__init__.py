@@ -1,16 +1,15 @@
-"""Class names as the released code of each paper has them: facts that decide numbers.
+"""Class names as in the released code of each paper; they affect the reported numbers.
 
-One list, one file: SOURCE/LIST.txt holds one class a line in the order of the labels, synonyms
-after tabs (what `Vocabulary.from_file` reads); SOURCE/LIST.background.txt the background words
-next to it. `harness` holds what SCLIP, ClearCLIP and ProxyCLIP have in common. README.md says where
-they are from.
+One file per list: SOURCE/LIST.txt has one class per line in the order of the labels, synonyms
+after tabs (what `Vocabulary.from_file` reads); SOURCE/LIST.background.txt has the background words.
+`harness` has the lists that SCLIP, ClearCLIP and ProxyCLIP share. README.md gives their origins.
 """
 
 from __future__ import annotations
 
 from importlib import resources
 
-# Where the lists of a source are looked for, in this order.
+# Folders with the lists of a source, in the order of the search.
 FOLDERS = {
     "plain": ("plain",),
     "cliper": ("cliper",),
@@ -19,7 +18,7 @@ FOLDERS = {
     "proxyclip": ("proxyclip", "harness"),
     "cliptrase": ("cliptrase",),
 }
-# CLIPer lets its background words compete even where a benchmark scores no background.
+# CLIPer uses its background words even if a benchmark scores no background.
 ALWAYS_WITH_BACKGROUND = ("cliper",)
 
 

@@ -1,9 +1,9 @@
 """Protocols: every setting that a number depends on, as data that can be printed and changed.
 
-- `official`: the settings that a method was released with, data set by data set.
-- `paper`: what its paper states; where it is silent, the method's defaults.
-- `untuned`: one fixed setting for all methods and all data sets; also what a method gets of which
-  neither of the others knows anything.
+- `official`: the settings of a method's released code, data set by data set.
+- `paper`: the settings that its paper states; for all others, the method's defaults.
+- `untuned`: one fixed setting for all methods and all data sets; also used for methods without
+  official and paper settings.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from wordmask.vocabulary import Background
 PROTOCOLS = ("official", "paper", "untuned")
 BACKBONES = ("ViT-B/32", "ViT-B/16", "ViT-L/14", "ViT-H/14")
 VIEWS = ("original", "halves")  # and crop:N
-STANDARD = (  # where released settings name no change, the shared ones are meant
+STANDARD = (  # data sets on which the shared settings hold unless a source changes them
     "voc21",
     "voc20",
     "context60",
@@ -41,7 +41,7 @@ FIELDS = ("names", "background", "view", "void", "definition", "refine")  # besi
 
 @dataclass(frozen=True)
 class Entry:
-    """What is evaluated: a method, its variant and refiners.
+    """What to evaluate: a method, its variant and refiners.
 
     Written `METHOD[:VARIANT][+REFINER[:VARIANT]]...`, as in `cliper:official-v1+diffusion`;
     `+none` drops the refiners of a protocol. METHOD and REFINER may be `FILE.py:NAME`.
@@ -74,7 +74,7 @@ class Entry:
 
     @classmethod
     def split(cls, text: str) -> Entry:
-        """Read the written form without checking that there is such a method."""
+        """Read the written form without checking that the method exists."""
         first, *rest = (part.strip() for part in text.split("+"))
         method, variant = split_variant(first)
         refiners = None if not rest else () if rest == ["none"] else tuple(rest)
@@ -94,22 +94,22 @@ class Protocol:
 
     Attributes:
         name: official, paper or untuned.
-        method, variant, dataset, backbone: what it is for.
+        method, variant, dataset, backbone: what the settings are for.
         options: all options of the method.
         names: the source of the class names, see the data set's `names`.
         background: the rule, as on the command line; `*` stands for the data set's own background
             words under `names`.
         refine: refiners in order, each (name with its variant, all its options).
-        view: what is shown and scored: "original" (the picture at its own size), "halves" (left and
-            right half as pictures of their own), "crop:N" (short side N, then the N x N centre,
-            pictures by PIL's bicubic and labels by the nearest).
+        view: the part that is segmented and scored: "original" (the picture at its own size),
+            "halves" (left and right half as separate pictures), "crop:N" (short side N, then the
+            N x N centre, pictures by PIL's bicubic and labels by the nearest).
         void: unlabelled pixels: "ignore" or "background".
         definition: of the mean IoU: over classes with union > 0 ("union") or those in the target
             ("present"). Both are always reported; this one is the headline.
         origins: where each setting comes from: "released", "stated", "fixed", "given" (refiners in
             the entry), "--set"; those left out are defaults of the method.
-        source: what released or stated settings were read from.
-        notes: what else a reader must know.
+        source: the code or paper of released or stated settings.
+        notes: notes for readers of the numbers.
     """
 
     name: str
@@ -130,7 +130,7 @@ class Protocol:
 
     @property
     def entry(self) -> str:
-        """The method as it is written on the command line: `cliper:official-v1+diffusion`."""
+        """The method as written on the command line: `cliper:official-v1+diffusion`."""
         shown = self.method
         if self.variant != next(iter(METHODS[self.method].variants)):
             shown += f":{self.variant}"
@@ -138,7 +138,7 @@ class Protocol:
 
     @property
     def changes(self) -> dict[str, Any]:
-        """The settings that were set by hand."""
+        """The settings from `--set`."""
         known = self.settings()
         return {key: known[key] for key, origin in self.origins.items() if origin == "--set"}
 
@@ -196,8 +196,8 @@ def make_protocol(
             (names, background, view, void, definition, refine), or `refiner.option=value`.
 
     Raises:
-        WordmaskError: an unknown name of any kind, a value that does not fit, or a method whose
-            released or stated settings are not known.
+        WordmaskError: an unknown name of any kind, a wrong value, or a method without known
+            released or stated settings.
     """
     bench = benchmark(dataset) if isinstance(dataset, str) else dataset
     entry = Entry.parse(entry) if isinstance(entry, str) else entry
@@ -251,14 +251,14 @@ def make_protocol(
     )
     if protocol.void == "background" and not bench.has_background:
         raise WordmaskError(
-            f"got void=background, and {bench.name} has no background; leave it at ignore"
+            f"got void=background, but {bench.name} has no background; leave it at ignore"
         )
     read_background(protocol.background, ())
     return protocol
 
 
 def _source(entry: Entry, name: str) -> tuple[str, Source]:
-    """Settings of a method, and the protocol that they make: the one wanted, or untuned."""
+    """The protocol's name and the settings of a method: those of `name`, or untuned ones."""
     table = {"official": RELEASED, "paper": STATED, "untuned": {}}[name]
     for key in (f"{entry.method}:{entry.variant}", entry.method):
         if key in table:
@@ -297,7 +297,7 @@ def read_assignments(method: str, assignments: Iterable[str]) -> dict[str, Any]:
     text.
 
     Raises:
-        WordmaskError: an unknown option or refiner, a value that does not fit, an option twice.
+        WordmaskError: an unknown option or refiner, a wrong value, an option given twice.
     """
     given: dict[str, Any] = {}
     for text in assignments:
@@ -326,7 +326,7 @@ def read_assignments(method: str, assignments: Iterable[str]) -> dict[str, Any]:
 
 
 def _names_source(bench: Benchmark, wanted: str, by_hand: bool) -> str:
-    """The source of class names: the one wanted, else the plain ones unless it was by hand."""
+    """The source of class names: `wanted` if it exists, else plain; an error if set by hand."""
     if wanted in bench.names:
         return wanted
     if by_hand:
@@ -359,7 +359,7 @@ def _refiners(
     for name in by_hand:
         if name not in {split_variant(text)[0] for text, _ in refiners}:
             raise WordmaskError(
-                f"got --set {name}.{next(iter(by_hand[name]))}, and {name} is not among the "
+                f"got --set {name}.{next(iter(by_hand[name]))}, but {name} is not among the "
                 "refiners of this run"
             )
     return tuple(refiners)
@@ -383,7 +383,7 @@ def _choice(name: str, value: str, known: Sequence[str]) -> str:
 
 
 def read_background(text: str, words: Sequence[str]) -> Background:
-    """A background as the command line writes it, where `*` stands for `words`.
+    """Read a background as on the command line; `*` stands for `words`.
 
     >>> read_background("threshold:0.5:*", ["sky", "wall"]).distractors
     ('sky', 'wall')
@@ -403,7 +403,7 @@ def read_background(text: str, words: Sequence[str]) -> Background:
 
 
 def write(value: Any) -> str:
-    """A setting as `--set` reads it."""
+    """Format a setting as for `--set`."""
     if isinstance(value, bool) or value is None:
         return str(value).lower()
     return f"{value:g}" if isinstance(value, float) else str(value)

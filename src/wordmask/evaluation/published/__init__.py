@@ -1,4 +1,4 @@
-"""Published numbers: the papers' tables, and which of our runs each compares with."""
+"""Published numbers: the papers' tables, matched with our runs of the same setting."""
 
 from wordmask.evaluation.published.commands import list_commands
 from wordmask.evaluation.published.lookup import Reported, find_reported, same_setting, same_weights

@@ -1,4 +1,4 @@
-"""The commands that make our column of a published table."""
+"""The commands that reproduce a published table as our column."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from wordmask.evaluation.published.tables import EIGHT, MODELS, NETWORKS, Settin
 
 
 def list_commands(table: Table) -> list[str]:
-    """The commands that make our column of a table, one for each setting and backbone."""
+    """The commands for our column of a table, one for each setting and backbone."""
     grouped: dict[tuple[str, tuple[str, ...], str], dict[str, None]] = {}
     for row in table.rows:
         if not row.settings:

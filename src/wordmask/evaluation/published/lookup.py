@@ -1,4 +1,4 @@
-"""Which of our runs has the setting of a published number."""
+"""Match our runs with published numbers of the same setting."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from wordmask.evaluation.protocols import Entry, write
 from wordmask.evaluation.published.tables import TABLES, Setting
 from wordmask.methods import METHODS
 
-# The paper whose numbers of a method come first: its own, or where its baseline was run.
+# The paper with preferred numbers for a method: its own, or the one that ran it as a baseline.
 OWN_PAPER = {
     "clip": "ClearCLIP",
     "maskclip": "ClearCLIP",
@@ -26,7 +26,7 @@ OWN_PAPER = {
 
 @dataclass(frozen=True)
 class Reported:
-    """A number that a paper reports: where, of which metric (a key of METRICS), and in percent."""
+    """A number reported in a paper: its table, metric (a key of METRICS), and value in percent."""
 
     source: str
     metric: str
@@ -36,10 +36,10 @@ class Reported:
 def find_reported(
     entry: Mapping[str, Any], model: Mapping[str, str], networks: Mapping[str, str]
 ) -> list[Reported]:
-    """The numbers that papers report for the setting of a run, its own paper's first.
+    """The numbers reported for the setting of a run, those of the method's own paper first.
 
     Args:
-        entry: a run as results.json holds it.
+        entry: a run in the form of results.json.
         model: backbone and family of the weights.
         networks: sources of the auxiliary networks, by kind.
     """
@@ -58,7 +58,7 @@ def find_reported(
 
 
 def same_weights(backbone: str, model: Mapping[str, str]) -> bool:
-    """Whether a row's backbone, `ViT-B/16` or `OpenCLIP ViT-B/16`, is the model's."""
+    """Whether a row's backbone, `ViT-B/16` or `OpenCLIP ViT-B/16`, is that of the model."""
     *family, architecture = backbone.split()
     return [architecture, *(family or ["OpenAI"])] == [model["backbone"], model["family"]]
 

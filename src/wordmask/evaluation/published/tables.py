@@ -15,10 +15,10 @@ A file holds tables, one after the other, each a header and rows; `#` starts a c
 Columns are data sets, or some of `OTHER_COLUMNS`. With `metrics`, each data set has a column for
 each metric; without, all are mIoU. Several notes are joined, and there may be none.
 
-A row is `label | settings | backbone | values`. Settings are what `wordmask evaluate` is given to
-make the row: an entry and changes of its protocol, alternatives parted by ` or `. The change
-`bg.KEY=VALUE` holds on data sets with a background alone, `DATASET.KEY=VALUE` on one. A `-` is a
-row that we cannot make, or a value that the paper leaves out.
+A row is `label | settings | backbone | values`. Settings are what `wordmask evaluate` needs to
+reproduce the row: an entry and changes of its protocol, alternatives separated by ` or `. The
+change `bg.KEY=VALUE` holds on data sets with a background, `DATASET.KEY=VALUE` on one. A `-` is a
+row that we cannot reproduce, or a value that the paper does not give.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Setting:
-    """What is evaluated for a row: an entry and changes of its protocol."""
+    """What to evaluate for a row: an entry and changes of its protocol."""
 
     entry: str
     changes: tuple[tuple[str, str], ...] = ()
@@ -108,7 +108,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Row:
-    """One row: its label, settings that give it, its backbone, and the paper's values."""
+    """One row: its label, the settings that reproduce it, its backbone, and the paper's values."""
 
     label: str
     settings: tuple[Setting, ...]
@@ -118,7 +118,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """One table of a paper; `id` is what the folders of its runs are named after."""
+    """One table of a paper; the folders of its runs are named after `id`."""
 
     id: str
     source: str
@@ -132,9 +132,9 @@ def read_tables(paths: Iterable[Path]) -> tuple[Table, ...]:
     """Read the tables in data files, see this module.
 
     Raises:
-        WordmaskError: anything that does not fit, with file and line: unknown data sets, metrics,
-            methods, variants, refiners, options or backbones, a wrong number of values, values out
-            of range, an id that is there twice.
+        WordmaskError: any error, with file and line: unknown data sets, metrics, methods, variants,
+            refiners, options or backbones, a wrong number of values, values out of range, a
+            repeated id.
     """
     tables: dict[str, Table] = {}
     for path in paths:
@@ -147,14 +147,14 @@ def read_tables(paths: Iterable[Path]) -> tuple[Table, ...]:
                 if not (head.startswith("[") and head.endswith("]")):
                     raise WordmaskError(f"got {head!r}; a table starts with [id]")
                 if head[1:-1] in tables:
-                    raise WordmaskError(f"the table {head[1:-1]!r} is there twice; rename one")
+                    raise WordmaskError(f"there are two tables {head[1:-1]!r}; rename one")
                 tables[head[1:-1]] = _read_table(path, head[1:-1], rest)
     return tuple(tables.values())
 
 
 @contextmanager
 def _at(path: Path, line: int) -> Iterator[None]:
-    """Name file and line in errors that do not name a line yet."""
+    """Add file and line to errors without a line."""
     try:
         yield
     except WordmaskError as error:
@@ -228,7 +228,7 @@ def _read_value(text: str, column: Column) -> float | None:
 
 @cache  # many rows have the same
 def _check_setting(setting: Setting) -> None:
-    """See that there is such an entry, and that it has such options."""
+    """Check that the entry exists and has these options."""
     entry = Entry.parse(setting.entry)
     for key, value in setting.changes:
         _, name = _scope(key)
@@ -244,7 +244,7 @@ def _check_setting(setting: Setting) -> None:
 
 
 def _scope(key: str) -> tuple[str, str]:
-    """Where a change holds ("": everywhere) and what it changes."""
+    """The scope of a change ("": all data sets) and the option that it changes."""
     scope, _, name = key.partition(".")
     return (scope, name) if scope == "bg" or scope in BENCHMARKS else ("", key)
 

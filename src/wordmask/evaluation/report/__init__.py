@@ -1,4 +1,4 @@
-"""Reports: runs joined, the papers' tables with our column, plots and a page."""
+"""Reports over several runs: tables, the papers' tables with our column, plots and a page."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ def report(folder: Path, partial: bool = False) -> dict[str, Path]:
     """Write report.md, report.html and plots/ into a folder, from all runs below it.
 
     Args:
-        folder: holds runs; the report is written there too.
-        partial: take incomplete data sets into the papers' tables, marked.
+        folder: the folder of the runs; the report is written there too.
+        partial: include incomplete data sets in the papers' tables, marked.
 
     Returns:
         The files by name.

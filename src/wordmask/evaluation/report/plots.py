@@ -17,7 +17,7 @@ GREY = "#8a949b"
 
 
 def draw(runs: Sequence[Result], folder: Path) -> list[tuple[str, Path]]:
-    """Draw all plots that the runs give, as PNG; returns titles and files.
+    """Draw all plots of the runs as PNG; returns titles and files.
 
     Raises:
         WordmaskError: matplotlib is not installed.
@@ -141,7 +141,7 @@ def _title(figure: Any, title: str) -> None:
 
 
 def _label(found: Result, among: Sequence[Result]) -> str:
-    """The shortest name that no other run has."""
+    """The shortest unique name of a run."""
     parts = [found.entry["label"]]
     if len({f.entry["protocol"]["protocol"] for f in among}) > 1:
         parts.append(found.entry["protocol"]["protocol"])
@@ -229,7 +229,7 @@ def _sweep(
         colour = colours[line[0]] if len(methods) > 1 else shades[list(lines).index(line)]
         axes.plot(x, y, style, marker="o", markersize=3.5, label=name, color=colour)
     low, high = axes.get_ylim()
-    if high - low < 1:  # less than a point is no difference to be shown as a slope
+    if high - low < 1:  # so that differences of less than a point do not look large
         axes.set_ylim((low + high - 1) / 2, (low + high + 1) / 2)
     if not numeric:
         axes.set_xticks(range(len(values)), values, rotation=20, ha="right")

@@ -14,7 +14,7 @@ from wordmask.evaluation import results
 
 @dataclass(frozen=True)
 class Result:
-    """One run on one data set under one condition, and what it was made with."""
+    """One run on one data set under one condition, with its model and networks."""
 
     entry: Mapping[str, Any]
     model: Mapping[str, str]
@@ -28,17 +28,17 @@ class Result:
 
     @property
     def name(self) -> str:
-        """Method, protocol and model, as a table names it."""
+        """Method, protocol and model, as shown in tables."""
         backbone = self.model["backbone"]
         short = backbone if backbone.startswith("ViT-") else Path(self.model["source"]).name
         return f"{self.entry['label']}, {self.entry['protocol']['protocol']}, {short}"
 
 
 def read_runs(folder: Path) -> list[Result]:
-    """All runs below a folder, the last one where a run was made twice.
+    """All runs below a folder; of repeated runs, the last one.
 
     Raises:
-        WordmaskError: no results below it, or a file that is something else.
+        WordmaskError: no results below it, or a file that is not a results.json.
     """
     if not folder.is_dir():
         raise WordmaskError(f"got {folder} for the runs to report; it is not a folder")

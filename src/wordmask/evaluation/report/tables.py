@@ -42,7 +42,7 @@ class Grid:
 
 
 def own_tables(runs: Sequence[Result]) -> list[Grid]:
-    """mIoU of every run on every data set, and under corruption where it was measured."""
+    """mIoU of every run on every data set, and under corruption if measured."""
     clean = [found for found in runs if found.clean]
     sets = list(dict.fromkeys(_pictures(found) for found in clean))
     rows: dict[str, dict[tuple[str, int], str]] = {}
@@ -65,7 +65,7 @@ def own_tables(runs: Sequence[Result]) -> list[Grid]:
 
 
 def _pictures(found: Result) -> tuple[str, int]:
-    """Data set and number of pictures: numbers compare on the same pictures alone."""
+    """Data set and number of pictures; only numbers on the same pictures are comparable."""
     return found.entry["dataset"], found.entry["images"]
 
 
@@ -85,7 +85,7 @@ def _corruption_table(runs: Sequence[Result], corrupted: Sequence[Result]) -> Gr
 
 
 def paper_tables(runs: Sequence[Result], partial: bool = False) -> list[Grid]:
-    """Every table of the papers that a run of ours has a number for; then what is missing."""
+    """The papers' tables with at least one of our numbers; then a list of those without."""
     usable = [f for f in runs if f.clean and (partial or complete(f.entry))]
     grids, missing = [], []
     for table in TABLES:
@@ -125,7 +125,7 @@ def with_ours(table: Table, runs: Iterable[Result]) -> Grid | None:
 
 
 def our_value(row: Row, column: Column, runs: Sequence[Result]) -> str | None:
-    """Our number for a cell in percent, of the first of the row's runs that there is."""
+    """Our number for a cell in percent, from the first matching run of the row."""
     if column.dataset == "mean_of_8":
         values = [_match(row, Column(name), runs) for name in EIGHT]
         known = [value for value, _ in values if value is not None]

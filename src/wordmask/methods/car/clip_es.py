@@ -1,6 +1,6 @@
-"""CLIP-ES (Lin et al., CLIP is Also an Efficient Segmenter, CVPR 2023): its mask proposals.
+"""CLIP-ES (Lin et al., CLIP is Also an Efficient Segmenter, CVPR 2023): its maps, used by CaR.
 
-CaR looks at them. Q texts, T tokens, L = h*w patches, D token width, E joint width.
+Q texts, T tokens, L = h*w patches, D token width, E joint width.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from wordmask.towers.clip import ClipTower
 def cosine_maps(
     tower: ClipTower, state: Tensor, texts: Tensor, patches: int
 ) -> tuple[Tensor, Tensor]:
-    """The cosine of a picture with every text, and how every patch takes part in it.
+    """The cosine of a picture with every text, and the contribution of every patch to it.
 
     Args:
         state: (T, D), F^{N-1} of one picture, its patches last.
@@ -48,11 +48,11 @@ def cosine_maps(
 
 
 def gradcam(logits: Tensor, signed: Tensor) -> Tensor:
-    """GradCAM of each probability of softmax(logits), over its maximum.
+    """GradCAM of each probability of softmax(logits), divided by its maximum.
 
     logits (Q,); signed (Q, L), each logit's own map before the relu, up to one factor for all.
     The map of c is relu(M_c - sum of P_j M_j over the others), P the softmax of the others alone;
-    of a single text, relu(M_c). Returns (Q, L) in [0, 1]; a map without positive part is 0.
+    for a single text, relu(M_c). Returns (Q, L) in [0, 1]; a map without positive part is 0.
     """
     others = logits.expand(len(logits), -1).clone().fill_diagonal_(-torch.inf)
     weights = torch.softmax(others, dim=1).nan_to_num(0)  # (Q, Q), rows of a single text are 0
@@ -60,7 +60,7 @@ def gradcam(logits: Tensor, signed: Tensor) -> Tensor:
 
 
 def affinity(attention: Tensor, rounds: int = 3) -> Tensor:
-    """What spreads maps: attention (L, L) made doubly stochastic, symmetric, and squared.
+    """The affinity that spreads maps: attention (L, L) made doubly stochastic, symmetric, squared.
 
     Columns are divided by their sums, then rows, `rounds` times (CLIP-ES, section 3.3).
     """
@@ -72,7 +72,7 @@ def affinity(attention: Tensor, rounds: int = 3) -> Tensor:
 
 
 def over_maximum(maps: Tensor) -> Tensor:
-    """Each map (n, L) over its maximum; a map of 0 stays."""
+    """Each map (n, L) divided by its maximum; a map of zeros stays."""
     peak = maps.amax(1, keepdim=True)
     return torch.where(peak > 0, maps / peak, 0)
 

@@ -28,17 +28,17 @@ from wordmask.text_queries import TextQueries
 from wordmask.towers.clip import ClipTower, Need, Trace
 from wordmask.vocabulary import templates
 
-AT_ONCE = 8  # prompted pictures that the classifier sees at once
+AT_ONCE = 8  # prompted pictures in one batch of the classifier
 
 
 @dataclass(frozen=True)
 class Proposals:
-    """What mask proposals are made of, and the pictures that masks are drawn into.
+    """The state from which masks are proposed, and the pictures into which they are drawn.
 
     Attributes:
         states: (B, T, D), F^{N-1}.
-        spread: (B, L, L), what spreads the maps.
-        pictures: (B, 3, H, W) in [0, 1], None before they are known.
+        spread: (B, L, L), the affinity that spreads the maps.
+        pictures: (B, 3, H, W) in [0, 1]; None until `encode` adds them.
     """
 
     states: Tensor
@@ -49,7 +49,7 @@ class Proposals:
 @register
 @dataclass(frozen=True)
 class Car(Method):
-    """Masks for all words, a look at each mask, and again without the words that were not there.
+    """Propose a mask for each word, classify each mask, drop absent words, and repeat.
 
     1. Mask proposals (CLIP-ES) for the words left: GradCAM on z, the first layer norm of the last
        block, for softmax(100 cos(f, t)) over words and background words, f the mean of all patch
@@ -57,37 +57,39 @@ class Car(Method):
        strong parts (class-aware attention-based affinity).
     2. Each word gets its picture with a visual prompt: blurred or gray outside of its mask, a red
        ellipse around it. A CLIP compares the pictures with all words left.
-    3. A word stays whose probability in its own picture is above `confidence`. Until all stay.
+    3. A word stays if its probability in its own picture is above `confidence`. Repeat until all
+       stay.
 
-    A pixel goes to the surest word whose mask covers it (masks are painted in ascending order), and
-    to no word where none does; with background "none", to the word whose map is highest there. The
-    last word always stays, its softmax is over itself.
+    A pixel gets the word with the highest probability among those with a mask that covers it (masks
+    are painted in ascending order), and no word if no mask does; with background "none", the word
+    with the highest map there. The last word always stays, since its softmax is over itself.
 
     The gradient of a softmax is a mixture of the gradients of its cosines, so one backward pass for
     each word serves all rounds: with M_q = <z, dcos_q/dz averaged over patches>, the map of word c
-    is relu(M_c - sum_j P_j M_j), j over the others, P their softmax. (The factor that is left out
-    divides away; and a probability of 1 leaves a map, where the gradient itself would vanish.)
-    A picture is looked at again only where its mask changed since the last round.
+    is relu(M_c - sum_j P_j M_j), j over the others, P their softmax. (The factor left out cancels
+    in the division by the maximum; and with a probability of 1 the map remains, while the gradient
+    itself would vanish.) A picture is classified again only if its mask changed since the last
+    round.
 
-    Deviations. The paper and its code let ViT-L/14 look at the prompted pictures: that is
-    `classifier="second"` with `networks={"classifier": ...}`; by default the same CLIP looks. No
+    Deviations. The paper and its code classify the prompted pictures with ViT-L/14: that is
+    `classifier="second"` with `networks={"classifier": ...}`; by default the same CLIP does it. No
     dense CRF: no maintained package of it exists (pydensecrf's last release is of 2018, its fork
-    pydensecrf2 had one, without wheels); a refiner can do its part. The released code's 23
-    background words are the `background` argument's. Several names of a class are one text,
-    their mean. Prompted pictures are squeezed to the classifier's square, drawn at the size that
-    CLIP sees; the ellipse touches the mask's box and is 1/100 of the short side thick (neither is
-    stated). SAM and the second run for stuff are not offered. Where the words in the picture are
+    pydensecrf2 had one, without wheels); a refiner can replace it. The released code's 23
+    background words are given as `background` here. Several names of a class are one text,
+    their mean. Prompted pictures are drawn at CLIP's input size and resized to the classifier's
+    square; the ellipse touches the mask's box and is 1/100 of the short side thick (neither is
+    stated). SAM and the second run for stuff are not offered. If the words in the picture are
     known, `confidence=0` keeps them all. Cost: one forward and one backward pass of a block for
     each word, and one forward of the classifier for each word and round.
 
     Args:
         confidence: a word stays with a probability above this.
-        mask_threshold: a mask is where its map is above this share of its maximum.
+        mask_threshold: a mask covers pixels at which its map is above this share of its maximum.
         box_threshold: strong parts of a map are above this share of its maximum.
-        prompts: what is drawn, together: "blur", "gray" or "black" outside, "circle".
+        prompts: visual prompts, combined: "blur", "gray" or "black" outside, "circle".
         classifier: "same" CLIP, or the "second" one of `networks`.
-        classifier_templates: prompt templates of the words that pictures are compared with.
-        attention_blocks: how many last blocks' attention spreads the maps.
+        classifier_templates: prompt templates of the words for the classifier.
+        attention_blocks: number of last blocks with attention that spreads the maps.
     """
 
     name = "car"
@@ -154,7 +156,7 @@ class Car(Method):
 
     @property
     def networks(self) -> tuple[str, ...]:
-        """The second CLIP, where it judges the prompted pictures."""
+        """The second CLIP, if it classifies the prompted pictures."""
         return ("classifier",) if self.classifier == "second" else ()
 
     # -- what does not depend on the words ------------------------------------------------------
@@ -165,7 +167,7 @@ class Car(Method):
         return Need.of(states=[depth - 1, depth], attention_sum=blocks)
 
     def features(self, tower: ClipTower, trace: Trace) -> DenseFeatures:
-        """CLIP's features as they are, F^{N-1}, and what spreads the maps."""
+        """CLIP's features as they are, F^{N-1}, and the affinity that spreads the maps."""
         assert trace.attention_sum is not None
         patches = trace.grid[0] * trace.grid[1]
         attention = trace.attention_sum.mean(1)[:, -patches:, -patches:]
@@ -174,13 +176,13 @@ class Car(Method):
         return DenseFeatures(features, Proposals(trace.states[tower.depth - 1], spread))
 
     def mixing_map(self, tower: ClipTower, trace: Trace) -> Tensor:
-        """softmax(QK^T / sqrt d) of the last block, which stays as it is."""
+        """softmax(QK^T / sqrt d) of the last block, which is unchanged."""
         block = tower.block(tower.depth)
         z = block.norm1(trace.states[tower.depth - 1])
         return tower.attention_map(block.queries(z), block.keys(z))
 
     def encode(self, towers: Towers, pixels: Tensor) -> DenseFeatures:
-        """As every method; the pictures are kept, to be prompted."""
+        """As for every method; the state also holds the pictures, for visual prompts."""
         dense = super().encode(towers, pixels)
         pictures = self.unnormalise(pixels, towers.clip).clamp(0, 1)
         return DenseFeatures(dense.features, replace(dense.state, pictures=pictures))
@@ -188,19 +190,24 @@ class Car(Method):
     # -- the rounds -----------------------------------------------------------------------------
 
     def scores(self, towers: Towers, encoding: Encoding, texts: TextQueries) -> Tensor:
-        """(B, C, h, w): each map over its maximum, times its word's probability; else 0."""
-        judge = towers.clip
+        """Each map divided by its maximum, times its word's probability; 0 for dropped words.
+
+        Returns (B, C, h, w).
+        """
+        classifier = towers.clip
         if self.classifier == "second":
-            judge = towers.networks.classifier.tower
+            classifier = towers.networks.classifier.tower
         rows = torch.stack(
             [texts.embeddings[texts.owner == c].mean(0) for c in range(texts.classes)]
         )
         rows = F.normalize(torch.cat([rows, texts.background]), dim=-1)  # (C + K, E)
-        labels = self._labels(towers, texts, rows[: texts.classes], judge)
+        labels = self._labels(towers, texts, rows[: texts.classes], classifier)
         state = encoding.state
         return torch.stack(
             [
-                self._rounds(towers.clip, judge, rows, labels, *parts).unflatten(-1, encoding.grid)
+                self._rounds(towers.clip, classifier, rows, labels, *parts).unflatten(
+                    -1, encoding.grid
+                )
                 for parts in zip(state.states, state.spread, state.pictures, strict=True)
             ]
         )
@@ -209,47 +216,51 @@ class Car(Method):
         """Masks are painted one over the other."""
         return PaintRule(mask_threshold=self.mask_threshold)
 
-    def _labels(self, towers: Towers, texts: TextQueries, rows: Tensor, judge: ClipTower) -> Tensor:
-        """What the prompted pictures are compared with, (C, E') unit rows.
+    def _labels(
+        self, towers: Towers, texts: TextQueries, rows: Tensor, classifier: ClipTower
+    ) -> Tensor:
+        """The texts with which prompted pictures are compared, (C, E') unit rows.
 
-        The names of a class in all `classifier_templates`, as one text a class; `rows` (C, E) where
-        words are text features.
+        One for each class: the mean of its names in all `classifier_templates`, or `rows` (C, E) if
+        words were given as text features.
         """
         second = self.classifier == "second"
         if texts.vocabulary is None:
             if second:
                 raise WordmaskError(
-                    "got words as a tensor and classifier='second', which reads names; give names, "
+                    "got words as a tensor and classifier='second', which needs names; give names, "
                     "or classifier='same'"
                 )
             return rows
         text = towers.networks.classifier.text if second else towers.text
         if text is None:
-            raise WordmaskError("got names, and the classifier has no text half; give another one")
+            raise WordmaskError(
+                "got names, but the classifier has no text encoder; give another classifier"
+            )
         names = text.encode(texts.vocabulary.queries, templates(self.classifier_templates))
         groups = names.split([len(synonyms) for synonyms in texts.vocabulary])
         unit = F.normalize(torch.stack([x.mean(0) for x in groups]), dim=-1)
-        return unit.to(judge.device)
+        return unit.to(classifier.device)
 
     def _rounds(
         self,
         tower: ClipTower,
-        judge: ClipTower,
+        classifier: ClipTower,
         texts: Tensor,
         labels: Tensor,
         state: Tensor,
         spread: Tensor,
         picture: Tensor,
     ) -> Tensor:
-        """The maps (C, L) of one picture: state (T, D), spread (L, L), picture (3, H, W)."""
+        """The scores (C, L) of one picture: state (T, D), spread (L, L), picture (3, H, W)."""
         classes = len(labels)
         grid = picture.shape[1] // tower.patch, picture.shape[2] // tower.patch
         cosines, signed = cosine_maps(tower, state, texts, grid[0] * grid[1])
         background = torch.arange(classes, len(texts), device=texts.device)
         draw = Prompter(picture, self.prompts)
         active = torch.arange(classes, device=texts.device)
-        masks: dict[int, int] = {}  # a hash of the mask that each word was judged with
-        judged = labels.new_zeros(classes, classes)  # cosine of each word's picture with each word
+        masks: dict[int, int] = {}  # hash of the last classified mask of each word
+        found = labels.new_zeros(classes, classes)  # cosine of each word's picture with each word
         result = signed.new_zeros(classes, signed.shape[1])
         while len(active):
             rows = torch.cat([active, background])
@@ -261,9 +272,9 @@ class Car(Method):
                 new = [i for i, c in enumerate(words.tolist()) if masks.get(c) != keys[i]]
                 if new:
                     prompted = torch.stack([draw(shown[i]) for i in new])
-                    judged[words[new]] = embed(judge, prompted) @ labels.T
+                    found[words[new]] = embed(classifier, prompted) @ labels.T
                 masks.update(zip(words.tolist(), keys, strict=True))
-            own = torch.softmax(self.logit_scale * judged[active][:, active], dim=1).diagonal()
+            own = torch.softmax(self.logit_scale * found[active][:, active], dim=1).diagonal()
             stays = (own > self.confidence) & (maps.amax(1) > 0)
             if stays.all():
                 result[active] = maps * own[:, None]
@@ -272,18 +283,18 @@ class Car(Method):
         return result
 
     def _masks(self, maps: Tensor, size: tuple[int, int]) -> Tensor:
-        """Where maps (n, h, w) are high, (n, H, W) bool."""
+        """The masks (n, H, W) bool of maps (n, h, w)."""
         maps = F.interpolate(maps[None], size, mode="bilinear")[0]
         return maps > self.mask_threshold * maps.amax((1, 2), keepdim=True)
 
     def _spread(self, maps: Tensor, spread: Tensor, grid: tuple[int, int]) -> Tensor:
-        """Each map (n, L) spread inside the boxes of its strong parts, over its maximum."""
+        """Spread each map (n, L) inside the boxes of its strong parts; divide by its maximum."""
         boxes = component_boxes(maps.unflatten(1, grid) > self.box_threshold).flatten(1)
         return over_maximum((maps * boxes) @ spread.T)
 
 
 def embed(tower: ClipTower, pictures: Tensor) -> Tensor:
-    """Embeddings (n, E) of whole pictures (n, 3, H, W) in [0, 1], squeezed to the native square."""
+    """Embeddings (n, E) of pictures (n, 3, H, W) in [0, 1], resized to the native square."""
     side = tower.vision.config.image_size
     pixels = F.interpolate(pictures, (side, side), mode="bicubic", antialias=True).clamp(0, 1)
     mean, std = (pixels.new_tensor(x)[:, None, None] for x in (tower.mean, tower.std))

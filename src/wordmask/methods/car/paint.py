@@ -12,10 +12,10 @@ from wordmask.scoring import BlockLabels, ClassMapRule, Scored
 
 @dataclass(frozen=True)
 class PaintRule(ClassMapRule):
-    """A class covers the pixels where its map is above a share of its maximum.
+    """A class covers the pixels at which its map is above a share of its maximum.
 
-    What no mask covers is background; where there is no background, the class whose weighted map is
-    highest.
+    Pixels that no mask covers are background; without a background they get the class with the
+    highest weighted map.
 
     Args:
         mask_threshold: the share.

@@ -1,4 +1,4 @@
-"""Visual prompts: drawing into a picture for a model to look at (CaR, section 3.2)."""
+"""Visual prompts, drawn into a picture for a classifier (CaR, section 3.2)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ BLUR_SIDE, BLUR_SIGMA = 15, 2.6  # a 15 x 15 Gaussian, its width by OpenCV's rul
 
 
 class Prompter:
-    """Draws visual prompts into one picture (3, H, W) in [0, 1]; what masks share is made once.
+    """Draws visual prompts into one picture (3, H, W) in [0, 1] for one mask after the other.
 
     `prompts`: any of `PROMPTS`; "blur", "gray" and "black" act outside of the mask, one after the
     other, "circle" draws a red ellipse that touches the mask's bounding box.

@@ -1,4 +1,4 @@
-"""CLIPtrase, with the clusters of patches and the vote of regions that it needs."""
+"""CLIPtrase, with its clusters of patches and its vote of regions."""
 
 from wordmask.methods.cliptrase.method import Cliptrase
 

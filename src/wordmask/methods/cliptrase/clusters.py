@@ -1,4 +1,4 @@
-"""Clusters of patches, and the regions of a picture that they stand for."""
+"""Clusters of patches, and the prototypes that cut a picture into regions."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def dbscan(rows: Tensor, eps: float, min_samples: int) -> Tensor:
 def prototypes(w: Tensor, labels: Tensor, grid: tuple[int, int], median: int) -> Tensor:
     """The mean row of w (L, L) in each cluster (Eq. 5), (1 + K, h', w').
 
-    Map 0 stands for no region and lies below all others; without a cluster it is the only one.
+    Map 0 stands for no region and is below all others; without a cluster it is the only one.
     With `median`, maps are enlarged 4 times and filtered with that size.
     """
     count = int(labels.max()) + 1
@@ -38,7 +38,7 @@ def prototypes(w: Tensor, labels: Tensor, grid: tuple[int, int], median: int) ->
         return w.new_zeros(1, *grid)
     maps = torch.stack([w[labels == k].mean(0) for k in range(count)]).unflatten(1, grid)
     if median:
-        from scipy.ndimage import median_filter  # scikit-learn brings it
+        from scipy.ndimage import median_filter  # a dependency of scikit-learn
 
         maps = F.interpolate(maps[None], scale_factor=4, mode="bilinear")[0]
         filtered = median_filter(maps.cpu().numpy(), size=(1, median, median))

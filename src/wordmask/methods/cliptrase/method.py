@@ -21,17 +21,17 @@ from wordmask.towers.clip import ClipTower, Need, Trace
 from wordmask.towers.sam import centres
 from wordmask.windows import place_windows
 
-CODE_PATCHES = 441  # of the released code at 336 pixels
+CODE_PATCHES = 441  # number of patches in the released code, at 336 pixels
 
 
 @dataclass(frozen=True)
 class Regions:
-    """What regions vote by.
+    """The class token, and the maps that cut each picture into regions.
 
     Attributes:
         class_token: (B, E), projected.
-        maps: one (1 + K, h', w') a picture, whose argmax cuts it into regions; map 0 stands for no
-            region. None if nothing was clustered.
+        maps: (1 + K, h', w') for each picture; their argmax cuts it into regions, map 0 stands for
+            no region. None if nothing was clustered.
     """
 
     class_token: Tensor
@@ -41,53 +41,55 @@ class Regions:
 @register
 @dataclass(frozen=True)
 class Cliptrase(Method):
-    """Correlate patches anew, cluster them, and let the patches of a cluster vote for its class.
+    """Recover the correlation of patches, cluster them, and vote for one class in each region.
 
     Semantic correlation recovery (Eq. 3): w is the mean of the self-cosines of q, k and v over the
-    heads, and takes the place of CLIP's attention. DBSCAN clusters its rows (Eq. 4); the mean row
-    of a cluster is its prototype (Eq. 5); the highest prototype cuts the picture into regions
-    (Eq. 6), and in a region all pixels vote for one class. Nothing clustered: nothing is voted on.
+    heads, and replaces CLIP's attention. DBSCAN clusters its rows (Eq. 4); the mean row of a
+    cluster is its prototype (Eq. 5); the argmax of the prototypes cuts the picture into regions
+    (Eq. 6), and all pixels of a region vote for one class. Without clusters there is no vote.
 
-    Variants. Paper and released code differ much, and the code made the numbers:
+    Variants. Paper and released code differ much, and the code gave the published numbers:
 
     - `official` (released code): block N attends with softmax(qq^T) + softmax(kk^T) + softmax(vv^T)
-      and keeps residual and FFN; w is read in block N-1; the class token's row is subtracted from
-      every row of w and what is negative becomes 0; rows are not normalised; prototypes are
+      and keeps residual and FFN; w is that of block N-1; the class token's row is subtracted from
+      every row of w and negative entries become 0; rows are not normalised; prototypes are
       enlarged 4 times and median filtered; the majority of the pixels' labels decides.
-    - `any-size`, the default: the same, DBSCAN's radius growing with sqrt(L), as distances between
-      rows of length L do, and its core with L. This meets both settings of the code: 1.1 and 7 for
-      its 441 patches at 336 pixels (always, in `official`), about 0.7 and 3 for 196 at 224.
+    - `any-size`, the default: the same, with DBSCAN's radius growing with sqrt(L), as distances
+      between rows of length L do, and its core with L. This matches both settings of the code: 1.1
+      and 7 for its 441 patches at 336 pixels (always, in `official`), about 0.7 and 3 for 196 at
+      224.
     - `official-mean` (its detectron2 port): the mean logit of a region decides, and patch features
       are not normalised.
     - `paper`: w of block N itself attends, and is clustered after L2 normalisation of its rows.
-      How w becomes weights is not stated; here softmax(sqrt(d) w), which is what vectors of RMS 1
-      give. Patches whose mean correlation is above that with themselves are dropped (Eq. 7): with
-      cosines no patch is, since nothing is above a self-cosine of 1. Its radius of 0.7 tends to put
-      normalised rows into one cluster; it fits the code's rows, which are not.
+      How w becomes weights is not stated; here softmax(sqrt(d) w), as for vectors of RMS 1.
+      Patches with a mean correlation above that with themselves are dropped (Eq. 7): with cosines
+      no patch is, since nothing is above a self-cosine of 1. Its radius of 0.7 tends to put
+      normalised rows into one cluster; it fits the code's rows, which are not normalised.
 
     Deviations of the released code that are not offered: the centre crop to a square.
-    Cost: one forward of CLIP, two attentions more, and DBSCAN on L rows of length L.
+    Cost: one forward of CLIP, two more attentions, and DBSCAN on L rows of length L.
 
     Args:
         attention: how the recovered block mixes: "streams" and "correlation" as above, or for
-            Table 4 of the supplement "qk" (CLIP's own) and "self" (each token itself alone).
+            Table 4 of the supplement "qk" (CLIP's own) and "self" (each token attends to itself).
         correlation: "cosine", or "inner" for the product over sqrt(d) (Table 2).
         heads: "mean" over the heads' correlations, or "concatenated" (supplement, Eq. 14).
-        inverse_temperature: what cosines are multiplied by before their softmax; None: sqrt(d).
-        block: the block whose attention is replaced, counted from the end (Table 2, "Layers").
-        cluster_block: the block whose w is clustered.
+        inverse_temperature: factor of the cosines before their softmax; None: sqrt(d).
+        block: the block with the replaced attention, counted from the end (Table 2, "Layers").
+        cluster_block: the block of the w that is clustered.
         clusters: what DBSCAN clusters: rows of the "correlation", patch "features" (Table 2), or
             the correlations of a vision foundation model's features, "vfm" (supplement, Table 5);
             "none": the recovery alone.
         denoising: "class" (released code), "self" (Eq. 7) or "none".
         normalize_rows: divide rows by their L2 norm before they are clustered (Eq. 4).
-        eps, min_samples: DBSCAN's radius, and how many rows in it make a core; None: by L.
+        eps, min_samples: DBSCAN's radius, and the number of rows in it that make a core; None: by
+            L.
         median: size of the median filter on prototypes enlarged 4 times; 0: prototypes as they are.
         masks: what cuts the picture: "prototypes", or "sam" (Table 3): the patches of a cluster are
-            its points, those of the others its negatives. SAM sees the picture as CLIP saw it.
+            its points, those of the others its negatives. SAM gets the picture as resized for CLIP.
         vote: "majority" of the pixels' labels, or the "mean" of their scores.
         class_prior: multiply patch logits by those of the class token (the code's rule for VOC20).
-        unit_features: L2-normalise patch features before they meet the texts.
+        unit_features: L2-normalise patch features before the product with the texts.
     """
 
     name = "cliptrase"
@@ -147,7 +149,7 @@ class Cliptrase(Method):
 
     @property
     def networks(self) -> tuple[str, ...]:
-        """The VFM whose features are clustered, and SAM where it cuts the picture."""
+        """The VFM if its features are clustered, and SAM if it cuts the picture."""
         vfm = ("vfm",) if self.clusters == "vfm" else ()
         return (*vfm, "sam") if self.masks == "sam" and self.clusters != "none" else vfm
 
@@ -167,8 +169,8 @@ class Cliptrase(Method):
     ) -> DenseFeatures:
         """Patch features after the recovery, and the class token's.
 
-        regions (B, h, w) integers: patches attend within their region alone (the bound with the
-        truth given, supplement, Table 4). No clusters yet; those come in `encode`.
+        regions (B, h, w) integers: patches attend within their region alone (the upper bound with
+        the target given, supplement, Table 4). Clusters are added in `encode`.
         """
         n = self._number(self.block, tower.depth)
         streams = trace.queries[n], trace.keys[n], trace.values[n]
@@ -188,7 +190,7 @@ class Cliptrase(Method):
         return DenseFeatures(to_grid(tokens, trace.grid), Regions(tokens[:, 0]))
 
     def mixing_map(self, tower: ClipTower, trace: Trace, regions: Tensor | None = None) -> Tensor:
-        """What the recovered block mixes tokens with, (B, M or 1, T, T); see `features`."""
+        """The map of the recovered block, (B, M or 1, T, T); regions as for `features`."""
         n = self._number(self.block, tower.depth)
         q, k, v = trace.queries[n], trace.keys[n], trace.values[n]
         bias = None if regions is None else region_bias(regions).to(q)
@@ -224,7 +226,7 @@ class Cliptrase(Method):
     def _regions(
         self, towers: Towers, trace: Trace, features: Tensor, pixels: Tensor
     ) -> tuple[Tensor, ...]:
-        """One (1 + K, h', w') a picture, see `Regions`; map 0 is the highest in no region."""
+        """Maps (1 + K, h', w') of each picture, see `Regions`; map 0 is highest outside regions."""
         pictures = self.unnormalise(pixels, towers.clip)  # (B, 3, H, W) in [0, 1]
         w, common, grid = self._correlations(towers, trace, pictures)
         rows = features.flatten(2).transpose(1, 2)  # (B, L, E)
@@ -243,7 +245,7 @@ class Cliptrase(Method):
     def _correlations(
         self, towers: Towers, trace: Trace, pictures: Tensor
     ) -> tuple[Tensor, Tensor, tuple[int, int]]:
-        """w between patches (B, L, L), what the class token shares with each (B, L), and h, w."""
+        """w between patches (B, L, L), between class token and patches (B, L), and h, w."""
         if self.clusters == "vfm":
             f = towers.networks.vfm.features(pictures)  # (B, D, h, w) on a grid of its own
             w = correlate([f.flatten(2).transpose(1, 2)[:, None]], self.correlation, self.heads)
@@ -254,7 +256,7 @@ class Cliptrase(Method):
         return w[:, 1:, 1:], w[:, 0, 1:], trace.grid
 
     def _cluster(self, w: Tensor, common: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Denoised w (L, L) and cluster labels (L,) of one picture, -1 where there is none."""
+        """Denoised w (L, L) and cluster labels (L,) of one picture, -1 for noise."""
         kept = torch.ones(len(w), dtype=torch.bool, device=w.device)
         if self.denoising == "class":
             w = (w - common).relu()
@@ -268,7 +270,7 @@ class Cliptrase(Method):
         return w, labels
 
     def _radius(self, patches: int) -> tuple[float, int]:
-        """DBSCAN's eps and min_samples for a picture of so many patches."""
+        """DBSCAN's eps and min_samples for a picture of `patches` patches."""
         share = patches / CODE_PATCHES
         eps = 1.1 * share**0.5 if self.eps is None else self.eps
         return eps, max(round(7 * share), 2) if self.min_samples is None else self.min_samples
@@ -309,7 +311,7 @@ class Cliptrase(Method):
         return scores
 
     def rule(self, encoding: Encoding, i: int) -> Rule:
-        """The softmax of all methods; then the patches of a region vote."""
+        """The softmax of all methods, then the vote of regions."""
         pixelwise = SoftmaxRule(self.logit_scale, self.area_threshold, self.min_max)
         if encoding.state.maps is None:
             return pixelwise
@@ -320,9 +322,9 @@ class Cliptrase(Method):
 def correlate(streams: Sequence[Tensor], kind: str, heads: str) -> Tensor:
     """Mean self-correlation of streams (B, M, T, d) over streams and heads (Eq. 3), (B, T, T).
 
-    The mean over heads of products is one product of their concatenation, so no head's map is ever
-    formed. kind: "cosine", or "inner" over sqrt(d); heads: "mean", or "concatenated" before the
-    cosine (supplement, Eq. 14).
+    The mean of products over heads is one product of their concatenation, so the map of a single
+    head is never formed. kind: "cosine", or "inner" over sqrt(d); heads: "mean", or "concatenated"
+    before the cosine (supplement, Eq. 14).
     """
     parts = []
     for s in streams:

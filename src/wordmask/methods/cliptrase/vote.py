@@ -16,12 +16,12 @@ from wordmask.windows import ScoreMap
 
 @dataclass(frozen=True, eq=False)
 class RegionVote(Rule):
-    """A pixelwise rule, and regions of the picture that vote.
+    """A pixelwise rule, followed by a vote in each region of the picture.
 
     Args:
-        pixelwise: makes labels of scores.
+        pixelwise: turns scores into labels.
         regions: (1 + K) maps; each pixel belongs to the region of the highest. Map 0 stands for no
-            region, whose pixels keep their own.
+            region: its pixels keep their own label.
         vote: "majority" of the pixels' labels, or the "mean" of their scores.
     """
 
@@ -32,22 +32,22 @@ class RegionVote(Rule):
     vote: Literal["majority", "mean"]
 
     def decide(self, scored: Scored, allowed: Tensor | None) -> BlockLabels:
-        """As the pixelwise rule."""
+        """As for the pixelwise rule."""
         return self.pixelwise.decide(scored, allowed)
 
     def pool(self, maps: Tensor, texts: TextQueries) -> Tensor:
-        """As the pixelwise rule."""
+        """As for the pixelwise rule."""
         return self.pixelwise.pool(maps, texts)
 
     def image_maps(self, maps: Tensor, texts: TextQueries) -> Tensor:
-        """As the pixelwise rule."""
+        """As for the pixelwise rule."""
         return self.pixelwise.image_maps(maps, texts)
 
     def labels(self, scored: Scored, allowed: Tensor | None) -> np.ndarray:
         """See `Scored.labels`."""
         labels = super().labels(self._voted(scored), allowed)
         if self.vote == "majority":
-            self._let_majority_decide(scored, labels)
+            self._apply_majority(scored, labels)
         return labels
 
     def confidence(self, scored: Scored, labels: np.ndarray) -> np.ndarray:
@@ -55,12 +55,12 @@ class RegionVote(Rule):
         return self.pixelwise.confidence(self._voted(scored), labels)
 
     def _voted(self, scored: Scored) -> Scored:
-        """The scores as pixels have them where regions vote by their mean."""
+        """The scores, averaged over regions if they vote by their mean."""
         if self.vote == "majority":
             return scored
         return replace(scored, maps=_RegionMeans(scored, self.regions))
 
-    def _let_majority_decide(self, scored: Scored, labels: np.ndarray) -> None:
+    def _apply_majority(self, scored: Scored, labels: np.ndarray) -> None:
         """Give all pixels of a region the label that most of them have, in place."""
         region = np.empty(labels.shape, np.intp)
         for start, stop in scored.blocks(self.regions):
@@ -73,7 +73,7 @@ class RegionVote(Rule):
 
 
 class _RegionMeans(ScoreMap):
-    """Scores whose pixels hold the mean of their region; outside of all regions, their own."""
+    """Scores averaged over each region; pixels outside of all regions keep their own."""
 
     def __init__(self, scored: Scored, regions: ScoreMap):
         super().__init__(scored.maps.tiles, scored.maps.pixel_size)
@@ -88,7 +88,7 @@ class _RegionMeans(ScoreMap):
         self.means = total / pixels.clamp_min(1)
 
     def rows(self, start: int, stop: int, size: tuple[int, int]) -> Tensor:
-        """As of any score map."""
+        """See `ScoreMap.rows`."""
         region = self.regions.rows(start, stop, size).argmax(0)
         own = self.scores.rows(start, stop, size)
         return torch.where(region > 0, self.means[:, region], own)

@@ -1,4 +1,4 @@
-"""CLIPer: thresholds for each data set and backbone, in two generations of its code."""
+"""CLIPer: thresholds for each data set and backbone, in two versions of its code."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ _CLIPER_L14: dict[str, dict[str, Any]] = {
 
 
 def _first_generation(settings: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The settings before the thresholds of attention and the choice of a layer were options."""
+    """The settings without the attention threshold and the choice of a layer, added in v2."""
     dropped = ("select_layer", "attention_threshold")
     return {
         name: {k: v for k, v in changes.items() if k not in dropped}
@@ -84,8 +84,8 @@ _CLIPER_V1_L14["voc21"]["background"] = "complement:2:*"
 _CLIPER_V1_L14["voc20"].update(logit_scale=50.0, score_threshold=0.0)
 
 _CLIPER_NOTES = (
-    "Class scores are CLIP's alone unless a refiner is asked for: cliper+diffusion is the whole "
-    "system, with the fine-grained compensation.",
+    "Class scores are CLIP's alone without a refiner: cliper+diffusion is the whole system, with "
+    "the fine-grained compensation.",
     "Background words take part in the softmax on sets without a background too.",
 )
 

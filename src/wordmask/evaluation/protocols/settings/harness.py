@@ -1,4 +1,4 @@
-"""Methods that one script evaluates: SCLIP's, forked by ClearCLIP, NACLIP and ProxyCLIP."""
+"""Methods evaluated with SCLIP's script, which ClearCLIP, NACLIP and ProxyCLIP forked."""
 
 from __future__ import annotations
 

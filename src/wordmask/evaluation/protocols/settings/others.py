@@ -1,4 +1,4 @@
-"""Methods with an evaluation of their own, or none: CLIPtrase, GEM, CLIP Surgery, CaR."""
+"""Methods with their own evaluation code, or none: CLIPtrase, GEM, CLIP Surgery, CaR."""
 
 from __future__ import annotations
 

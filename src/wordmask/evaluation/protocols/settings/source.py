@@ -1,4 +1,4 @@
-"""What the settings of one method are made of."""
+"""The settings of one method, with changes by data set and backbone."""
 
 from __future__ import annotations
 
@@ -14,14 +14,13 @@ class Source:
     """Settings of one method.
 
     Attributes:
-        where: what they were read from.
-        base: what all data sets share.
+        where: the code or paper that they are from.
+        base: settings shared by all data sets.
         datasets: changes by data set.
         backbones: changes by backbone, then by data set.
-        refiners: options of refiners by data set ("base": for all of them), used where
-            an entry has them; "backbone:data set" comes before the data set. "variant" names a
-            refiner's variant.
-        notes: what else a reader must know.
+        refiners: options of refiners by data set ("base": for all of them), used if an entry has
+            them; "backbone:data set" overrides the data set. "variant" names a refiner's variant.
+        notes: notes for readers of the numbers.
     """
 
     where: str
