@@ -6,7 +6,7 @@ Random weights in the shape of ViT-B/16, a picture of 336 x 448. The plain forwa
 own `CLIPVisionModelWithProjection` with SDPA on the same weights, pixels and threads. Both are run
 in turn, and the ratio is taken pair by pair, so that a machine whose speed drifts does not matter.
 Peak memory is the rise of the resident set over its level before the call, each in a process of its
-own.
+own. Methods that need an auxiliary model are left out: `wordmask bench --random` measures those.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from memory import measure
 from wordmask import Segmenter, list_methods
+from wordmask.methods import create_method
 
 SIZE = (336, 448)
 
@@ -89,11 +90,18 @@ def main() -> None:
         print(peak_memory(method, int(batch), which))
         return
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {platform.machine()}")
+    methods = []
+    for name in arguments.methods:
+        kinds = create_method(name)[0].networks
+        if kinds:
+            print(f"{name} left out: it needs an auxiliary model ({', '.join(kinds)})")
+        else:
+            methods.append(name)
     print(
         f"{'method':14}{'batch':>6}{'plain s':>9}{'ours s':>9}{'ratio':>7}  min-max    MiB (plain)"
     )
     for batch in arguments.batch:
-        for method in arguments.methods:
+        for method in methods:
             plain, ours, pairs = ratio(method, batch, arguments.rounds)
             memory = ""
             if not arguments.no_memory:

@@ -17,17 +17,17 @@ def measure(call: Callable[[], object]) -> tuple[float, float]:
     """Seconds of a call, and MiB that the resident set rose above its level before."""
     peak, done, start = 0, threading.Event(), resident()
 
-    def watch() -> None:
+    def sample() -> None:
         nonlocal peak
         while not done.is_set():
             peak = max(peak, resident())
             time.sleep(0.0005)
 
-    watcher = threading.Thread(target=watch)
-    watcher.start()
+    sampler = threading.Thread(target=sample)
+    sampler.start()
     begin = time.perf_counter()
     call()
     seconds = time.perf_counter() - begin
     done.set()
-    watcher.join()
+    sampler.join()
     return seconds, (peak - start) / 2**20

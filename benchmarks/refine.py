@@ -77,7 +77,7 @@ def as_written(maps: Tensor, scores: Tensor) -> Tensor:
 def run(call: Callable[[], Tensor]) -> tuple[float, float, float, Tensor]:
     result = []
     ctypes.CDLL(None).malloc_trim(0)  # what earlier calls freed goes back, else no rise would show
-    # the thread that watches the memory takes time too
+    # the thread that samples the memory takes time too
     clock = time.thread_time if torch.get_num_threads() == 1 else time.process_time
     begin = clock()
     seconds, memory = measure(lambda: result.append(call()))
@@ -123,10 +123,10 @@ def compensation(arguments: argparse.Namespace) -> None:
     for kind in ("flat", "local"):
         pairs = queries_and_keys(kind, arguments.side, arguments.heads)
 
-        def look(pairs: list[tuple[Tensor, ...]] = pairs) -> Chain:
+        def prepare(pairs: list[tuple[Tensor, ...]] = pairs) -> Chain:
             return Chain([Sharpened(HeadAttention(*pair), THRESHOLD) for pair in pairs])
 
-        ready = look()
+        ready = prepare()
         kept = [f.kept.values().numel() / length**2 for f in ready.factors if f.kept is not None]
         print(
             f"{kind}, from queries and keys: {len(kept)} of {len(pairs)} maps kept as sparse"
@@ -136,7 +136,7 @@ def compensation(arguments: argparse.Namespace) -> None:
             compare(
                 f"  {classes} classes, all in all",
                 lambda s=scores, p=pairs: as_written(form(p), s),
-                lambda s=scores, look=look: look() @ s,
+                lambda s=scores, prepare=prepare: prepare() @ s,
                 arguments.repeats,
             )
             seconds, cpu, *_ = run(lambda s=scores, ready=ready: ready @ s)
@@ -189,9 +189,9 @@ def network() -> None:
         for name, step in steps.items():
             seconds, cpu, memory, _ = run(step)
             print(f"{name:40} {seconds:6.2f} s ({cpu:6.2f} CPU), {memory:5.0f} MiB", flush=True)
-        seen = tower.attention(image)
-        fused = refiner.fuse(seen)
-        seconds, cpu, memory, _ = run(lambda: refiner.fuse(seen).attention @ torch.ones(4096, 1))
+        found = tower.attention(image)
+        fused = refiner.fuse(found)
+        seconds, cpu, memory, _ = run(lambda: refiner.fuse(found).attention @ torch.ones(4096, 1))
         print(f"{'fusing its heads':40} {seconds:6.2f} s ({cpu:6.2f} CPU), {memory:5.0f} MiB")
         seconds, cpu, memory, _ = run(lambda: refiner.refine(fused, scores))
         print(f"{'refining 21 classes':40} {seconds:6.2f} s ({cpu:6.2f} CPU), {memory:5.0f} MiB")

@@ -9,7 +9,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+from PIL import Image
+
 import wordmask
+from wordmask import toybox
 
 ROOT = Path(__file__).parents[1]
 PLUGIN = ROOT / "examples" / "plugin" / "src" / "wordmask_example"
@@ -61,3 +64,24 @@ def test_extending(tmp_path):
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     assert "protocol is used" in (tmp_path / "evaluation" / "results.md").read_text()
+
+
+def test_python_examples(tmp_path, monkeypatch):
+    """The Python examples of README.md and docs/evaluation.md run, with the built-in CLIP."""
+    examples = [
+        code
+        for document in (ROOT / "README.md", ROOT / "docs" / "evaluation.md")
+        for _, code in marked(document.read_text(encoding="utf-8"), "python")
+    ]
+    assert len(examples) == 3
+    monkeypatch.chdir(tmp_path)
+    scene = toybox.render(0, 64)  # in place of the pictures that the examples name
+    for name in ("examples/coffee.jpg", "wordmask-demo/scene.png"):
+        Path(name).parent.mkdir()
+        Image.fromarray(scene.image).save(name)
+    for code in examples:
+        code = code.replace("openai/clip-vit-base-patch16", "wordmask/tiny-clip")
+        exec(compile(code, "example", "exec"), {"__name__": "example"})
+    assert Path("coffee_overlay.png").is_file()
+    assert Path("masks-demo/scene_labels.png").is_file()
+    assert Path("runs/mine/state").is_dir()

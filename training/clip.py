@@ -1,18 +1,18 @@
-"""Train the built-in tiny CLIP on toybox scenes: image-level truth only, no mask in the loss.
+"""Train the built-in tiny CLIP on toybox scenes: image-level labels only, no mask in the loss.
 
 A step draws scenes from a buffer that a renderer process keeps fresh, and shows views of them:
 small and large blocks of patches, a random third of the patches, the whole scene. All patches
-outside the view are dropped before the first block, so a small view costs little. A view's truth is
-what it shows: every prompt of a bank ("red striped", "grass", "a violet ring and a blue box on
-sand") is true, false or, where hardly anything of a thing is left in the view, unknown and not
+outside the view are dropped before the first block, so a small view costs little. The target of a
+view is what it shows: every prompt of a bank ("red striped", "grass", "a violet ring and a blue box
+on sand") is true, false or, where hardly anything of a thing is left in the view, unknown and not
 counted. The loss is a sigmoid per pair of view and prompt.
 
 Three things vary at random from group to group while training, and never at inference: the class
 token may not attend to patches before the last block; the last block's residual and MLP may be left
-out; and instead of the class token, each patch's value in the last block may answer for itself or,
-averaged by v-v, q-q, k-k or the earlier blocks' attention, for those like it, a view showing what
-at least one of its patches says (noisy-or: still only the view's truth is given). All three ask the
-last block's values to carry the names.
+out; and instead of the class token, each patch's value in the last block may be classified, by
+itself or averaged by v-v, q-q, k-k or the earlier blocks' attention, a view showing what at least
+one of its patches shows (noisy-or: still only the view's target is given). All three make the last
+block's values carry the names.
 
     python training/clip.py --out runs/clip --steps 20000            # resumes where it stopped
     python training/clip.py --out runs/clip --export src/wordmask/networks/tiny-clip
@@ -192,12 +192,12 @@ def blind_mask(count: int, device: torch.device) -> Tensor:
 def encode_views(
     model: CLIPModel, patches: Tensor, kept: Tensor, reading: str, blind: bool
 ) -> Tensor:
-    """Give unit embeddings of views: (B, E), or (B, K, E) where the patches answer.
+    """Give unit embeddings of views: (B, E), or (B, K, E) where the patches are classified.
 
     reading is one of READINGS: "token" (as CLIP does), "clear" (no residual, no MLP in the last
-    block), or how patches answer: "identity" (each for itself), with the attention "v-v", "q-q" or
-    "k-k", or with the mean attention of the "early" blocks; blind keeps the class token from the
-    patches before the last block.
+    block), or how patches are classified: "identity" (each by itself), with the attention "v-v",
+    "q-q" or "k-k", or with the mean attention of the "early" blocks; blind keeps the class token
+    from the patches before the last block.
     """
     x = embed(model, patches, kept)
     *early, last = model.vision_model.encoder.layers
@@ -292,7 +292,7 @@ def quality(
     """Measure, in percent, mIoU and pixel accuracy (all, things) of each variant.
 
     Each scene has its own `words` words to choose from (toybox.choices); one confusion matrix
-    over all grounds and looks, mean over classes that occur in truth or answer.
+    over all grounds and looks, mean over classes that occur in target or prediction.
     """
     device = model.logit_scale.device
     names = [*toybox.GROUNDS, *toybox.looks(True)]
@@ -311,10 +311,10 @@ def quality(
             ids = torch.tensor([names.index(name) for name in chosen])
             score = (dense[index] @ text[ids.to(device)].T).T.view(1, len(ids), GRID, GRID)
             score = functional.interpolate(score.float(), scale_factor=PATCH, mode="bilinear")
-            answer = ids[score[0].argmax(0).cpu().flatten()]
-            truth = ids[torch.from_numpy(toybox.label_map(scene, chosen)).long().flatten() - 1]
+            prediction = ids[score[0].argmax(0).cpu().flatten()]
+            target = ids[torch.from_numpy(toybox.label_map(scene, chosen)).long().flatten() - 1]
             confusion += torch.bincount(
-                truth * len(names) + answer, minlength=len(names) ** 2
+                target * len(names) + prediction, minlength=len(names) ** 2
             ).view(len(names), -1)
         hit, true, said = confusion.diag(), confusion.sum(1), confusion.sum(0)
         union = true + said - hit
@@ -398,7 +398,7 @@ def render_forever(name: str, count: int, start: int, most: int, parent: int) ->
         progress[0] = index + 1
 
 
-# ---- prompts and their truth ---------------------------------------------------------------------
+# ---- prompts and their targets -------------------------------------------------------------------
 
 
 class Bank:

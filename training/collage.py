@@ -1,7 +1,7 @@
 """Collages of pieces of unlabelled scenes, whose regions are known because we cut them ourselves.
 
-Nobody tells where a scene's things end. But two pieces of different scenes, laid side by side, end
-where we put the scissors. A network that has to find those seams learns which local looks belong
+Where a scene's things end is not given. But two pieces of different scenes, laid side by side, end
+where they were cut. A network that has to find those seams learns which local looks belong
 together, up to the very rim, without a mask, a label or a word of a scene (as in copy-paste
 pretraining: Wang et al., CP2, 2022; and in texture mosaics).
 """
@@ -19,7 +19,7 @@ from wordmask import toybox
 
 SIZE = 96  # the scenes of tiny-clip
 EVEN = 0.25  # how far tokens of one look may be from their mean, as 1 - cosine
-SAME = 0.93  # cosine from which they are not told apart
+SAME = 0.93  # cosine from which they count as the same
 ALIKE = 0.7  # cosine from which two pieces look alike
 OF_A_SCENE = 12  # pieces that are cut out of a scene
 
@@ -157,7 +157,7 @@ class Collages:
     def piece(self, rare: bool) -> Piece:
         """Cut out a square that mostly shows one look; things' looks are the rare ones.
 
-        Rare is guessed from colours that are unlike the scene's, or told from how many other
+        Rare is guessed from colours that are unlike the scene's, or known from how many other
         pieces have tokens like it.
         """
         if not self.look:
@@ -183,7 +183,7 @@ class Collages:
 
 
 def one_look(piece: Piece, other: Piece) -> bool:
-    """Say whether two pieces are so alike that no seam between them should be asked for."""
+    """Say whether two pieces are so alike that no seam between them should be learned."""
     if piece.token is None or other.token is None:
         return False
     return float(piece.token @ other.token) > SAME

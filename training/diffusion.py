@@ -1,11 +1,11 @@
 """Train the built-in tiny latent diffusion on toybox scenes, in diffusers format.
 
 First an AutoencoderKL learns to write pieces of scenes as latents of half their side; then a
-UNet2DConditionModel, conditioned on the empty prompt only, learns to tell the noise in them.
+UNet2DConditionModel, conditioned on the empty prompt only, learns to predict the noise in them.
 What the package uses is the UNet's self-attention at little noise (t = 101 of 1000): CLIPer
 multiplies its maps with a coarse class map to bring it to the edges of things. In Stable Diffusion
 these maps know the parts of a picture because billions of pictures were denoised. Here they get
-minutes, so a second loss (`seam_loss`) asks them directly: on collages of pieces of scenes
+minutes, so a second loss (`seam_loss`) trains them directly: on collages of pieces of scenes
 (`collage.py`) an attention, and CLIPer's chain of them (`chain_loss`), shall stay inside the piece
 it starts from. No mask, label or word of a scene is involved in either.
 
@@ -116,7 +116,7 @@ def build_text_encoder(tokenizer) -> CLIPTextModel:
     return CLIPTextModel(config).eval()
 
 
-class AuxiliaryModels:
+class Networks:
     """The four networks of a pipeline and its schedule, built from a seed."""
 
     def __init__(self, seed: int, device: torch.device):
@@ -189,7 +189,7 @@ class Recorder:
 
 
 @torch.no_grad()
-def attention_maps(networks: AuxiliaryModels, unet, scene: toybox.Scene, seed: int) -> Tensor:
+def attention_maps(networks: Networks, unet, scene: toybox.Scene, seed: int) -> Tensor:
     """Give the maps (layers * heads, L, L) that CLIPer reads, in the order of its chain.
 
     Self-attention of the last up block's second layer, then of its first, at t = 101.
@@ -226,14 +226,14 @@ def compensate(matrices: Tensor, scores: Tensor, side: int) -> Tensor:
     return columns.T.view(-1, side, side)
 
 
-def mean_iou(scores: Tensor, truth: Tensor) -> float:
-    """Enlarge scores (C, h, w) to the truth (H, W), take the best, average IoU over what occurs."""
-    answer = functional.interpolate(scores[None], truth.shape, mode="bilinear")[0].argmax(0)
+def mean_iou(scores: Tensor, target: Tensor) -> float:
+    """Enlarge scores (C, h, w) to the target (H, W), take the best, average IoU of what occurs."""
+    prediction = functional.interpolate(scores[None], target.shape, mode="bilinear")[0].argmax(0)
     shares = []
     for label in range(len(scores)):
-        either = ((answer == label) | (truth == label)).sum()
+        either = ((prediction == label) | (target == label)).sum()
         if either:
-            shares.append(float(((answer == label) & (truth == label)).sum() / either))
+            shares.append(float(((prediction == label) & (target == label)).sum() / either))
     return float(np.mean(shares))
 
 
@@ -246,18 +246,18 @@ def blur(scores: Tensor) -> Tensor:
     ]
 
 
-def coarse_truth(scene: toybox.Scene, seed: int, noise: float = 0.4) -> tuple[Tensor, Tensor]:
-    """Give a coarse, noisy map (C, H / 8, W / 8) of a scene's parts, and the truth (H, W)."""
-    truth = torch.from_numpy(scene.parts).long()
-    exact = functional.one_hot(truth).permute(2, 0, 1).float()
+def coarse_target(scene: toybox.Scene, seed: int, noise: float = 0.4) -> tuple[Tensor, Tensor]:
+    """Give a coarse, noisy map (C, H / 8, W / 8) of a scene's parts, and the target (H, W)."""
+    target = torch.from_numpy(scene.parts).long()
+    exact = functional.one_hot(target).permute(2, 0, 1).float()
     coarse = functional.avg_pool2d(exact[None], CELL)[0]
     generator = torch.Generator().manual_seed(seed)
-    return coarse + noise * torch.randn(coarse.shape, generator=generator), truth
+    return coarse + noise * torch.randn(coarse.shape, generator=generator), target
 
 
 @torch.no_grad()
 def quality(
-    networks: AuxiliaryModels, unet, scenes: list[toybox.Scene], thresholds=(0.1,)
+    networks: Networks, unet, scenes: list[toybox.Scene], thresholds=(0.1,)
 ) -> dict[str, float]:
     """Measure, in percent, the mIoU of coarse maps before and after compensation.
 
@@ -267,16 +267,16 @@ def quality(
     unet.eval()
     rows: dict[str, list[float]] = {}
     for index, scene in enumerate(scenes):
-        coarse, truth = coarse_truth(scene, index)
+        coarse, target = coarse_target(scene, index)
         maps = attention_maps(networks, unet, scene, index).float().cpu()
-        rows.setdefault("before", []).append(mean_iou(coarse, truth))
-        rows.setdefault("blurred", []).append(mean_iou(blur(coarse), truth))
+        rows.setdefault("before", []).append(mean_iou(coarse, target))
+        rows.setdefault("blurred", []).append(mean_iou(blur(coarse), target))
         side = scene.image.shape[0] // SHRINK
         parts = torch.from_numpy(scene.parts[::SHRINK, ::SHRINK].copy()).flatten()
         same = parts[:, None] == parts[None]
         for threshold in thresholds:
             matrices = sharpen(maps, threshold)
-            after = mean_iou(compensate(matrices, coarse, side), truth)
+            after = mean_iou(compensate(matrices, coarse, side), target)
             rows.setdefault(f"after {threshold}", []).append(after)
             inside = (matrices * same).sum(2).mean()
             rows.setdefault(f"kept {threshold}", []).append(float(inside))
@@ -284,8 +284,8 @@ def quality(
 
 
 @torch.no_grad()
-def denoising_loss(networks: AuxiliaryModels, unet, scenes: list[toybox.Scene]) -> float:
-    """Mean squared error of the noise told at t = 101, whole scenes, fixed noise."""
+def denoising_loss(networks: Networks, unet, scenes: list[toybox.Scene]) -> float:
+    """Mean squared error of the noise predicted at t = 101, whole scenes, fixed noise."""
     unet.eval()
     latents = networks.encode(to_input(scenes, networks.device))
     noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0))
@@ -293,12 +293,12 @@ def denoising_loss(networks: AuxiliaryModels, unet, scenes: list[toybox.Scene]) 
     step = torch.full((len(scenes),), STEP)
     noisy = networks.scheduler.add_noise(latents, noise, step)
     prompt = networks.empty_prompt().expand(len(scenes), -1, -1)
-    told = unet(noisy, step.to(networks.device), prompt).sample
-    return round(float((told - noise).square().mean()), 4)
+    predicted = unet(noisy, step.to(networks.device), prompt).sample
+    return round(float((predicted - noise).square().mean()), 4)
 
 
 @torch.no_grad()
-def reconstruction(networks: AuxiliaryModels, scenes: list[toybox.Scene]) -> float:
+def reconstruction(networks: Networks, scenes: list[toybox.Scene]) -> float:
     """Peak signal-to-noise ratio of the VAE, in decibels, over whole scenes."""
     vae, images = networks.vae, to_input(scenes, networks.device)
     again = vae.decode(vae.encode(images).latent_dist.mean).sample.clamp(-1, 1)
@@ -314,7 +314,7 @@ def learning_rate(step: int, steps: int, highest: float, cooldown: float) -> flo
     return highest * min(1.0, (step + 1) / 100) * max(0.02, min(1.0, left))
 
 
-def vae_loss(networks: AuxiliaryModels, target: Tensor) -> Tensor:
+def vae_loss(networks: Networks, target: Tensor) -> Tensor:
     """Give the loss of reconstructing pieces (B, 3, H, W) in -1 ... 1."""
     posterior = networks.vae.encode(target).latent_dist
     again = networks.vae.decode(posterior.sample()).sample.float()
@@ -410,7 +410,7 @@ def train(options: argparse.Namespace) -> None:
     torch.set_flush_denormal(True)
     device = torch.device(options.device)
     amp = device.type == "cuda" or options.bfloat16
-    networks = AuxiliaryModels(options.seed, device)
+    networks = Networks(options.seed, device)
     average = copy.deepcopy(networks.unet)
     maps = Maps(networks.unet)
     prompt = networks.empty_prompt()
@@ -483,8 +483,8 @@ def train(options: argparse.Namespace) -> None:
                     times = draw_steps(count, others, options.power)
                     noisy = networks.scheduler.add_noise(latents, noise, times)
                     context = prompt.expand(len(latents), -1, -1)
-                    told = networks.unet(noisy, times.to(device), context).sample.float()
-                    loss = (told - noise)[:count].square().mean()
+                    predicted = networks.unet(noisy, times.to(device), context).sample.float()
+                    loss = (predicted - noise)[:count].square().mean()
             losses.append(float(loss.detach()))
             if stage == "unet":
                 share, owner = shares(maps.logits(count)), owners(regions.to(device))
@@ -536,9 +536,9 @@ def train(options: argparse.Namespace) -> None:
     print(f"stopped at {done}: {wall:.0f} s, {cpu:.0f} s of CPU", flush=True)
 
 
-def load(options: argparse.Namespace) -> AuxiliaryModels:
+def load(options: argparse.Namespace) -> Networks:
     """Load a run's VAE and averaged UNet, ready to be shipped."""
-    networks = AuxiliaryModels(options.seed, torch.device(options.device))
+    networks = Networks(options.seed, torch.device(options.device))
     saved = torch.load(Path(options.out) / "checkpoint.pt", map_location=options.device,
                        weights_only=True)  # fmt: skip
     networks.vae.load_state_dict(saved["vae"])
@@ -551,7 +551,7 @@ def load(options: argparse.Namespace) -> AuxiliaryModels:
     return networks
 
 
-def make_pipeline(networks: AuxiliaryModels) -> StableDiffusionPipeline:
+def make_pipeline(networks: Networks) -> StableDiffusionPipeline:
     return StableDiffusionPipeline(
         vae=networks.vae,
         text_encoder=networks.text_encoder,
@@ -564,7 +564,7 @@ def make_pipeline(networks: AuxiliaryModels) -> StableDiffusionPipeline:
     )
 
 
-def export(networks: AuxiliaryModels, folder: Path) -> None:
+def export(networks: Networks, folder: Path) -> None:
     """Write the pipeline in fp16 with safetensors, the layout of Stable Diffusion's folders."""
     make_pipeline(networks).to(torch.float16).save_pretrained(folder, safe_serialization=True)
     for path in folder.rglob("*.safetensors"):
@@ -572,7 +572,7 @@ def export(networks: AuxiliaryModels, folder: Path) -> None:
 
 
 @torch.no_grad()
-def pictures(networks: AuxiliaryModels, folder: Path) -> None:
+def pictures(networks: Networks, folder: Path) -> None:
     """Write reconstructions (above the originals), samples, and where some pixels attend."""
     folder.mkdir(parents=True, exist_ok=True)
     scenes = [toybox.render(FIRST_TEST_SEED + i, SIZE) for i in range(6)]

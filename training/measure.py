@@ -4,7 +4,7 @@
     python training/measure.py --vfm FOLDER --diffusion FOLDER --refine "" vfm "vfm,diffusion"
 
 The scenes are other ones than those of training, of its logs and of `wordmask selftest`. Each is
-asked with 20 words (`toybox.choices`) and no background, at its own size of 96 pixels.
+segmented by 20 words (`toybox.choices`) without background, at its own size of 96 pixels.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ def measure(segmenter: Segmenter, scenes: list[toybox.Scene]) -> list[float]:
     for index, scene in enumerate(scenes):
         words = toybox.choices(scene, WORDS, seed=index)
         ids = np.array([0, *(NAMES.index(word) + 1 for word in words)], np.uint16)
-        truth = ids[toybox.label_map(scene, words)]
-        answer = ids[segmenter(scene.image, words, Background.none()).labels]
-        confusion.update(truth, answer)
-        boundary.update(truth, answer)
+        target = ids[toybox.label_map(scene, words)]
+        prediction = ids[segmenter(scene.image, words, Background.none()).labels]
+        confusion.update(target, prediction)
+        boundary.update(target, prediction)
         thing = scene.parts >= len(scene.grounds)
-        right += int((truth == answer)[thing].sum())
+        right += int((target == prediction)[thing].sum())
         things += int(thing.sum())
     found = (confusion.mean_iou("union"), boundary.mean_iou("union"), confusion.pixel_accuracy())
     return [100 * float(value) for value in (*found, right / things)]

@@ -47,7 +47,7 @@ PANELS: dict[str, list[Panel]] = {
         ("Training loss", "cross-entropy of the seams", {"": "loss"}),
         ("One part or two?", "AUC of cosines (%)", {"": "quality/auc"}),
         (
-            "A coarse, noisy map of the truth",
+            "A coarse, noisy map of the parts",
             "mIoU, 32 scenes (%)",
             {
                 "after ProxyCLIP's attention": "quality/miou_after",
@@ -60,7 +60,7 @@ PANELS: dict[str, list[Panel]] = {
         ("Training loss: noise", "squared error, any time step", {"": "loss"}),
         ("Training loss: seams", "cross-entropy", {"": "seams"}),
         (
-            "A coarse, noisy map of the truth",
+            "A coarse, noisy map of the parts",
             "mIoU, 8 scenes (%)",
             {
                 "after CLIPer's chain": "quality/after 0.1",

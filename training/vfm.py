@@ -1,10 +1,9 @@
 """Train the built-in tiny VFM on toybox scenes: a small ViT, self-supervised.
 
-The network looks at collages of pieces of scenes (`collage.py`) and learns to tell which patches
-were cut from one piece: cosines of tokens shall be 1 within a region and 0 or less between two. It
-never sees a mask, a label or a word of a scene; the only regions it knows are those that the script
-cut itself. So what it learns is what DINO is wanted for in ProxyCLIP: what looks alike, up to the
-rim.
+The network gets collages of pieces of scenes (`collage.py`) and learns which patches were cut from
+one piece: cosines of tokens shall be 1 within a region and 0 or less between two. No mask, label or
+word of a scene is used; the only regions are those that the script cut itself. So it learns what
+ProxyCLIP uses DINO for: what is alike, up to the edges.
 
     python training/vfm.py --out runs/vfm                            # resumes where it stopped
     python training/vfm.py --out runs/vfm --export src/wordmask/networks/tiny-vfm
@@ -180,11 +179,11 @@ def coarse_map(parts: Tensor, seed: int, noise: float = 0.3) -> Tensor:
 def mean_iou(score: Tensor, parts: Tensor) -> float:
     """Give the mIoU over the parts of one picture of a score map (K, g, g)."""
     full = functional.interpolate(score[None], parts.shape, mode="bilinear", align_corners=False)
-    answer = full[0].argmax(0)
+    prediction = full[0].argmax(0)
     ious = []
     for part in range(len(score)):
-        union = ((answer == part) | (parts == part)).sum()
-        ious.append(float(((answer == part) & (parts == part)).sum() / union))
+        union = ((prediction == part) | (parts == part)).sum()
+        ious.append(float(((prediction == part) & (parts == part)).sum() / union))
     return float(np.mean(ious))
 
 

@@ -22,7 +22,7 @@ def diffusion():
 
 @pytest.fixture(scope="module")
 def networks(diffusion):
-    return diffusion.AuxiliaryModels(0, torch.device("cpu"))
+    return diffusion.Networks(0, torch.device("cpu"))
 
 
 def test_the_unet_has_the_attentions_that_cliper_reads(networks) -> None:
