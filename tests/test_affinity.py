@@ -175,7 +175,7 @@ def test_mean_and_dense_of_chain():
 
 
 def test_a_subclass_must_say_how_it_is_applied():
-    with pytest.raises(TypeError, match="Affinity does not say"):
+    with pytest.raises(TypeError, match="Affinity does not implement __matmul__"):
         Affinity() @ torch.ones(2, 1)
     with pytest.raises(TypeError, match="ByRows does not implement rows"):
         ByRows().rows(slice(None))

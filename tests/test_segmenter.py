@@ -78,7 +78,7 @@ def test_lists_of_one_size_are_one_encoding(segmenter, photo):
     encoding = segmenter.encode([photo, photo[::-1].copy()])
     assert len(encoding) == 2
     assert len(segmenter(encoding, WORDS)) == 2
-    with pytest.raises(WordmaskError, match="different sizes"):
+    with pytest.raises(WordmaskError, match="different shapes"):
         segmenter.encode([photo, photo.transpose(1, 0, 2)])
 
 

@@ -577,8 +577,8 @@ def test_instances_are_painted_small_over_large_over_crowds(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"annotations": [{"image_id": 139}]}, "no instance annotation of COCO"),
-        ({"annotations": [{"image_id": 4}]}, "no instance annotation of COCO"),
+        ({"annotations": [{"image_id": 139}]}, "not an instance annotation of COCO"),
+        ({"annotations": [{"image_id": 4}]}, "not an instance annotation of COCO"),
         (
             {"annotations": [{"image_id": 139, "category_id": 12, "area": 1, "segmentation": []}]},
             "category id 12, which COCO does not use",
@@ -747,7 +747,7 @@ def test_nothing_there(maker, tmp_path):
 def test_more_images_than_the_split_has(key, tmp_path):
     bench = benchmark(MAKERS[key](tmp_path).name)
     small = dataclasses.replace(bench, expected=1)
-    with pytest.raises(WordmaskError, match="2 images, where the evaluation split has 1"):
+    with pytest.raises(WordmaskError, match="2 images, but the evaluation split has 1"):
         small.open(tmp_path)
     assert len(verify(small, tmp_path).problems) == 1
 

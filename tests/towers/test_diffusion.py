@@ -512,7 +512,7 @@ def test_too_large_for_memory(folder, monkeypatch):
     monkeypatch.setattr(memory, "free_memory", lambda device: 2**30)
     load_diffusion(folder)
     edit(folder / "unet" / "config.json", block_out_channels=[320, 640, 1280, 1280])
-    with pytest.raises(WordmaskError, match=r"needs about \d+\.\d GiB on cpu, where 1\.0 GiB"):
+    with pytest.raises(WordmaskError, match=r"needs about \d+\.\d GiB on cpu, but 1\.0 GiB"):
         load_diffusion(folder)  # before weights are read, which would not fit this configuration
 
 

@@ -326,7 +326,7 @@ def test_a_smaller_vfm_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(memory, "free_memory", lambda device: 2**30)
     monkeypatch.setattr("wordmask.towers.vfm.free_memory", lambda device: 2**30)
     text = message(tmp_path)
-    assert "needs about 4.7 GiB on cpu, where 1.0 GiB are free" in text
+    assert "needs about 4.7 GiB on cpu, but 1.0 GiB are free" in text
     assert "facebook/dinov2-base (0.32 GiB) would fit" in text
 
 
