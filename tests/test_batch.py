@@ -136,7 +136,7 @@ def test_image_labels_from_a_dict_or_a_file(segmenter):
     changed = {**rows, "2": ["photo"]}
     summary = segment_folder(segmenter, "p", WORDS, "o", image_labels=changed)
     assert (summary.segmented, summary.skipped) == (1, 2)
-    with pytest.raises(WordmaskError, match=r"another image_labels \(true there, false now\)"):
+    with pytest.raises(WordmaskError, match=r"image_labels \(true there, false now\)"):
         segment_folder(segmenter, "p", WORDS, "o")
 
 
@@ -194,7 +194,7 @@ def test_the_command_and_the_function_go_on_with_each_other(model, segmenter, ca
     assert run([*command, "--refine", "pamr"]) == 0
     refined = segmenter.with_method("naclip", None, {"short_side": 56}, "pamr")
     assert segment_folder(refined, "p", WORDS, "o", background="none").skipped == 3
-    with pytest.raises(WordmaskError, match="another refiners"):
+    with pytest.raises(WordmaskError, match="different settings: refiners"):
         segment_folder(segmenter, "p", WORDS, "o", background="none")
     segment_folder(segmenter, "p", WORDS, "o", background="none", overwrite=True)
     capsys.readouterr()
@@ -206,9 +206,9 @@ def test_the_command_and_the_function_go_on_with_each_other(model, segmenter, ca
     ("change", "said"),
     [
         ({"words": ["photo", "cat"]}, "another classes[1]"),
-        ({"background": "none"}, "another background.kind (auto there, none now)"),
-        ({"method": "clip"}, "another method (naclip there, clip now)"),
-        ({"options": {"short_side": 64}}, "another options.short_side (56 there, 64 now)"),
+        ({"background": "none"}, "background.kind (auto there, none now)"),
+        ({"method": "clip"}, "method (naclip there, clip now)"),
+        ({"options": {"short_side": 64}}, "options.short_side (56 there, 64 now)"),
         ({"refine": [("pamr", {"steps": 2})]}, "another refiners"),
     ],
 )

@@ -140,7 +140,8 @@ def test_other_settings_are_refused_in_one_line(tmp_path):
     with pytest.raises(WordmaskError) as error:
         Journal(tmp_path, {"options": {"sigma": 3}, "model": "m"})
     assert str(error.value) == (
-        f"{tmp_path} holds results of another options.sigma (5.0 there, 3 now); choose another out "
+        f"{tmp_path} holds results of different settings: options.sigma (5.0 there, 3 now); "
+        "choose another out "
         "folder, or overwrite"
     )
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
@@ -170,7 +171,7 @@ def test_settings_that_were_removed_by_hand_do_not_lend_lines_to_others(tmp_path
 def test_a_folder_claimed_meanwhile_is_refused(tmp_path):
     journal = Journal(tmp_path, {"a": 1})
     Journal(tmp_path, {"a": 2}).begin()
-    with pytest.raises(WordmaskError, match=r"another a \(2 there, 1 now\)"):
+    with pytest.raises(WordmaskError, match=r"settings: a \(2 there, 1 now\)"):
         journal.begin()
 
 

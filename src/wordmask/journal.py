@@ -192,7 +192,7 @@ def discard(folder: str | Path) -> None:
 
 
 def difference(earlier: Any, now: Any, name: str = "") -> str:
-    """The first setting that differs: `another options.sigma (5.0 there, 3 now)`."""
+    """The first setting that differs: `different settings: options.sigma (5.0 there, 3 now)`."""
     if isinstance(earlier, dict) and isinstance(now, dict):
         for key in [*now, *earlier]:
             if key not in earlier or key not in now or earlier[key] != now[key]:
@@ -205,7 +205,7 @@ def difference(earlier: Any, now: Any, name: str = "") -> str:
     there, here = _short(earlier), _short(now)
     if there == here and isinstance(earlier, list) and isinstance(now, list):
         there, here = f"{len(earlier)} of them", str(len(now))
-    return f"another {name or 'form'} ({there} there, {here} now)"
+    return f"different settings: {name or 'form'} ({there} there, {here} now)"
 
 
 def _short(value: Any) -> str:

@@ -202,10 +202,10 @@ def test_results_of_other_settings_are_not_taken(model, capsys):
     first = times("masks")
     capsys.readouterr()
     for more, said in (
-        (["--set", "sigma=3"], "another options.sigma (5.0 there, 3 now)"),
-        (["--variant", "vanilla"], "another variant (paper there, vanilla now)"),
-        (["--background", "auto"], "another background.kind (none there, auto now)"),
-        (["--dtype", "bfloat16"], "another dtype (float32 there, bfloat16 now)"),
+        (["--set", "sigma=3"], "options.sigma (5.0 there, 3 now)"),
+        (["--variant", "vanilla"], "variant (paper there, vanilla now)"),
+        (["--background", "auto"], "background.kind (none there, auto now)"),
+        (["--dtype", "bfloat16"], "dtype (float32 there, bfloat16 now)"),
         (["--model", "other"], "another model ("),
     ):
         assert run([*arguments, *more]) == 2
@@ -214,7 +214,7 @@ def test_results_of_other_settings_are_not_taken(model, capsys):
         assert "choose another out folder, or overwrite" in message
     Path("words.txt").write_text("cat\ndog\n")
     assert run(arguments) == 2
-    assert 'another classes ([["cat"]] there, [["cat"], ["dog"]] now)' in one_line_error(capsys)
+    assert 'classes ([["cat"]] there, [["cat"], ["dog"]] now)' in one_line_error(capsys)
     assert times("masks") == first
     assert run([*arguments, "--overwrite"]) == 0
     assert json.loads(Path("masks/cat.json").read_text())["words"] == [["cat"], ["dog"]]

@@ -278,7 +278,7 @@ def test_a_run_of_other_settings_is_not_continued(folder, tiny, tmp_path):
     other = dataclasses.replace(plan, settings=(NATIVE, "logit_scale=50"))
     with pytest.raises(WordmaskError, match=r"logit_scale \(100.0 there, 50 now\); choose"):
         evaluate(other, tmp_path)
-    with pytest.raises(WordmaskError, match=r"another pictures \(2 there, 3 now\)"):
+    with pytest.raises(WordmaskError, match=r"pictures \(2 there, 3 now\)"):
         evaluate(dataclasses.replace(plan, limit=3), tmp_path)
     with pytest.raises(WordmaskError, match=r"calibration \(true there, false now\)"):
         evaluate(dataclasses.replace(plan, calibration=False), tmp_path)
@@ -592,7 +592,7 @@ def test_a_model_from_a_python_file(folder, tiny, tmp_path):
         with pytest.raises(WordmaskError, match=message):
             evaluate(dataclasses.replace(plan, model=f"{file}:{name}"), tmp_path / "b")
     file.write_text(file.read_text() + "# edited\n")
-    with pytest.raises(WordmaskError, match=r"another code of the model .*mine\.py:build \("):
+    with pytest.raises(WordmaskError, match=r"code of the model .*mine\.py:build \("):
         evaluate(plan, tmp_path / "a")
     with pytest.raises(WordmaskError, match="no file"):
         evaluate(dataclasses.replace(plan, model=f"{tmp_path}/x.py:build"), tmp_path / "b")
@@ -654,7 +654,7 @@ def test_edited_code_is_never_answered_with_old_numbers(folder, tiny, tmp_path):
     assert before["runs"][0]["label"] == "mine+twice"
     assert numbers(evaluate(plan, tmp_path / "out")) == numbers(before)
     write_mine(tmp_path, -1)
-    with pytest.raises(WordmaskError, match=r"another code of the method mine \(.*overwrite"):
+    with pytest.raises(WordmaskError, match=r"code of the method mine \(.*overwrite"):
         evaluate(plan, tmp_path / "out")
     after = evaluate(plan, tmp_path / "out", overwrite=True)
     assert after["runs"][0]["miou"] != before["runs"][0]["miou"]

@@ -94,7 +94,7 @@ def evaluate(
         bool,
         typer.Option(
             "--image-level",
-            help="Also the image-level classification: mAP, F1, precision, recall.",
+            help="Also image-level scores of the classes, and the mAP from them.",
             rich_help_panel=RUN,
         ),
     ] = False,

@@ -384,7 +384,7 @@ class NetworkOptions(Group):
             elif refiners is not None:
                 users = f"neither {method.name} nor a refiner uses it"
                 way = f"add --refine {kind}" if kind in REFINERS else way
-            raise WordmaskError(f"got --{kind}, but {users}; {way}")
+            raise WordmaskError(f"got the auxiliary model {kind!r}, but {users}; {way}")
         return self.sources
 
 
