@@ -205,11 +205,11 @@ def test_the_command_and_the_function_go_on_with_each_other(model, segmenter, ca
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"words": ["photo", "cat"]}, "another classes[1]"),
+        ({"words": ["photo", "cat"]}, "classes[1]"),
         ({"background": "none"}, "background.kind (auto there, none now)"),
         ({"method": "clip"}, "method (naclip there, clip now)"),
         ({"options": {"short_side": 64}}, "options.short_side (56 there, 64 now)"),
-        ({"refine": [("pamr", {"steps": 2})]}, "another refiners"),
+        ({"refine": [("pamr", {"steps": 2})]}, "refiners"),
     ],
 )
 def test_results_of_other_settings_are_refused(segmenter, change, said):

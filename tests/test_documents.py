@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import doctest
+import importlib
 import json
 import os
 import re
@@ -85,3 +87,17 @@ def test_python_examples(tmp_path, monkeypatch):
     assert Path("coffee_overlay.png").is_file()
     assert Path("masks-demo/scene_labels.png").is_file()
     assert Path("runs/mine/state").is_dir()
+
+
+def test_docstring_examples():
+    """As `pytest --doctest-modules src`; examples that need a download are marked to be skipped."""
+    source = Path(wordmask.__file__).parent
+    tried = 0
+    for path in sorted(source.rglob("*.py")):
+        if ">>>" in path.read_text(encoding="utf-8"):
+            parts = path.relative_to(source.parent).with_suffix("").parts
+            module = importlib.import_module(".".join(parts).removesuffix(".__init__"))
+            result = doctest.testmod(module)
+            assert not result.failed, module.__name__
+            tried += result.attempted
+    assert tried >= 5

@@ -141,8 +141,7 @@ def test_other_settings_are_refused_in_one_line(tmp_path):
         Journal(tmp_path, {"options": {"sigma": 3}, "model": "m"})
     assert str(error.value) == (
         f"{tmp_path} holds results of different settings: options.sigma (5.0 there, 3 now); "
-        "choose another out "
-        "folder, or overwrite"
+        "choose another out folder, or overwrite"
     )
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
@@ -211,7 +210,7 @@ def test_discard_removes_the_journal_and_no_other_file(tmp_path):
     ],
 )
 def test_the_first_difference(earlier, now, said):
-    assert difference(earlier, now) == f"another {said}"
+    assert difference(earlier, now) == f"different settings: {said}"
 
 
 WRITER = """

@@ -206,7 +206,7 @@ def test_results_of_other_settings_are_not_taken(model, capsys):
         (["--variant", "vanilla"], "variant (paper there, vanilla now)"),
         (["--background", "auto"], "background.kind (none there, auto now)"),
         (["--dtype", "bfloat16"], "dtype (float32 there, bfloat16 now)"),
-        (["--model", "other"], "another model ("),
+        (["--model", "other"], "model ("),
     ):
         assert run([*arguments, *more]) == 2
         message = one_line_error(capsys)
@@ -525,8 +525,8 @@ def test_refiners_and_their_options_reach_the_result(model):
         (["--refine", "pamr", "--set", "pamr.steps=x"], ["steps", "'x'", "int"]),
         (["--refine", "pamr", "--set", "pamr.step=2"], ["option of pamr", "steps"]),
         (["--refine", "vfm", "--vfm", "./nowhere"], ["./nowhere"]),
-        (["--vfm", "./nowhere"], ["--vfm", "naclip", "--refine vfm"]),
-        (["--classifier", "x/y"], ["--classifier", "--method car", "classifier=second"]),
+        (["--vfm", "./nowhere"], ["'vfm'", "naclip", "--refine vfm"]),
+        (["--classifier", "x/y"], ["'classifier'", "--method car", "classifier=second"]),
     ],
 )
 def test_bad_refiners(model, capsys, arguments, words):

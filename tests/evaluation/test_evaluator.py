@@ -214,12 +214,12 @@ def test_killed_at_random_moments_and_resumed(folder, tiny, unbroken, tmp_path):
     draw = random.Random(0)
     kills = 0
     done = []
-    while kills < 21:
+    while kills < 9:
         counting = FORK.Event()
         before = done[-1] if done else 0
         child = FORK.Process(target=_evaluate, args=(plan, tmp_path, before, counting))
         child.start()
-        if kills % 6:  # the others are killed while they start
+        if kills % 4:  # the others are killed while they start
             counting.wait(60)
         time.sleep(draw.uniform(0, seconds / 30))
         if child.exitcode is None:
