@@ -184,7 +184,7 @@ class Car(Method):
     def encode(self, towers: Towers, pixels: Tensor) -> DenseFeatures:
         """As for every method; the state also holds the pictures, for visual prompts."""
         dense = super().encode(towers, pixels)
-        pictures = self.unnormalise(pixels, towers.clip).clamp(0, 1)
+        pictures = self.unnormalise(pixels.to(towers.clip.device), towers.clip).clamp(0, 1)
         return DenseFeatures(dense.features, replace(dense.state, pictures=pictures))
 
     # -- the rounds -----------------------------------------------------------------------------

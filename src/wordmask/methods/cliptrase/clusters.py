@@ -23,7 +23,7 @@ def dbscan(rows: Tensor, eps: float, min_samples: int) -> Tensor:
         ) from None
     if not len(rows):
         return torch.empty(0, dtype=torch.long, device=rows.device)
-    found = DBSCAN(eps=eps, min_samples=min_samples).fit(rows.double().cpu().numpy())
+    found = DBSCAN(eps=eps, min_samples=min_samples).fit(rows.cpu().double().numpy())
     return torch.from_numpy(found.labels_).to(rows.device)
 
 
