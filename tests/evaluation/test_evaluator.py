@@ -25,6 +25,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import CLIPVisionModelWithProjection
 
+from tiny import tiny_vfm
 from wordmask import Segmenter, toybox
 from wordmask.cli import run as command
 from wordmask.datasets import VOID, benchmark
@@ -658,6 +659,17 @@ def test_edited_code_is_never_answered_with_old_numbers(folder, tiny, tmp_path):
         evaluate(plan, tmp_path / "out")
     after = evaluate(plan, tmp_path / "out", overwrite=True)
     assert after["runs"][0]["miou"] != before["runs"][0]["miou"]
+
+
+def test_replaced_weights_of_an_auxiliary_model_are_refused(folder, tiny, tmp_path):
+    tiny_vfm().save_pretrained(tmp_path / "vfm")
+    networks = {"vfm": str(tmp_path / "vfm")}
+    plan = make_plan(folder, tiny[0], methods=("clip+vfm",), networks=networks, limit=2)
+    before = evaluate(plan, tmp_path / "out")
+    assert numbers(evaluate(plan, tmp_path / "out")) == numbers(before)
+    tiny_vfm(seed=5).save_pretrained(tmp_path / "vfm")
+    with pytest.raises(WordmaskError, match=r"networks\.vfm\.weights \("):
+        evaluate(plan, tmp_path / "out")
 
 
 @pytest.mark.usefixtures("_as_before")

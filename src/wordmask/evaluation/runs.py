@@ -212,13 +212,16 @@ def prepare(
     shared = tuple(
         tuple(run.label for run in runs if run.segmenter.method in members) for members, _ in groups
     )
+    parts = [part for run in runs for part in (run.segmenter.method, *run.segmenter.refiners)]
+    kinds = sorted({kind for part in parts for kind in part.networks})
+    base.networks.load(kinds)  # here, since counts depend on their weights
     settings = {
         "version": __version__,
         "dataset": bench.name,
         "pictures": len(samples),
         "ids": ids,
         "model": model,
-        "networks": {kind: str(source) for kind, source in plan.networks.items()},
+        "networks": {kind: base.networks.describe()[kind] for kind in kinds},
         "text_features": _digest(plan.text_features),
         "runs": {run.label: run.protocol.describe() for run in runs},
         "corruptions": list(plan.corruptions),
