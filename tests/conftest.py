@@ -10,6 +10,9 @@ from safetensors.torch import load_file
 from transformers import CLIPModel
 
 from places import GOLDEN, SHARED
+from wordmask.datasets import BENCHMARKS
+from wordmask.methods import METHODS
+from wordmask.refiners import REFINERS
 
 torch.set_num_threads(1)  # the networks here are tiny; threads only make a busy machine slower
 
@@ -18,6 +21,13 @@ torch.set_num_threads(1)  # the networks here are tiny; threads only make a busy
 def _own_cache(tmp_path_factory, monkeypatch):
     """Text embeddings of tests never reach the user's cache."""
     monkeypatch.setenv("WORDMASK_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture(autouse=True)
+def _own_registries(monkeypatch):
+    """What a test registers is gone after it."""
+    for one in (METHODS, REFINERS, BENCHMARKS):
+        monkeypatch.setattr(one, "_known", dict(one._known))
 
 
 @pytest.fixture(scope="session")

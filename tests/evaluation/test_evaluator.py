@@ -634,20 +634,12 @@ class Twice(Refiner):
 """
 
 
-@pytest.fixture
-def _as_before(monkeypatch):
-    """What a test registers is gone after it."""
-    for one in (METHODS, REFINERS):
-        monkeypatch.setattr(one, "_known", dict(one._known))
-
-
 def write_mine(tmp_path, sign):
     file = tmp_path / "mine.py"
     file.write_text(MINE.replace("SIGN", str(sign)))
     return file
 
 
-@pytest.mark.usefixtures("_as_before")
 def test_edited_code_is_never_answered_with_old_numbers(folder, tiny, tmp_path):
     file = write_mine(tmp_path, 1)
     plan = make_plan(folder, tiny[0], methods=(f"{file}:Mine+{file}:Twice",), limit=4)
@@ -672,7 +664,6 @@ def test_replaced_weights_of_an_auxiliary_model_are_refused(folder, tiny, tmp_pa
         evaluate(plan, tmp_path / "out")
 
 
-@pytest.mark.usefixtures("_as_before")
 def test_classes_methods_and_data_sets_as_they_are(folder, tiny, tmp_path):
     mine = load_object(f"{write_mine(tmp_path, 1)}:Mine")
     own = dataclasses.replace(benchmark("folder"), name="own", place=folder)
