@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from tiny import class_scores, tiny_clip, tiny_tokenizer, tiny_vfm
 from wordmask import Segmenter, WordmaskError, explain, list_methods
 from wordmask.explain import PatchGrid, attention_of_patch, similarity_by_layer
+from wordmask.methods import create_method
 
 WORDS = ["photo", "cat", "do"]
 
@@ -239,3 +240,11 @@ def test_thin_pictures_can_be_drawn(segmenter, size):
         explain.draw_classes(chosen, image, WORDS, "none"),
     ):
         assert max(page.size) < 6000
+
+
+def test_a_method_given_as_an_instance_is_drawn_without_its_windows(segmenter):
+    method, _ = create_method("sclip", None, {"window": 56, "stride": 28, "short_side": 112})
+    chosen = segmenter.with_method(method)
+    whole = segmenter.with_method("sclip", options={"window": 0, "short_side": 112})
+    drawn = [explain.draw_classes(one, picture(), WORDS, "none") for one in (chosen, whole)]
+    assert np.array_equal(*map(np.asarray, drawn))

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wordmask.errors import WordmaskError
-from wordmask.journal import SETTINGS, Journal, difference, discard
+from wordmask.journal import SETTINGS, Journal, difference
 
 VALUES = {"pixels": [1, 2], "name": "Bär 熊\n"}
 
@@ -188,14 +188,6 @@ def test_a_file_is_no_folder(tmp_path):
         Journal(tmp_path / "o", {})
     with pytest.raises(WordmaskError, match=r"cannot make the folder \S+o/x"):
         Journal(tmp_path / "o" / "x", {}).begin()
-
-
-def test_discard_removes_the_journal_and_no_other_file(tmp_path):
-    Journal(tmp_path, {}).append("x", VALUES)
-    (tmp_path / "x_labels.png").touch()
-    discard(tmp_path)
-    assert os.listdir(tmp_path) == ["x_labels.png"]
-    discard(tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize(

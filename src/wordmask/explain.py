@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -233,7 +233,7 @@ def _whole(segmenter: Segmenter) -> Segmenter:
     method = segmenter.method
     if not method.window:
         return segmenter
-    return segmenter.with_method(method.name, segmenter.variant, {**method.options(), "window": 0})
+    return segmenter.with_method(replace(method, window=0), refine=segmenter.refiners)
 
 
 @torch.inference_mode()

@@ -185,12 +185,6 @@ class Journal:
         return bool(earlier == self.settings)
 
 
-def discard(folder: str | Path) -> None:
-    """Remove the journal in a folder: the files that `Journal` wrote there, no other."""
-    for path in (*Path(folder).glob(LINES), Path(folder) / SETTINGS):
-        path.unlink(missing_ok=True)
-
-
 def difference(earlier: Any, now: Any, name: str = "") -> str:
     """The first setting that differs: `different settings: options.sigma (5.0 there, 3 now)`."""
     if isinstance(earlier, dict) and isinstance(now, dict):

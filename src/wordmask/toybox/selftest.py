@@ -169,9 +169,8 @@ def measure(
                 model, device="cpu", local_files_only=True, networks={**NETWORKS, **networks}
             )
         segmenter = segmenter.with_method(method, variant, TOYBOX_OPTIONS, refine)
-        segmenter(
-            trained[0].image, toybox.NAMES, Background.none()
-        )  # texts are encoded once, untimed
+        # texts are encoded once, untimed
+        segmenter(trained[0].image, toybox.NAMES, Background.none())
         seconds: list[float] = []
         on_trained, on_held_out = (
             judge(*count(segmenter, s, seconds)) for s in (trained, held_out)
