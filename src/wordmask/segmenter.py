@@ -67,7 +67,6 @@ class Segmenter:
         self.source = source
         self.max_pixels = max_pixels
         self.low_memory = low_memory
-        self._weights: str | None = None
 
     @classmethod
     def from_pretrained(
@@ -319,10 +318,8 @@ class Segmenter:
         ]
 
     def weights(self) -> str:
-        """A hash of CLIP's weights, computed once."""
-        if self._weights is None:
-            self._weights = fingerprint(self.tower.model)
-        return self._weights
+        """A hash of CLIP's weights, see `wordmask.towers.weights.fingerprint`."""
+        return fingerprint(self.tower.model)
 
     def provenance(self) -> dict[str, Any]:
         """Everything that a result depends on, as plain values."""

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from wordmask.errors import WordmaskError
+from wordmask.files import default_cache_dir
 from wordmask.towers.blip import BlipText, BlipTower
 from wordmask.towers.clip import ClipTower
 from wordmask.towers.hub import (
@@ -23,7 +24,7 @@ from wordmask.towers.hub import (
     read_normalisation,
 )
 from wordmask.towers.siglip import SiglipText, SiglipTower
-from wordmask.towers.text import TextTower, default_cache_dir
+from wordmask.towers.text import TextTower
 from wordmask.user_code import is_file
 
 
