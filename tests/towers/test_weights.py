@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import pytest
 import torch
 
-from replicas import build
 from tiny import tiny_clip, tiny_tokenizer, tiny_vfm
 from wordmask import Segmenter
-from wordmask.towers import weights
-from wordmask.towers.auxiliary import AuxiliaryModels
-from wordmask.towers.families import load_clip
 from wordmask.towers.text import TextTower
-from wordmask.towers.weights import fingerprint, mark
+from wordmask.towers.weights import mark
 
 CHANGES = {
     "in place": lambda p: p.mul_(1.5),

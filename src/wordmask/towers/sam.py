@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from wordmask.errors import WordmaskError
 from wordmask.towers.fetch import TRANSFORMERS, Files, weight_settings
 from wordmask.towers.hub import check_complete, load_from, read_normalisation, read_source
+from wordmask.towers.weights import loaded_from
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 MODELS = {"sam": "SamModel", "sam2": "Sam2Model", "sam2_video": "Sam2Model"}  # by model_type
@@ -292,7 +293,9 @@ def load_sam(
         )
         check_complete(report["missing_keys"], name, "SAM")
         mean, std = read_normalisation(folder, (IMAGENET_MEAN, IMAGENET_STD))
-        return SamTower(model.eval().to(device), mean=mean, std=std, source=name)
+        model = model.eval().to(device)
+        loaded_from(model, folder)
+        return SamTower(model, mean=mean, std=std, source=name)
 
     return load_from(
         name,

@@ -11,7 +11,7 @@ import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -40,12 +40,11 @@ class TextTower:
         tokenizer: the checkpoint's tokenizer.
         cache_dir: folder for embeddings, made when needed; None caches nothing on disk.
         batch_size: prompts encoded at a time.
+        lacks: why there is no tokenizer, for the message.
 
     Weights may be changed: embeddings made before are then forgotten, see `weights.mark` for what
     is seen.
     """
-
-    tokenizer_hint: ClassVar[str] = ""  # further advice if there is no tokenizer
 
     def __init__(
         self,
@@ -55,12 +54,14 @@ class TextTower:
         *,
         cache_dir: str | os.PathLike[str] | None,
         batch_size: int = 256,
+        lacks: str = "",
     ) -> None:
         self.text_model = text_model
         self.text_projection = text_projection
         self.tokenizer = tokenizer
         self.cache_dir = None if cache_dir is None else Path(cache_dir)
         self.batch_size = batch_size
+        self.lacks = lacks
         self._weights = b""  # the mark of the weights for which the next two hold
         self._fingerprint: str | None = None
         self._memory: dict[tuple[str, str], Tensor] = {}  # (templates, name) -> (E,), oldest first
@@ -275,8 +276,8 @@ class TextTower:
             )
         if self.tokenizer is None:
             raise WordmaskError(
-                f"names need a tokenizer; pass tokenizer=..., {self.tokenizer_hint}or text "
-                "features as a tensor"
+                f"names need a tokenizer{self.lacks and ', and ' + self.lacks}; pass "
+                "tokenizer=..., or text features as a tensor"
             )
         return self.text_model, self.text_projection, self.tokenizer
 

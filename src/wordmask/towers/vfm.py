@@ -21,6 +21,7 @@ from wordmask.towers.clip import position_embedding
 from wordmask.towers.fetch import TRANSFORMERS, Files, weight_settings
 from wordmask.towers.hub import check_complete, load_from, read_normalisation, read_source
 from wordmask.towers.memory import check_memory, free_memory
+from wordmask.towers.weights import loaded_from
 
 if TYPE_CHECKING:
     from wordmask.towers.diffusion import DiffusionTower
@@ -88,8 +89,10 @@ class VfmTower:
         std: tuple[float, ...] = IMAGENET[1],
         source: str = "in memory",
     ):
-        kind = getattr(getattr(model, "config", None), "model_type", type(model).__name__)
-        self.family = family_of(kind, source)
+        config = getattr(model, "config", None)
+        # SAM's own configurations have an empty type in their parts; their class knows it
+        kind = getattr(config, "model_type", "") or getattr(type(config), "model_type", "")
+        self.family = family_of(kind or type(model).__name__, source)
         network: Any = model
         if self.family.position == "fixed":
             network = getattr(model, "vision_encoder", model)
@@ -326,7 +329,9 @@ def _load(source: str, folder: Path, device: torch.device, dtype: torch.dtype) -
     missing = [key for key in report["missing_keys"] if "mask_token" not in key]
     check_complete(missing, source, family.title)
     mean, std = read_normalisation(folder, IMAGENET)
-    return VfmTower(model.eval().to(device), mean=mean, std=std, source=source)
+    tower = VfmTower(model.eval().to(device), mean=mean, std=std, source=source)
+    loaded_from(tower.model, folder)
+    return tower
 
 
 def _arguments(family: VfmFamily) -> dict[str, Any]:
