@@ -61,6 +61,24 @@ def read_source(source: Any, device: torch.device, dtype: torch.dtype) -> Any:
     return build_model(os.fspath(source))[0].to(device, dtype)
 
 
+def at_revision(source: Any, revision: str | None) -> Any:
+    """The source with its revision, `owner/name@revision`.
+
+    Raises:
+        WordmaskError: a revision with something that has none.
+    """
+    if revision is None:
+        return source
+    text = os.fspath(source) if isinstance(source, (str, os.PathLike)) else type(source).__name__
+    on_hub = isinstance(source, str) and "@" not in text and not text.startswith(BUILT_IN + "/")
+    if not revision or not on_hub or is_file(text) or Path(text).expanduser().exists():
+        raise WordmaskError(
+            f"got revision={revision!r} with {text!r}; give a branch, a tag or a commit, with a "
+            "hub id that names none"
+        )
+    return f"{text}@{revision}"
+
+
 def check_complete(missing: Iterable[str], source: str, what: str) -> None:
     """Refuse a checkpoint without all tensors of its model.
 
