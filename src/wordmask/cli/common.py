@@ -36,5 +36,7 @@ def busy(text: str) -> Iterator[None]:
         return
     from rich.text import Text
 
-    with console(stderr=True).status(Text(one_line(text))):
+    from wordmask.towers.transfer import making_room
+
+    with console(stderr=True).status(Text(one_line(text))) as spinner, making_room(spinner):
         yield

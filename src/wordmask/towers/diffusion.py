@@ -29,7 +29,7 @@ from wordmask.towers.fetch import (
     inside,
     weight_settings,
 )
-from wordmask.towers.hub import check_complete, load_from, read_source
+from wordmask.towers.hub import at_revision, check_complete, load_from, read_source
 from wordmask.towers.memory import TooLargeError, check_memory
 from wordmask.towers.weights import loaded_from
 
@@ -334,6 +334,7 @@ def load_diffusion(
     dtype: torch.dtype | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
     local_files_only: bool = False,
+    revision: str | None = None,
 ) -> DiffusionTower:
     """Load a Stable Diffusion in diffusers format; its text encoder runs once and is dropped.
 
@@ -346,6 +347,7 @@ def load_diffusion(
         dtype: None is float32 on a CPU, else float16.
         cache_dir: where downloaded weights are kept; None is the hub's own cache.
         local_files_only: never use the network.
+        revision: a branch, tag or commit of a hub id, as after its @.
 
     Raises:
         WordmaskError: diffusers is not installed; no such folder or files, the hub cannot be
@@ -354,7 +356,7 @@ def load_diffusion(
     _require_diffusers()
     device = device or torch.device("cpu")
     dtype = dtype or (torch.float32 if device.type == "cpu" else torch.float16)
-    source = read_source(source, device, dtype)
+    source = read_source(at_revision(source, revision), device, dtype)
     if all(hasattr(source, part) for part in ("unet", "vae", "scheduler")):
         return _from_pipeline(source)
     if isinstance(source, nn.Module) or not isinstance(source, (str, os.PathLike)):

@@ -27,6 +27,7 @@ from wordmask.towers.fetch import (
     weight_settings,
 )
 from wordmask.towers.hub import (
+    at_revision,
     build_model,
     check_complete,
     load_from,
@@ -115,6 +116,7 @@ def load_clip(
     cache_dir: str | os.PathLike[str] | None = None,
     local_files_only: bool = False,
     tokenizer: Any = None,
+    revision: str | None = None,
 ) -> LoadedClip:
     """Load a CLIP, or another image-text model of `FAMILIES`, in transformers format.
 
@@ -128,11 +130,13 @@ def load_clip(
         cache_dir: the hub's cache; None: its own.
         local_files_only: never use the network.
         tokenizer: in place of the checkpoint's own.
+        revision: a branch, tag or commit of a hub id, as after its @.
 
     Raises:
         WordmaskError: no such folder or files, the hub cannot be reached, another kind of model,
             or a device or dtype given with a model in memory.
     """
+    source = at_revision(source, revision)
     if isinstance(source, nn.Module):
         if device is not None or dtype is not None:
             raise WordmaskError(

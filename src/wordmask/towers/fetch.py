@@ -6,14 +6,17 @@ what is missing is fetched first, and the libraries that read the files never se
 
 from __future__ import annotations
 
+import errno
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wordmask.errors import WordmaskError
+from wordmask.towers.transfer import Transfer, size_text
 
 if TYPE_CHECKING:
     import torch
@@ -143,12 +146,14 @@ class Repository:
         revision: a branch, tag or commit; None is the main branch.
         cache_dir: of the hub; None is its own.
         kind: what it is wanted as, in messages.
+        progress: whether downloads are shown on stderr.
     """
 
     name: str
     revision: str | None = None
     cache_dir: str | os.PathLike[str] | None = None
     kind: str = "the model"
+    progress: bool = True
 
     @property
     def source(self) -> str:
@@ -209,7 +214,7 @@ class Repository:
                 raise _RefusalError("downloads are off" if offline else "HF_HUB_OFFLINE is set")
             return self._download(files, index, check, half)
         except _RefusalError as refusal:
-            raise self._error(str(refusal), gaps, files, folder) from None
+            raise self._error(refusal, gaps, files, folder) from None
 
     # -- the cache ------------------------------------------------------------------------------
 
@@ -252,19 +257,23 @@ class Repository:
         sizes = self._list()
         first = next((file for file in index if file in sizes), None)
         if first is None:
-            raise _RefusalError(_contents(sizes, index))
-        folder = self._get([first], sizes)
+            raise _RefusalError(_contents(sizes, index), final=True)
+        folder = self._get(first)
         files = check(folder) or files
         chosen = [self._choose(names, sizes, folder, half) for names in files.weights]
-        self._get([form.file for form in chosen if form.file.endswith(".json")], sizes)
+        for form in chosen:
+            if form.file.endswith(".json"):
+                self._get(form.file)
         groups = (*files.required, *files.expected)
         wanted = {file for group in groups for option in group for file in option}
         wanted = (wanted | set(files.extra)) & set(sizes)
         wanted |= {part for form in chosen for part in form.parts(folder)}
-        self._get(sorted(wanted, key=lambda file: sizes.get(file, 0)), sizes)
+        missing = {f: sizes.get(f, 0) for f in wanted if not (folder / f).is_file()}
+        if missing:
+            self._get_all(dict(sorted(missing.items(), key=lambda item: item[1])))
         gaps = lacking(folder, replace(files, expected=()))
         if gaps:
-            raise _RefusalError(f"the repository has no {', '.join(gaps)}")
+            raise _RefusalError(f"the repository has no {', '.join(gaps)}", final=True)
         self._note_absent(folder, files.expected, sizes)
         return folder
 
@@ -275,7 +284,7 @@ class Repository:
         found = find_weights(folder, names, half)
         found = found or next((form for form in forms(names, half) if form.file in sizes), None)
         if found is None:
-            raise _RefusalError(_contents(sizes, names))
+            raise _RefusalError(_contents(sizes, names), final=True)
         return found
 
     def _list(self) -> dict[str, int]:
@@ -287,55 +296,152 @@ class Repository:
                 self.name, revision=self.revision, timeout=TIMEOUT, files_metadata=True
             )
         except Exception as error:
-            raise _RefusalError(self._reason(error)) from None
+            raise self._refusal(error) from None
         return {one.rfilename: one.size or 0 for one in info.siblings or ()}
 
-    def _get(self, names: Sequence[str], sizes: dict[str, int]) -> Path:
-        """Download what is not in the cache; the folder of the files."""
+    def _get_all(self, sizes: dict[str, int]) -> None:
+        """Download files, given with their sizes, in this order."""
+        from huggingface_hub import constants
+
+        total = sum(sizes.values())
+        try:
+            self.cache.mkdir(parents=True, exist_ok=True)
+            free = shutil.disk_usage(self.cache).free
+            if free < total:
+                raise OSError(errno.ENOSPC, "too little room")
+        except OSError as error:
+            raise self._refusal(error, sizes) from None
+        files = f"{len(sizes)} files" if len(sizes) > 1 else next(iter(sizes))
+        title = (
+            f"fetching {self.source} ({files}, {size_text(total)}) from {constants.ENDPOINT}; "
+            f"kept in {self.cache}"
+        )
+        with Transfer(title, sizes, self.progress) as transfer:
+            for number, name in enumerate(sizes):
+                try:
+                    self._get(name, transfer.file(name))
+                except _RefusalError as refusal:
+                    refusal.missing = list(sizes)[number:]
+                    raise
+                transfer.end_file()
+
+    def _get(self, name: str, progress: type | None = None) -> Path:
+        """Download a file, if the cache does not have it; the folder of the repository."""
         from huggingface_hub import hf_hub_download
 
-        folder = Path()
-        for name in names:
-            try:
-                path = hf_hub_download(
-                    self.name, name, revision=self.revision, cache_dir=self.cache
-                )
-            except Exception as error:
-                raise _RefusalError(self._reason(error)) from None
-            folder = Path(path).parents[name.count("/")]
-        return folder
+        progress = progress or Transfer("", {name: 0}, shown=False).file(name)
+        try:
+            path = hf_hub_download(
+                self.name,
+                name,
+                revision=self.revision,
+                cache_dir=self.cache,
+                tqdm_class=progress,
+            )
+        except Exception as error:
+            raise self._refusal(error) from None
+        return Path(path).parents[name.count("/")]
 
     # -- messages -------------------------------------------------------------------------------
 
-    def _reason(self, error: BaseException) -> str:
+    def _refusal(
+        self, error: BaseException, sizes: Mapping[str, int] | None = None
+    ) -> _RefusalError:
         """What went wrong with a request, and what to do about it."""
-        from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+        from huggingface_hub import constants, errors
 
-        if isinstance(error, RepositoryNotFoundError):
-            return (
-                f"the hub has no model {self.name!r}, or it is private; check the id, or log in "
+        hub = constants.ENDPOINT
+        if isinstance(error, errors.LocalEntryNotFoundError) and error.__cause__:
+            error = error.__cause__
+        kinds = {kind.__name__ for kind in type(error).__mro__}  # httpx's, whatever its version
+        status = getattr(getattr(error, "response", None), "status_code", 0)
+        number = getattr(error, "errno", None)
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        final = False
+        if isinstance(error, errors.GatedRepoError):
+            why = (
+                f"it is gated: ask for access on {hub}/{self.name}, then log in with "
+                "`hf auth login` or set HF_TOKEN"
+            )
+        elif isinstance(error, errors.RepositoryNotFoundError):
+            final = True
+            why = (
+                f"{hub} has no model {self.name!r}, or it is private; check the id, or log in "
                 "with `hf auth login`"
             )
-        if isinstance(error, RevisionNotFoundError):
-            return (
-                f"the hub's model {self.name!r} has no revision {self.revision!r}; give a branch, "
-                "a tag or a commit after the @"
+        elif isinstance(error, errors.RevisionNotFoundError):
+            final = True
+            why = (
+                f"{self.name!r} has no revision {self.revision!r}; give a branch, a tag or a "
+                "commit after the @"
             )
-        return f"the download failed with {type(error).__name__}"
+        elif isinstance(error, errors.FileMetadataError):
+            why = (
+                f"the answer of {hub} lacks the hub's headers (ETag, X-Repo-Commit), as behind "
+                "some proxies; let them pass, or set HF_ENDPOINT to a mirror that sends them"
+            )
+        elif status in (401, 403):
+            why = f"{hub} refused access ({status}); log in with `hf auth login`, or set HF_TOKEN"
+        elif status:
+            why = f"{hub} answered with error {status}; try again later"
+        elif number in (errno.ENOSPC, errno.EDQUOT):
+            needed = f", {size_text(sum(sizes.values()))} are needed" if sizes else ""
+            why = f"the disk of {self.cache} is full{needed}; make room, or set HF_HOME elsewhere"
+        elif number in (errno.EACCES, errno.EROFS, errno.EPERM):
+            why = f"{self.cache} cannot be written to; set HF_HOME to a folder that can"
+        elif "ProxyError" in kinds:
+            why = f"the proxy in between refused the connection to {hub} ({first})"
+        elif "TimeoutException" in kinds and "ConnectTimeout" not in kinds:
+            why = f"{hub} did not answer in time"
+        elif kinds & {"ConnectError", "ConnectTimeout", "ConnectionError"}:
+            why = f"{hub} cannot be reached ({first})"
+        elif kinds & {"RemoteProtocolError", "ReadError"} or "Consistency check" in first:
+            why = f"the connection to {hub} was cut; try again"
+        elif isinstance(error, ValueError):
+            why = f"{hub} answered with something that is no hub's answer; a log-in page?"
+        else:
+            why = f"{type(error).__name__}: {first}"
+        return _RefusalError(why, final)
 
     def _error(
-        self, why: str, gaps: Sequence[str], files: Files, folder: Path | None
+        self, refusal: _RefusalError, gaps: Sequence[str], files: Files, folder: Path | None
     ) -> WordmaskError:
+        from huggingface_hub import _CACHED_NO_EXIST
+
+        what = f"cannot load {self.source!r} as {self.kind}: {refusal}"
+        if refusal.final:
+            return WordmaskError(what)
+        choices = [gap.split(" or ") for gap in refusal.missing or gaps]
+        choices = [
+            [c for c in choice if self._cached(c) is not _CACHED_NO_EXIST] or choice
+            for choice in choices
+        ]
+        if folder or refusal.missing:
+            names = [name for choice in choices for text in choice for name in text.split(" with ")]
+        else:
+            several = len(files.weights) > 1  # pipelines, which have safetensors on the hub
+            names = ["*.json", "*.txt"]
+            names += [name for part in files.weights for name in part[: 1 if several else None]]
         return WordmaskError(
-            f"cannot load {self.source!r} as {self.kind}: {', '.join(gaps)} not in the cache, and "
-            f"{why}; run `{self.command()}` with a network, or give a local folder"
+            f"{what}; {', '.join(' or '.join(choice) for choice in choices)} not in the cache: "
+            f"`{self.command(names)}` fetches it where there is a network, or give a local folder"
         )
 
 
 class _RefusalError(Exception):
-    """Why files cannot be fetched."""
+    """Why files cannot be fetched; `final` if no download can help, `missing` are their names."""
+
+    def __init__(self, why: str, final: bool = False):
+        super().__init__(why)
+        self.final = final
+        self.missing: list[str] = []
 
 
 def _contents(sizes: Iterable[str], names: Sequence[str]) -> str:
     """What a repository has in place of a file that it lacks."""
-    return f"the repository has no {' or '.join(names)}"
+    others = ("open_clip", ".safetensors", ".bin", ".pt", ".ckpt", ".h5", ".msgpack", ".onnx")
+    found = sorted(name for name in sizes if any(mark in name for mark in others))
+    why = f"the repository has no {' or '.join(names)}"
+    if any("open_clip" in name for name in found):
+        return f"{why}, only files for open_clip ({found[0]}); give a copy in transformers format"
+    return why + (f" ({', '.join(found[:3])} cannot be read instead)" if found else "")

@@ -7,6 +7,7 @@ and remote code is never trusted. Only code given as `FILE.py:FUNCTION` is run.
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -65,6 +66,24 @@ def read_source(source: Any, device: torch.device, dtype: torch.dtype) -> Any:
     if not isinstance(source, (str, os.PathLike)) or not is_file(os.fspath(source)):
         return source
     return build_model(os.fspath(source))[0].to(device, dtype)
+
+
+def at_revision(source: Any, revision: str | None) -> Any:
+    """The source with its revision, `owner/name@revision`.
+
+    Raises:
+        WordmaskError: a revision with something that has none.
+    """
+    if revision is None:
+        return source
+    text = os.fspath(source) if isinstance(source, (str, os.PathLike)) else type(source).__name__
+    on_hub = isinstance(source, str) and "@" not in text and not text.startswith(BUILT_IN + "/")
+    if not revision or not on_hub or is_file(text) or Path(text).expanduser().exists():
+        raise WordmaskError(
+            f"got revision={revision!r} with {text!r}; give a branch, a tag or a commit, with a "
+            "hub id that names none"
+        )
+    return f"{text}@{revision}"
 
 
 def check_complete(missing: Iterable[str], source: str, what: str) -> None:
@@ -168,7 +187,7 @@ def _check_folder(
 def _repository(source: str, kind: str, cache_dir: str | os.PathLike[str] | None) -> Repository:
     """The repository of a hub id."""
     from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
+    from huggingface_hub.utils import are_progress_bars_disabled, validate_repo_id
 
     name, at, revision = source.partition("@")
     try:
@@ -177,7 +196,7 @@ def _repository(source: str, kind: str, cache_dir: str | os.PathLike[str] | None
         name = ""
     if Path(source).expanduser().exists() or not name or (at and not revision):
         raise WordmaskError(f"got {source!r} as {kind}; give a hub id or an existing folder")
-    return Repository(name, revision or None, cache_dir, kind)
+    return Repository(name, revision or None, cache_dir, kind, not are_progress_bars_disabled())
 
 
 def _built_in(name: str) -> Path:
@@ -213,19 +232,28 @@ def read_normalisation(
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Hide messages and progress bars of transformers while loading."""
+    """Hide messages and progress bars of the libraries while loading."""
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars
+    from huggingface_hub.utils import logging as hub
     from transformers.utils import logging
 
-    shown = logging.is_progress_bar_enabled()
-    level = logging.get_verbosity()
+    shown, off = logging.is_progress_bar_enabled(), are_progress_bars_disabled()
+    levels = logging.get_verbosity(), hub.get_verbosity()
     logging.disable_progress_bar()
     logging.set_verbosity_error()
+    hub.set_verbosity_error()
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            warnings.simplefilter("ignore", DeprecationWarning)
+            yield
     finally:
-        logging.set_verbosity(level)
+        logging.set_verbosity(levels[0])
+        hub.set_verbosity(levels[1])
         if shown:
             logging.enable_progress_bar()
+        if off:
+            disable_progress_bars()
 
 
 def pick_device(device: str | torch.device | None) -> torch.device:

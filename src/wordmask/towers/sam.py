@@ -18,7 +18,13 @@ from torch import Tensor, nn
 
 from wordmask.errors import WordmaskError
 from wordmask.towers.fetch import TRANSFORMERS, Files, weight_settings
-from wordmask.towers.hub import check_complete, load_from, read_normalisation, read_source
+from wordmask.towers.hub import (
+    at_revision,
+    check_complete,
+    load_from,
+    read_normalisation,
+    read_source,
+)
 from wordmask.towers.weights import loaded_from
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -262,13 +268,16 @@ def load_sam(
     dtype: torch.dtype,
     cache_dir: str | os.PathLike[str] | None = None,
     local_files_only: bool = False,
+    revision: str | None = None,
 ) -> SamTower:
     """Load SAM or SAM 2 in transformers format; a model in memory is used as it is.
+
+    Other arguments as for `load_clip`.
 
     Raises:
         WordmaskError: no such folder or files, the hub cannot be reached, another kind of model.
     """
-    source = read_source(source, device, dtype)
+    source = read_source(at_revision(source, revision), device, dtype)
     if isinstance(source, nn.Module):
         return SamTower(source)
     name = os.fspath(source)

@@ -19,7 +19,13 @@ from torch import Tensor, nn
 from wordmask.errors import WordmaskError
 from wordmask.towers.clip import position_embedding
 from wordmask.towers.fetch import TRANSFORMERS, Files, weight_settings
-from wordmask.towers.hub import check_complete, load_from, read_normalisation, read_source
+from wordmask.towers.hub import (
+    at_revision,
+    check_complete,
+    load_from,
+    read_normalisation,
+    read_source,
+)
 from wordmask.towers.memory import check_memory, free_memory
 from wordmask.towers.weights import loaded_from
 
@@ -250,6 +256,7 @@ def load_vfm(
     dtype: torch.dtype | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
     local_files_only: bool = False,
+    revision: str | None = None,
 ) -> VfmTower | DiffusionVfm:
     """Load a vision foundation model.
 
@@ -258,7 +265,7 @@ def load_vfm(
             memory, which is used as it is, with ImageNet's normalisation. A Stable Diffusion
             pipeline, its id or its folder gives a `DiffusionVfm`.
         device, dtype: of the loaded model; None: the CPU, float32.
-        cache_dir, local_files_only: as for `load_clip`.
+        cache_dir, local_files_only, revision: as for `load_clip`.
 
     Raises:
         WordmaskError: no such folder or files, the hub cannot be reached, another kind of model, or
@@ -267,7 +274,7 @@ def load_vfm(
     from wordmask.towers.diffusion import INDEX, MIRRORS, WITHDRAWN, load_diffusion
 
     device, dtype = device or torch.device("cpu"), dtype or torch.float32
-    source = read_source(source, device, dtype)
+    source = read_source(at_revision(source, revision), device, dtype)
     if isinstance(source, nn.Module):
         return VfmTower(source, source=type(source).__name__)
     if hasattr(source, "unet"):

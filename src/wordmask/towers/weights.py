@@ -74,7 +74,7 @@ def mark(*models: nn.Module) -> bytes:
         sample = flat[:: max(len(flat) // SAMPLES, 1)].float()
         by_device.setdefault(tensor.device, []).append(sample)
     for samples in by_device.values():
-        digest.update(torch.cat(samples).cpu().numpy())
+        digest.update(torch.cat(samples).cpu().numpy().tobytes())
     return digest.digest()
 
 
