@@ -26,6 +26,7 @@ from wordmask.towers.hub import (
     build_model,
     check_complete,
     load_from,
+    model_type,
     pick_device,
     pick_dtype,
     read_normalisation,
@@ -187,9 +188,7 @@ def _family(model: nn.Module) -> Family:
 
 def _check(name: str, folder: Path, has_tokenizer: bool) -> Files:
     """The files of a checkpoint, once its configuration is there; refuses other models."""
-    from transformers import AutoConfig
-
-    kind = AutoConfig.from_pretrained(folder, trust_remote_code=False).model_type
+    kind = model_type(folder, name)
     if kind not in FAMILIES:
         raise WordmaskError(
             f"got a {kind!r} model from {name}; wordmask reads CLIP, BLIP for retrieval, and "
@@ -201,10 +200,10 @@ def _check(name: str, folder: Path, has_tokenizer: bool) -> Files:
 
 def _load(name: str, folder: Path, dtype: torch.dtype) -> LoadedClip:
     import transformers
-    from transformers import AutoConfig, AutoTokenizer
+    from transformers import AutoTokenizer
 
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    family = FAMILIES[config.model_type]
+    kind = model_type(folder, name)
+    family = FAMILIES[kind]
     model, report = getattr(transformers, family.model).from_pretrained(
         folder,
         dtype=dtype,
@@ -214,7 +213,7 @@ def _load(name: str, folder: Path, dtype: torch.dtype) -> LoadedClip:
     )
     check_complete(report["missing_keys"], name, family.model)
     tokenizer = None
-    if config.model_type != "clip_vision_model":
+    if kind != "clip_vision_model":
         try:
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         except Exception:  # the text tower raises when names are to be encoded

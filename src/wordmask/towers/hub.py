@@ -188,6 +188,31 @@ def _built_in(name: str) -> Path:
     return known[name]
 
 
+def model_type(folder: Path, source: str) -> str:
+    """The kind of model in a folder, by its configuration.
+
+    Raises:
+        WordmaskError: a configuration that says nothing, or a model that needs code of its own.
+    """
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        kind, has_code = config.get("model_type"), "auto_map" in config
+    except (ValueError, AttributeError):
+        kind, has_code = None, False
+    if has_code and kind not in CONFIG_MAPPING_NAMES:
+        raise WordmaskError(
+            f"got a {kind!r} model from {source}, which needs code of its own (auto_map); wordmask "
+            "runs no code of a repository, give a model that transformers has itself"
+        )
+    if not isinstance(kind, str) or not kind:
+        raise WordmaskError(
+            f"the config.json of {source} names no model_type; give a model in transformers format"
+        )
+    return kind
+
+
 def read_normalisation(
     folder: Path,
     default: tuple[tuple[float, ...], tuple[float, ...]] = (CLIP_MEAN, CLIP_STD),
