@@ -528,12 +528,15 @@ def _require_diffusers() -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Hide messages of diffusers while loading."""
+    """Hide messages and progress bars of diffusers while loading."""
     from diffusers.utils import logging
 
-    level = logging.get_verbosity()
+    level, shown = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
+    logging.disable_progress_bar()
     try:
         yield
     finally:
         logging.set_verbosity(level)
+        if shown:
+            logging.enable_progress_bar()

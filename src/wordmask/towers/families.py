@@ -31,6 +31,7 @@ from wordmask.towers.hub import (
     build_model,
     check_complete,
     load_from,
+    model_type,
     pick_device,
     pick_dtype,
     read_normalisation,
@@ -190,9 +191,7 @@ def _family(model: nn.Module) -> Family:
 
 def _check(name: str, folder: Path, has_tokenizer: bool) -> Files:
     """The files of a checkpoint, once its configuration is there; refuses other models."""
-    from transformers import AutoConfig
-
-    kind = AutoConfig.from_pretrained(folder, trust_remote_code=False).model_type
+    kind = model_type(folder, name)
     if kind not in FAMILIES:
         raise WordmaskError(
             f"got a {kind!r} model from {name}; wordmask reads CLIP, BLIP for retrieval, and "

@@ -209,6 +209,29 @@ def _built_in(name: str) -> Path:
     return known[name]
 
 
+def model_type(folder: Path, source: str) -> str:
+    """The kind of model in a folder, by its configuration.
+
+    Raises:
+        WordmaskError: a configuration that says nothing, or a model that needs code of its own.
+        ContentError: no configuration.
+    """
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+    config = read_settings(folder / "config.json")
+    kind = config.get("model_type")
+    if "auto_map" in config and kind not in CONFIG_MAPPING_NAMES:
+        raise WordmaskError(
+            f"got a {kind!r} model from {source}, which needs code of its own (auto_map); wordmask "
+            "runs no code of a repository, give a model that transformers has itself"
+        )
+    if not isinstance(kind, str) or not kind:
+        raise WordmaskError(
+            f"the config.json of {source} names no model_type; give a model in transformers format"
+        )
+    return kind
+
+
 def read_normalisation(
     folder: Path,
     default: tuple[tuple[float, ...], tuple[float, ...]] = (CLIP_MEAN, CLIP_STD),

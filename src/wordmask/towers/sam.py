@@ -22,6 +22,7 @@ from wordmask.towers.hub import (
     at_revision,
     check_complete,
     load_from,
+    model_type,
     read_normalisation,
     read_source,
 )
@@ -283,17 +284,15 @@ def load_sam(
     name = os.fspath(source)
 
     def check(folder: Path) -> None:
-        from transformers import AutoConfig
-
-        kind = AutoConfig.from_pretrained(folder, trust_remote_code=False).model_type
+        kind = model_type(folder, name)
         if kind not in MODELS:
             raise WordmaskError(f"got a {kind!r} model from {name} as SAM; give a SAM or SAM 2")
 
     def load(folder: Path) -> SamTower:
         import transformers
 
-        config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
-        model, report = getattr(transformers, MODELS[config.model_type]).from_pretrained(
+        kind = MODELS[model_type(folder, name)]
+        model, report = getattr(transformers, kind).from_pretrained(
             folder,
             dtype=dtype,
             trust_remote_code=False,

@@ -23,6 +23,7 @@ from wordmask.towers.hub import (
     at_revision,
     check_complete,
     load_from,
+    model_type,
     read_normalisation,
     read_source,
 )
@@ -310,8 +311,8 @@ def _check(source: str, folder: Path, device: torch.device, dtype: torch.dtype) 
 
     if not (folder / "config.json").is_file():
         raise _PipelineError("a diffusion pipeline")
+    family = family_of(model_type(folder, source), source)
     config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    family = family_of(config.model_type, source)
     network = getattr(transformers, family.module)
     with torch.device("meta"):
         bare = network(getattr(config, "vision_config", config), **_arguments(family))
@@ -323,8 +324,7 @@ def _check(source: str, folder: Path, device: torch.device, dtype: torch.dtype) 
 def _load(source: str, folder: Path, device: torch.device, dtype: torch.dtype) -> VfmTower:
     import transformers
 
-    config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    family = family_of(config.model_type, source)
+    family = family_of(model_type(folder, source), source)
     model, report = getattr(transformers, family.module).from_pretrained(
         folder,
         dtype=dtype,
