@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from replicas.files import put_into_cache
 from tiny import save_tiny_clip, tiny_clip, tiny_sam, tiny_vfm
 from wordmask import WordmaskError
 from wordmask.segmenter import Segmenter
@@ -21,15 +21,6 @@ from wordmask.towers.weights import fingerprint
 
 BUILT_IN = Path(auxiliary.__file__).parents[1] / "networks"
 CPU = {"device": torch.device("cpu"), "dtype": torch.float32}
-
-
-def put_into_cache(cache: Path, name: str, folder: Path, **revisions: str) -> None:
-    """The hub's cache layout, made by hand: branches and tags by the commit that they stand for."""
-    place = cache / f"models--{name.replace('/', '--')}"
-    for revision, commit in revisions.items():
-        shutil.copytree(folder, place / "snapshots" / commit, dirs_exist_ok=True)
-        (place / "refs").mkdir(exist_ok=True)
-        (place / "refs" / revision).write_text(commit)
 
 
 # -- the registry of kinds ------------------------------------------------------------------------
