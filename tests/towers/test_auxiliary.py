@@ -142,27 +142,17 @@ def test_a_revision_of_every_kind(kind, source, cache):
             AuxiliaryModels({kind: bare}, cache_dir=cache, local_files_only=True).get(kind)
 
 
-def test_what_is_wrong_with_a_revision(cache, tmp_path, monkeypatch):
-    def message(source: str, offline: bool = True) -> str:
+def test_what_is_wrong_with_a_revision(cache):
+    def message(source: str) -> str:
         with pytest.raises(WordmaskError) as error:
-            load_clip(source, **CPU, cache_dir=cache, local_files_only=offline)
+            load_clip(source, **CPU, cache_dir=cache, local_files_only=True)
         assert "\n" not in str(error.value)
         return str(error.value)
 
-    assert "`hf download owner/clip --revision v3`" in message("owner/clip@v3")
+    assert "`hf download owner/clip --revision v3 " in message("owner/clip@v3")
     for text in ("owner/clip@", "owner/clip/more@v2", "/no/folder@v2"):
         assert f"got {text!r}" in message(text)
     assert "built-in network" in message("wordmask/tiny-clip@v2")
-
-    import huggingface_hub
-    from huggingface_hub.errors import RevisionNotFoundError
-
-    def refuse(self, name, revision=None, timeout=None):
-        response = type("Response", (), {"headers": {}, "status_code": 404, "request": None})()
-        raise RevisionNotFoundError(f"{name} {revision}", response=response)
-
-    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", refuse)
-    assert "'owner/clip' has no revision 'v3'" in message("owner/clip@v3", offline=False)
 
 
 def test_a_folder_may_have_an_at_sign_in_its_name(tmp_path):
