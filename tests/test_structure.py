@@ -34,6 +34,7 @@ LAYERS = (
     ("toybox.scenes", "datasets"),
     ("metrics",),
     ("toybox", "evaluation"),
+    ("doctor",),
     ("cli", "__main__"),
 )
 
