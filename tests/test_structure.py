@@ -15,6 +15,7 @@ LAYERS = (
     ("version", "errors"),
     (
         "files",
+        "progress",
         "options",
         "registry",
         "user_code",

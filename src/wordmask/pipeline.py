@@ -13,6 +13,7 @@ from torch import Tensor
 
 from wordmask.encoding import DenseFeatures, Encoding
 from wordmask.methods.base import Method, Towers
+from wordmask.progress import stage, steps
 from wordmask.refiners.base import Refiner, RefinerInput
 from wordmask.text_queries import TextQueries
 from wordmask.windows import ScoreMap, Tile, Window
@@ -55,7 +56,11 @@ class Pipeline:
             batch = torch.stack(crops, dim=1).flatten(0, 1)  # windows of a picture side by side
         batch, pad = self.method.pad(batch, self.towers.clip.patch)
         at_once = CPU_BATCH if self.towers.clip.device.type == "cpu" else BATCH
-        parts = [self.method.encode(self.towers, x) for x in batch.split(at_once)]
+        with stage(self.method.name):
+            batches = steps(
+                "windows" if windows else "pictures", batch.split(at_once), len(batch), len
+            )
+            parts = [self.method.encode(self.towers, x) for x in batches]
         dense = DenseFeatures.join(parts)
         encoding = Encoding(
             dense.features, dense.state, pixels, tuple(sizes), pad, windows, tuple(images), single
@@ -82,7 +87,8 @@ class Pipeline:
                 image = torch.from_numpy(encoding.images[i]).to(pixels).permute(2, 0, 1) / 255
             else:
                 image = self.method.unnormalise(pixels, self.towers.clip)
-            prepared = refiner.prepare(RefinerInput(image, pixels), networks)
+            with stage(refiner.name):
+                prepared = refiner.prepare(RefinerInput(image, pixels), networks)
             if not self.low_memory:
                 encoding.prepared[i, refiner] = prepared
         return prepared
@@ -99,7 +105,7 @@ class Pipeline:
             The encoding, the index of the picture in it, and its maps before and after refiners.
         """
         pictures = [(e, i) for e in encodings for i in range(len(e))]
-        with torch.inference_mode():
+        with torch.inference_mode(), stage(self.method.name):
             coarse = [
                 maps
                 for e in encodings
@@ -115,7 +121,9 @@ class Pipeline:
             for refiner in self.refiners:
                 fine = [
                     self._refine(encoding, i, maps, [refiner])
-                    for (encoding, i), maps in zip(pictures, fine, strict=True)
+                    for (encoding, i), maps in steps(
+                        "pictures", list(zip(pictures, fine, strict=True))
+                    )
                 ]
                 self.towers.networks.release(refiner.network)
         for (encoding, i), before, after in zip(pictures, coarse, fine, strict=True):
@@ -133,7 +141,9 @@ class Pipeline:
             h, w = encoding.patches(self.towers.clip.patch)
             maps = scores.rows(0, h, (h, w))
         for refiner in refiners:
-            maps = refiner.refine(self.prepare_refiner(encoding, i, refiner), maps)
+            prepared = self.prepare_refiner(encoding, i, refiner)
+            with stage(refiner.name):
+                maps = refiner.refine(prepared, maps)
         size = encoding.pixel_size
         return ScoreMap([Tile(maps, Window(0, 0, *size), size, (0, 0))], size)
 

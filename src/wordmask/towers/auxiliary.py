@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from wordmask.errors import WordmaskError, unknown
+from wordmask.progress import stage
 from wordmask.registry import check_name
 
 if TYPE_CHECKING:
@@ -142,7 +143,8 @@ class AuxiliaryModels:
                 module, _, function = load.partition(":")
                 load = getattr(import_module(module), function)
             source = self.sources.get(kind, KINDS[kind].source)
-            self._loaded[kind] = load(source, **self._where)
+            with stage(f"loading {source if isinstance(source, str) else kind}"):
+                self._loaded[kind] = load(source, **self._where)
         return self._loaded[kind]
 
     def __getattr__(self, kind: str) -> Any:

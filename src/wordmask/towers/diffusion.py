@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from wordmask.affinity import ByRows, HeadAttention
 from wordmask.errors import WordmaskError, unknown
+from wordmask.progress import stage, steps
 from wordmask.towers.hub import check_complete, load_from, named, read_source
 from wordmask.towers.memory import TooLargeError, check_memory
 
@@ -145,7 +146,7 @@ class DiffusionTower:
         t = self.timestep(time_step) if t is None else t
         latent = self.noised(self.encode(image, size or (self.size, self.size)), t, seed, noise)
         found: dict[str, tuple[list[HeadAttention], tuple[int, int]]] = {}
-        for name, x in self._walk(latent, t):
+        for name, x in steps("UNet", self._walk(latent, t)):
             if name in wanted:
                 found[str(name)] = self._heads(str(name), x), (x.shape[-2], x.shape[-1])
             if len(found) == len(set(wanted)):
@@ -185,7 +186,7 @@ class DiffusionTower:
     def _block(self, image: Tensor, t: int, block: int, seed: int) -> Tensor:
         latent = self.noised(self.encode(image, (image.shape[-2], image.shape[-1])), t, seed)
         last = 0
-        for name, x in self._walk(latent, t):
+        for name, x in steps("UNet", self._walk(latent, t)):
             if name == block:
                 return x.float()
             last = name if isinstance(name, int) else last
@@ -202,7 +203,8 @@ class DiffusionTower:
         """
         height, width = (max(round(side / self.factor), 1) * self.factor for side in size)
         pixels = F.interpolate(image[None].to(self.device), size=(height, width))
-        mean = self.vae.encode((2 * pixels - 1).to(self.dtype)).latent_dist.mean
+        with stage("VAE"):
+            mean = self.vae.encode((2 * pixels - 1).to(self.dtype)).latent_dist.mean
         return mean * self.vae.config.scaling_factor
 
     @torch.inference_mode()

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from wordmask.progress import steps
 from wordmask.towers.clip import ClipTower
 
 
@@ -41,7 +42,7 @@ def cosine_maps(
         cosines = texts @ F.normalize(feature, dim=0)
         gradients = [  # of L cosines: what one patch adds to their mean would vanish in float16
             torch.autograd.grad(patches * cosine, shift, retain_graph=True)[0][0, 0]
-            for cosine in cosines
+            for cosine in steps("gradients", cosines)
         ]
     gradient = torch.stack(gradients).float() / patches**2  # (Q, D)
     return cosines.detach(), gradient @ z[0, first:].float().T

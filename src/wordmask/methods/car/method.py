@@ -24,6 +24,7 @@ from wordmask.methods.car.clip_es import (
 )
 from wordmask.methods.car.paint import PaintRule
 from wordmask.methods.car.visual_prompts import PROMPTS, Prompter
+from wordmask.progress import steps
 from wordmask.text_queries import TextQueries
 from wordmask.towers.clip import ClipTower, Need, Trace
 from wordmask.vocabulary import templates
@@ -262,11 +263,15 @@ class Car(Method):
         masks: dict[int, int] = {}  # hash of the last classified mask of each word
         found = labels.new_zeros(classes, classes)  # cosine of each word's picture with each word
         result = signed.new_zeros(classes, signed.shape[1])
+        number = 0
         while len(active):
+            number += 1
             rows = torch.cat([active, background])
             maps = gradcam(self.logit_scale * cosines[rows], signed[rows])[: len(active)]
             maps = self._spread(maps, spread, grid)  # (n, L)
-            for words, some in zip(active.split(AT_ONCE), maps.split(AT_ONCE), strict=True):
+            parts = list(zip(active.split(AT_ONCE), maps.split(AT_ONCE), strict=True))
+            text, total = f"round {number}, words", len(active)
+            for words, some in steps(text, parts, total, lambda part: len(part[0])):
                 shown = self._masks(some.unflatten(1, grid), (picture.shape[1], picture.shape[2]))
                 keys = [hash(mask.cpu().numpy().tobytes()) for mask in shown]
                 new = [i for i, c in enumerate(words.tolist()) if masks.get(c) != keys[i]]
