@@ -17,7 +17,7 @@ from packaging.specifiers import SpecifierSet
 import wordmask
 from commands import files, process
 from wordmask import doctor
-from wordmask.doctor import examine, size
+from wordmask.doctor import examine
 from wordmask.towers.auxiliary import KINDS
 
 CLIP = "openai/clip-vit-base-patch16"
@@ -311,7 +311,3 @@ def test_a_cache_that_cannot_be_written(home, monkeypatch):
     assert found["hub"].state == found["text"].state == "fails"
     assert "HF_HOME" in found["hub"].todo
     assert "WORDMASK_CACHE" in found["text"].todo
-
-
-def test_sizes():
-    assert [size(x) for x in (0, 1500, 598_641_023)] == ["0 bytes", "1.5 kB", "599 MB"]

@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
@@ -26,11 +26,14 @@ from typing import TYPE_CHECKING, Any
 from wordmask.files import one_line
 from wordmask.options import EXTRAS
 from wordmask.towers.auxiliary import KINDS
+from wordmask.towers.transfer import size_text
 from wordmask.user_code import describe_error, is_file
 from wordmask.version import __version__
 
 if TYPE_CHECKING:
     import torch
+
+    from wordmask.towers.fetch import Files
 
 SCHEMA = 1  # of the report; to be increased when a key changes its name or meaning
 DTYPES = ("float32", "float16", "bfloat16")
@@ -143,7 +146,7 @@ def _machine() -> Iterator[Finding]:
         total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):  # not on Windows
         total = None
-    text = "unknown" if total is None else size(total)
+    text = "unknown" if total is None else size_text(total)
     yield Finding("memory", "ok", text, details={"bytes": total})
     names = [*VARIABLES, *(name for name in sorted(os.environ) if name.lower().endswith("_proxy"))]
     told = {name: os.environ[name] for name in names if os.environ.get(name)}
@@ -222,7 +225,7 @@ def _devices() -> Iterator[Finding]:
     places = [("cpu", f"threads: {torch.get_num_threads()}")]
     for i in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
         gpu = torch.cuda.get_device_properties(i)
-        places.append((f"cuda:{i}", f"{gpu.name}, {size(gpu.total_memory)}"))
+        places.append((f"cuda:{i}", f"{gpu.name}, {size_text(gpu.total_memory)}"))
     if torch.backends.mps.is_available():
         places.append(("mps", "Apple GPU"))
     reference = None
@@ -317,27 +320,27 @@ def _checkpoints(model: str) -> Iterator[Finding]:
         one, flag = cached.get(name), uses.get(name, "")
         details = {"default": name in uses, "flag": flag, "missing": [], "damaged": []}
         details |= {"bytes": 0, "path": None}
-        fetch = f"hf download {name}"
         if one is None:
-            todo = f"it is downloaded when first used; beforehand: {fetch}"
+            todo = f"it is downloaded when first used; beforehand: {_command(name, flag)}"
             yield Finding(name, "absent", f"{flag}: not in the cache", todo, details)
             continue
         flag = flag or one.flag
         if not flag:
             unread += 1
             continue
-        missing = _lacking(one.snapshot, "--model" if flag == "--classifier" else flag)
+        missing = _lacking(one.snapshot, flag)
         damaged = [str(file) for file in one.files() if _damaged(one.snapshot / file)]
         details |= {"flag": flag, "missing": missing, "damaged": damaged, "path": str(one.path)}
         details |= {"bytes": one.bytes}
-        text = f"{flag}: {size(one.bytes)}"
+        text = f"{flag}: {size_text(one.bytes)}"
         if damaged:
             text += f", damaged: {', '.join(damaged)}"
-            todo = f"{fetch} {' '.join(damaged)} --force-download"
+            todo = f"{_command(name, flag, damaged)} --force-download"
             yield Finding(name, "partial", text, todo, details)
         elif missing:
             text += f", lacks {', '.join(missing)}"
-            todo = f"with a network the next run downloads the rest, or: {fetch}"
+            command = _command(name, flag, missing)
+            todo = f"with a network the next run downloads the rest, or: {command}"
             yield Finding(name, "partial", text, todo, details)
         else:
             yield Finding(name, "ok", f"{text}, complete", "", details)
@@ -392,7 +395,8 @@ def _caches() -> Iterator[Finding]:
         free, (used, files) = shutil.disk_usage(there).free, _measure(path)
         details = {"path": str(path), "bytes": used, "files": files, "free": free}
         details["writable"] = os.access(there, os.W_OK)
-        text = f"{_tilde(path)}, {what}: {size(used)}, {size(free)} free"
+        held = size_text(used) if used else "empty"
+        text = f"{_tilde(path)}, {what}: {held}, {size_text(free)} free"
         state, todo = "ok", ""
         if not details["writable"]:
             variable = "WORDMASK_CACHE" if name == "text" else "HF_HOME"
@@ -404,7 +408,7 @@ def _caches() -> Iterator[Finding]:
         yield Finding(name, state, text, todo, details)
     rest = [file.stat().st_size for file in _hub_cache().glob("models--*/blobs/*.incomplete")]
     if rest:
-        text = f"{len(rest)} left by downloads that were cut, {size(sum(rest))}"
+        text = f"{len(rest)} left by downloads that were cut, {size_text(sum(rest))}"
         pattern = _hub_cache() / "models--*" / "blobs" / "*.incomplete"
         todo = f"if no download is running, delete {_tilde(pattern)}"
         details = {"files": len(rest), "bytes": sum(rest)}
@@ -513,18 +517,6 @@ def _ask(place: str, model: str, seconds: float) -> str | None:
 # -- text ---------------------------------------------------------------------------------------
 
 
-def size(count: float) -> str:
-    """Bytes for people, in the units of download pages.
-
-    >>> size(512), size(598_641_023), size(5.16e9)
-    ('512 bytes', '599 MB', '5.2 GB')
-    """
-    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= scale:
-            return f"{count / scale:.{int(count < 10 * scale)}f} {unit}"
-    return f"{count:.0f} bytes"
-
-
 def _tilde(path: str | os.PathLike[str]) -> str:
     """A path with `~` for the user's folder."""
     text, home = os.fspath(path), str(Path.home())
@@ -533,28 +525,10 @@ def _tilde(path: str | os.PathLike[str]) -> str:
 
 # -- which files a checkpoint needs -------------------------------------------------------------
 
-_WEIGHTS = "model.safetensors*|pytorch_model.bin*"
-_NEEDS = {  # file patterns by the flag that takes a checkpoint
-    "--model": ("config.json", _WEIGHTS, "tokenizer.json|vocab.*|spiece.model"),
-    "--vfm": ("config.json", _WEIGHTS),
-    "--sam": ("config.json", _WEIGHTS),
-    "--diffusion": (
-        "model_index.json",
-        "unet/config.json",
-        "unet/diffusion_pytorch_model*",
-        "vae/config.json",
-        "vae/diffusion_pytorch_model*",
-        "text_encoder/config.json",
-        "text_encoder/model*.safetensors|text_encoder/pytorch_model*.bin",
-        "tokenizer/vocab.json|tokenizer/tokenizer.json",
-        "scheduler/scheduler_config.json",
-    ),
-}
-
 
 def _read_as(folder: Path) -> str:
     """The flag that takes a snapshot of a repository; "" if none does, or nothing can be told."""
-    from wordmask.towers import families, vfm
+    from wordmask.towers import diffusion, families, sam, vfm
 
     def value(name: str, key: str) -> str:
         try:
@@ -562,28 +536,42 @@ def _read_as(folder: Path) -> str:
         except (OSError, ValueError, AttributeError):
             return ""
 
-    if (folder / "model_index.json").is_file():
-        is_sd = value("model_index.json", "_class_name") == "StableDiffusionPipeline"
+    if (folder / diffusion.INDEX).is_file():
+        is_sd = value(diffusion.INDEX, "_class_name") == "StableDiffusionPipeline"
         return "--diffusion" if is_sd else ""
     kind = value("config.json", "model_type")
     if kind in families.FAMILIES:
         return "--model"
-    if kind in ("sam", "sam2", "sam2_video"):
-        return "--sam"
-    return "--vfm" if kind in vfm.FAMILIES else ""
+    return "--sam" if kind in sam.MODELS else "--vfm" if kind in vfm.FAMILIES else ""
 
 
 def _lacking(folder: Path, flag: str) -> list[str]:
-    """The files that a snapshot lacks."""
-    lacking = []
-    for needed in _NEEDS[flag]:
-        found = [file for pattern in needed.split("|") for file in folder.glob(pattern)]
-        if not found:
-            lacking.append(needed.replace("*", "").replace("|", " or "))
-        for file in found:
-            if file.name.endswith(".index.json"):
-                with suppress(OSError, ValueError, AttributeError):
-                    shards = json.loads(file.read_text(encoding="utf-8")).get("weight_map", {})
-                    names = sorted(set(shards.values()))
-                    lacking += [name for name in names if not file.with_name(name).exists()]
-    return lacking
+    """The files that a snapshot lacks to be read by a flag."""
+    from wordmask.towers import diffusion
+    from wordmask.towers.fetch import lacking
+
+    index = diffusion.INDEX if flag == "--diffusion" else "config.json"
+    gaps = [] if (folder / index).is_file() else [index]
+    return gaps + lacking(folder, _files(flag))
+
+
+def _files(flag: str) -> Files:
+    """The files of the networks that a flag takes."""
+    from wordmask.towers import diffusion, families
+    from wordmask.towers.fetch import Files
+
+    known = {"--diffusion": diffusion.FILES, "--vfm": Files(), "--sam": Files()}
+    return known.get(flag, families.FILES)
+
+
+def _command(name: str, flag: str, missing: Sequence[str] = ()) -> str:
+    """The command that downloads missing files of a repository, or all that are needed."""
+    from wordmask.towers.fetch import Repository
+
+    names = [name for gap in missing for name in gap.replace(" with ", " or ").split(" or ")]
+    if not names:
+        weights = _files(flag).weights
+        several = len(weights) > 1  # pipelines, which have safetensors on the hub
+        names = [name for part in weights for name in part[: 1 if several else None]]
+        names = ["*.json", "*.txt", *names]
+    return Repository(name).command(names)

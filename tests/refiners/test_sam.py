@@ -254,7 +254,7 @@ def without_any_weights(folder):
     ("prepare", "words"),
     [
         (lambda folder: None, ["has no config.json"]),
-        (without_any_weights, ["has no weights", "model.safetensors"]),
+        (without_any_weights, ["lacks model.safetensors or"]),
         (half_downloaded, ["cannot load SAM in"]),
         (without_some_weights, ["lack", "mask_decoder.iou", "not a complete SAM"]),
         (lambda folder: tiny_clip().save_pretrained(folder), ["'clip' model", "SAM or SAM 2"]),

@@ -42,7 +42,9 @@ def busy(text: str) -> Iterator[None]:
         return
     from rich.text import Text
 
-    with console(stderr=True).status(Text(one_line(text))) as status:
+    from wordmask.towers.transfer import making_room
+
+    with console(stderr=True).status(Text(one_line(text))) as status, making_room(status):
 
         def show(stage: str) -> None:
             status.update(Text(one_line(f"{text}: {stage}" if stage else text)))
@@ -63,6 +65,8 @@ def progress_bar(*columns: ProgressColumn, transient: bool = True) -> Iterator[P
     from rich.table import Column
     from rich.text import Text
 
+    from wordmask.towers.transfer import making_room
+
     live = is_terminal(sys.stderr)
 
     class Stage(ProgressColumn):
@@ -82,7 +86,7 @@ def progress_bar(*columns: ProgressColumn, transient: bool = True) -> Iterator[P
         transient=transient,
         disable=not live,
     )
-    with bar, listening(stage.show if live else _Lines().show):
+    with bar, making_room(bar), listening(stage.show if live else _Lines().show):
         yield bar
 
 

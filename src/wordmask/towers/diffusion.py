@@ -22,7 +22,15 @@ from torch import Tensor, nn
 from wordmask.affinity import ByRows, HeadAttention
 from wordmask.errors import WordmaskError, unknown
 from wordmask.progress import stage, steps
-from wordmask.towers.hub import check_complete, load_from, named, read_source
+from wordmask.towers.fetch import (
+    DIFFUSERS,
+    TOKENIZER,
+    TRANSFORMERS,
+    Files,
+    inside,
+    weight_settings,
+)
+from wordmask.towers.hub import check_complete, load_from, read_source
 from wordmask.towers.memory import TooLargeError, check_memory
 
 # The repository of 2.1-base was withdrawn; copies of it, in the order in which they are tried.
@@ -32,17 +40,32 @@ DEFAULT = MIRRORS[0]
 STEPS = 50  # number of time steps that an index counts
 LAYERS = ("up_blocks.-1.attentions.1", "up_blocks.-1.attentions.0")  # CLIPer's, in its order
 INDEX = "model_index.json"
-FILES = (  # of a complete folder, with the names that a part's weights may have
-    INDEX,
-    "unet/config.json",
-    "unet/diffusion_pytorch_model*",
-    "vae/config.json",
-    "vae/diffusion_pytorch_model*",
-    "text_encoder/config.json",
-    "text_encoder/*model*",
-    "tokenizer/*",
-    "scheduler/scheduler_config.json",
+FILES = Files(
+    weights=(
+        inside("unet", DIFFUSERS),
+        inside("vae", DIFFUSERS),
+        inside("text_encoder", TRANSFORMERS),
+    ),
+    required=(
+        *(
+            ((name,),)
+            for name in (
+                "unet/config.json",
+                "vae/config.json",
+                "text_encoder/config.json",
+                "tokenizer/tokenizer_config.json",
+                "scheduler/scheduler_config.json",
+            )
+        ),
+        tuple(inside("tokenizer", names) for names in TOKENIZER[:2]),
+    ),
+    extra=inside("tokenizer", ["special_tokens_map.json", "added_tokens.json"]),
 )
+PARTS = {  # their classes
+    "unet": "UNet2DConditionModel",
+    "vae": "AutoencoderKL",
+    "text_encoder": "CLIPTextModel",
+}
 
 _empty_prompts: dict[tuple[str, ...], Tensor] = {}  # embeddings by network, for this process
 
@@ -342,18 +365,16 @@ def load_diffusion(
         )
     name = os.fspath(source)
 
-    def load(place: str, where: dict[str, Any]) -> DiffusionTower:
-        return _load(place, where, device, dtype)
-
     def attempt(place: str, offline: bool) -> DiffusionTower:
         with _quiet():
             tower = load_from(
                 place,
-                load,
+                lambda folder: _load(place, folder, device, dtype),
+                FILES,
                 kind="the diffusion model",
-                index=INDEX,
-                files=[name for name in FILES if "*" not in name],
-                weights=(),
+                index=(INDEX,),
+                check=lambda folder: _check(place, folder),
+                half=dtype.itemsize == 2,
                 cache_dir=cache_dir,
                 local_files_only=offline,
             )
@@ -378,56 +399,54 @@ def load_diffusion(
     )
 
 
-def _load(
-    place: str, where: dict[str, Any], device: torch.device, dtype: torch.dtype
-) -> DiffusionTower:
-    import diffusers
-    from transformers import CLIPTextModel, CLIPTokenizer
-    from transformers.utils import cached_file
-
-    index = json.loads(Path(str(cached_file(place, INDEX, **where))).read_text(encoding="utf-8"))
-    parts = {
-        "unet": "UNet2DConditionModel",
-        "vae": "AutoencoderKL",
-        "text_encoder": "CLIPTextModel",
-    }
-    for part, kind in parts.items():
+def _check(place: str, folder: Path) -> None:
+    """Refuse other pipelines."""
+    index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+    for part, kind in PARTS.items():
         if (index.get(part) or [None, None])[1] != kind or "text_encoder_2" in index:
             raise WordmaskError(
                 f"got a {index.get('_class_name')} from {place}; wordmask reads Stable Diffusion "
                 "1.4, 1.5 and 2.1"
             )
-    folder = Path(place)
-    missing = [name for name in FILES if folder.is_dir() and not any(folder.glob(name))]
-    if missing:
-        raise WordmaskError(
-            f"the folder {place} lacks {', '.join(missing)}; it is not completely downloaded"
-        )
-    _check_memory(place, device, dtype, where)
-    empty = _empty_prompts.get(key := _prompt_key(named(place, where)))
+
+
+def _load(place: str, folder: Path, device: torch.device, dtype: torch.dtype) -> DiffusionTower:
+    import diffusers
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+    _check_memory(place, folder, device, dtype)
+    empty = _empty_prompts.get(key := _prompt_key(folder))
     if empty is None:
         text, report = CLIPTextModel.from_pretrained(
-            place, subfolder="text_encoder", dtype=torch.float32, output_loading_info=True, **where
+            folder,
+            subfolder="text_encoder",
+            dtype=torch.float32,
+            output_loading_info=True,
+            **weight_settings(folder, FILES.weights[2], dtype),
         )
-        what = f"the text encoder of {named(place, where)}"
-        check_complete(report["missing_keys"], what, parts["text_encoder"])
-        tokenizer = CLIPTokenizer.from_pretrained(place, subfolder="tokenizer", **where)
-        if tokenizer.model_max_length > 10_000:  # the default if no file was found
-            raise FileNotFoundError("no tokenizer")
+        check_complete(
+            report["missing_keys"], f"the text encoder of {place}", PARTS["text_encoder"]
+        )
+        tokenizer = CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer")
+        if tokenizer.model_max_length > 10_000:  # the default if its settings do not say
+            raise WordmaskError(f"the tokenizer of {place} has no model_max_length; fetch it again")
         empty = _empty_prompts[key] = _embed_nothing(text, tokenizer)
         del text
 
     def read(part: str) -> Any:
-        network, report = getattr(diffusers, parts[part]).from_pretrained(
-            place, subfolder=part, torch_dtype=dtype, output_loading_info=True, **where
+        network, report = getattr(diffusers, PARTS[part]).from_pretrained(
+            folder,
+            subfolder=part,
+            torch_dtype=dtype,
+            output_loading_info=True,
+            **weight_settings(folder, inside(part, DIFFUSERS), dtype),
         )
-        what = f"the {part} of {named(place, where)}"
-        check_complete(report["missing_keys"], what, parts[part])
+        check_complete(report["missing_keys"], f"the {part} of {place}", PARTS[part])
         return network.eval().requires_grad_(False).to(device)
 
     unet, vae = read("unet"), read("vae")
     _check_channels(unet, vae, place)
-    scheduler = diffusers.PNDMScheduler.from_pretrained(place, subfolder="scheduler", **where)
+    scheduler = diffusers.PNDMScheduler.from_pretrained(folder, subfolder="scheduler")
     return DiffusionTower(unet, vae, scheduler, empty.to(device, dtype), place)
 
 
@@ -454,11 +473,10 @@ def _embed_nothing(text: Any, tokenizer: Any) -> Tensor:
     return text.eval()(torch.tensor([ids], device=text.device)).last_hidden_state.clone()
 
 
-def _prompt_key(place: str) -> tuple[str, ...]:
-    """The key of a network's empty prompt; a folder's includes the file times of its weights."""
-    folder = Path(place) / "text_encoder"
-    times = sorted(str(p.stat().st_mtime_ns) for p in folder.glob("*")) if folder.is_dir() else []
-    return (str(Path(place).resolve()) if times else place, *times)
+def _prompt_key(folder: Path) -> tuple[str, ...]:
+    """The key of a network's empty prompt: its folder and the file times of its text encoder."""
+    times = sorted(str(p.stat().st_mtime_ns) for p in (folder / "text_encoder").glob("*"))
+    return (str(folder.resolve()), *times)
 
 
 def _check_channels(unet: Any, vae: Any, place: str) -> None:
@@ -470,16 +488,14 @@ def _check_channels(unet: Any, vae: Any, place: str) -> None:
         )
 
 
-def _check_memory(
-    place: str, device: torch.device, dtype: torch.dtype, where: dict[str, Any]
-) -> None:
+def _check_memory(place: str, folder: Path, device: torch.device, dtype: torch.dtype) -> None:
     """Check memory for the weights of UNet and VAE, and for the VAE's maps at the native size."""
     import diffusers
 
     numbers, side, width = 0, 0, 0
     for part, kind in (("unet", "UNet2DConditionModel"), ("vae", "AutoencoderKL")):
         network = getattr(diffusers, kind)
-        config = network.load_config(place, subfolder=part, **where)
+        config = network.load_config(folder, subfolder=part)
         with torch.device("meta"):
             empty = network.from_config(config)
         numbers += sum(p.numel() for p in empty.parameters())

@@ -13,11 +13,18 @@ from torch import nn
 from wordmask.errors import WordmaskError
 from wordmask.towers.blip import BlipText, BlipTower
 from wordmask.towers.clip import ClipTower
+from wordmask.towers.fetch import (
+    PREPROCESSOR,
+    TOKENIZER,
+    TOKENIZER_SETTINGS,
+    TRANSFORMERS,
+    Files,
+    weight_settings,
+)
 from wordmask.towers.hub import (
     build_model,
     check_complete,
     load_from,
-    named,
     pick_device,
     pick_dtype,
     read_normalisation,
@@ -49,6 +56,7 @@ FAMILIES = {  # by the model type in the configuration
     "blip": Family("BlipForImageTextRetrieval", BlipTower, BlipText, ("text_encoder", "text_proj")),
     "siglip": Family("SiglipModel", SiglipTower, SiglipText, ("text_model", "")),
 }
+FILES = Files(expected=(TOKENIZER,), extra=PREPROCESSOR + TOKENIZER_SETTINGS)
 
 
 @dataclass(frozen=True)
@@ -130,14 +138,15 @@ def load_clip(
         model, own = build_model(name)
         return LoadedClip(model.to(place, kind), tokenizer or own, None, None, name)
 
-    def load(at: str, where: dict[str, Any]) -> LoadedClip:
-        loaded = _load(at, kind, where)
-        offline, on_hub = where["local_files_only"], not Path(at).is_dir()
-        if loaded.tokenizer is None and offline and on_hub and not local_files_only:
-            raise FileNotFoundError("tokenizer")  # so that it is downloaded
-        return loaded
-
-    loaded = load_from(name, load, cache_dir=cache_dir, local_files_only=local_files_only)
+    loaded = load_from(
+        name,
+        lambda folder: _load(name, folder, kind),
+        FILES,
+        check=lambda folder: _check(name, folder, tokenizer is not None),
+        half=kind.itemsize == 2,
+        cache_dir=cache_dir,
+        local_files_only=local_files_only,
+    )
     return replace(
         loaded,
         model=loaded.model.eval().to(place),
@@ -172,27 +181,40 @@ def _family(model: nn.Module) -> Family:
     return FAMILIES.get(kind, FAMILIES["clip"])
 
 
-def _load(name: str, dtype: torch.dtype, where: dict[str, Any]) -> LoadedClip:
+def _check(name: str, folder: Path, has_tokenizer: bool) -> Files:
+    """The files of a checkpoint, once its configuration is there; refuses other models."""
+    from transformers import AutoConfig
+
+    kind = AutoConfig.from_pretrained(folder, trust_remote_code=False).model_type
+    if kind not in FAMILIES:
+        raise WordmaskError(
+            f"got a {kind!r} model from {name}; wordmask reads CLIP, BLIP for retrieval, and "
+            "SigLIP of fixed sizes"
+        )
+    textless = has_tokenizer or kind == "clip_vision_model"
+    return replace(FILES, expected=()) if textless else FILES
+
+
+def _load(name: str, folder: Path, dtype: torch.dtype) -> LoadedClip:
     import transformers
     from transformers import AutoConfig, AutoTokenizer
 
-    config = AutoConfig.from_pretrained(name, trust_remote_code=False, **where)
-    family = FAMILIES.get(config.model_type)
-    if family is None:
-        raise WordmaskError(
-            f"got a {config.model_type!r} model from {name}; wordmask reads CLIP, BLIP for "
-            "retrieval, and SigLIP of fixed sizes"
-        )
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    family = FAMILIES[config.model_type]
     model, report = getattr(transformers, family.model).from_pretrained(
-        name, dtype=dtype, trust_remote_code=False, output_loading_info=True, **where
+        folder,
+        dtype=dtype,
+        trust_remote_code=False,
+        output_loading_info=True,
+        **weight_settings(folder, TRANSFORMERS, dtype),
     )
-    check_complete(report["missing_keys"], named(name, where), family.model)
+    check_complete(report["missing_keys"], name, family.model)
     tokenizer = None
     if config.model_type != "clip_vision_model":
         try:
-            tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False, **where)
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         except Exception:  # the text tower raises when names are to be encoded
             tokenizer = None
     default = family.tower.default_mean, family.tower.default_std
-    mean, std = read_normalisation(name, where, default)
+    mean, std = read_normalisation(folder, default)
     return LoadedClip(model, tokenizer, mean, std, name)

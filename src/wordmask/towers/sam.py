@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -17,9 +18,11 @@ from torch import Tensor, nn
 
 from wordmask.errors import WordmaskError
 from wordmask.progress import stage, steps
-from wordmask.towers.hub import check_complete, load_from, named, read_normalisation, read_source
+from wordmask.towers.fetch import TRANSFORMERS, Files, weight_settings
+from wordmask.towers.hub import check_complete, load_from, read_normalisation, read_source
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+MODELS = {"sam": "SamModel", "sam2": "Sam2Model", "sam2_video": "Sam2Model"}  # by model_type
 PROMPTS = 16  # decoded at once
 OUTSIDE = -10.0  # logit of a mask prompt beyond the picture, and of a mask without points
 
@@ -271,28 +274,35 @@ def load_sam(
         return SamTower(source)
     name = os.fspath(source)
 
-    def load(place: str, where: dict[str, Any]) -> SamTower:
-        from transformers import AutoConfig, Sam2Model, SamModel
+    def check(folder: Path) -> None:
+        from transformers import AutoConfig
 
-        config = AutoConfig.from_pretrained(place, trust_remote_code=False, **where)
-        kinds = {"sam": SamModel, "sam2": Sam2Model, "sam2_video": Sam2Model}
-        if config.model_type not in kinds:
-            raise WordmaskError(
-                f"got a {config.model_type!r} model from {place} as SAM; give a SAM or SAM 2"
-            )
-        model, report = kinds[config.model_type].from_pretrained(
-            place, dtype=dtype, trust_remote_code=False, output_loading_info=True, **where
+        kind = AutoConfig.from_pretrained(folder, trust_remote_code=False).model_type
+        if kind not in MODELS:
+            raise WordmaskError(f"got a {kind!r} model from {name} as SAM; give a SAM or SAM 2")
+
+    def load(folder: Path) -> SamTower:
+        import transformers
+
+        config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        model, report = getattr(transformers, MODELS[config.model_type]).from_pretrained(
+            folder,
+            dtype=dtype,
+            trust_remote_code=False,
+            output_loading_info=True,
+            **weight_settings(folder, TRANSFORMERS, dtype),
         )
-        check_complete(report["missing_keys"], named(place, where), "SAM")
-        mean, std = read_normalisation(place, where, (IMAGENET_MEAN, IMAGENET_STD))
+        check_complete(report["missing_keys"], name, "SAM")
+        mean, std = read_normalisation(folder, (IMAGENET_MEAN, IMAGENET_STD))
         return SamTower(model.eval().to(device), mean=mean, std=std, source=name)
 
-    files = ("config.json", "model.safetensors", "preprocessor_config.json")
     return load_from(
         name,
         load,
+        Files(),
         kind="SAM",
-        files=files,
+        check=check,
+        half=dtype.itemsize == 2,
         cache_dir=cache_dir,
         local_files_only=local_files_only,
     )

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from wordmask.errors import WordmaskError
 from wordmask.towers.clip import position_embedding
+from wordmask.towers.fetch import TRANSFORMERS, Files, weight_settings
 from wordmask.towers.hub import check_complete, load_from, read_normalisation, read_source
 from wordmask.towers.memory import check_memory, free_memory
 
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from wordmask.towers.diffusion import DiffusionTower
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-FILES = ("config.json", "model.safetensors", "preprocessor_config.json")
 Facet = Literal["output", "queries", "keys", "values"]
 
 
@@ -278,9 +278,12 @@ def load_vfm(
             raise _PipelineError("a diffusion pipeline")
         return load_from(
             name,
-            lambda place, where: _load(name, place, where, device, dtype),
+            lambda folder: _load(name, folder, device, dtype),
+            Files(),
             kind="the VFM",
-            files=FILES,
+            index=("config.json", INDEX),
+            check=lambda folder: _check(name, folder, device, dtype),
+            half=dtype.itemsize == 2,
             **where,
         )
     except _PipelineError:
@@ -291,35 +294,44 @@ class _PipelineError(WordmaskError):
     """The source is a diffusion pipeline and not one network."""
 
 
-def _load(
-    source: str, place: str, where: dict[str, Any], device: torch.device, dtype: torch.dtype
-) -> VfmTower:
+def _check(source: str, folder: Path, device: torch.device, dtype: torch.dtype) -> None:
+    """Refuse another kind of network, or one that does not fit into memory."""
     import transformers
-    from transformers.utils import cached_file
 
-    try:
-        config = transformers.AutoConfig.from_pretrained(place, trust_remote_code=False, **where)
-    except OSError:
-        kinds = ("missing_entries", "connection_errors")
-        quiet = {f"_raise_exceptions_for_{kind}": False for kind in kinds}
-        if cached_file(place, "model_index.json", **quiet, **where):
-            raise _PipelineError("a diffusion pipeline") from None
-        raise
+    if not (folder / "config.json").is_file():
+        raise _PipelineError("a diffusion pipeline")
+    config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
     family = family_of(config.model_type, source)
     network = getattr(transformers, family.module)
-    plain = {"add_pooling_layer": False} if family.module == "ViTModel" else {}
     with torch.device("meta"):
-        bare = network(getattr(config, "vision_config", config), **plain)
+        bare = network(getattr(config, "vision_config", config), **_arguments(family))
     parameters = sum(p.numel() for p in bare.parameters())
     needed = int(1.1 * parameters * dtype.itemsize)
     check_memory(source, needed, device, _advice(source, parameters, device, dtype))
-    model, report = network.from_pretrained(
-        place, dtype=dtype, trust_remote_code=False, output_loading_info=True, **plain, **where
+
+
+def _load(source: str, folder: Path, device: torch.device, dtype: torch.dtype) -> VfmTower:
+    import transformers
+
+    config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    family = family_of(config.model_type, source)
+    model, report = getattr(transformers, family.module).from_pretrained(
+        folder,
+        dtype=dtype,
+        trust_remote_code=False,
+        output_loading_info=True,
+        **_arguments(family),
+        **weight_settings(folder, TRANSFORMERS, dtype),
     )
     missing = [key for key in report["missing_keys"] if "mask_token" not in key]
     check_complete(missing, source, family.title)
-    mean, std = read_normalisation(place, where, IMAGENET)
+    mean, std = read_normalisation(folder, IMAGENET)
     return VfmTower(model.eval().to(device), mean=mean, std=std, source=source)
+
+
+def _arguments(family: VfmFamily) -> dict[str, Any]:
+    """Further arguments of a family's class."""
+    return {"add_pooling_layer": False} if family.module == "ViTModel" else {}
 
 
 def family_of(kind: str, source: str) -> VfmFamily:
