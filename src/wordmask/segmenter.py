@@ -67,7 +67,6 @@ class Segmenter:
         self.source = source
         self.max_pixels = max_pixels
         self.low_memory = low_memory
-        self._weights: str | None = None
 
     @classmethod
     def from_pretrained(
@@ -84,6 +83,7 @@ class Segmenter:
         refine: str | Refiner | Iterable[Any] | None = None,
         networks: Mapping[str, str | os.PathLike[str] | nn.Module] | None = None,
         low_memory: bool = False,
+        revision: str | None = None,
     ) -> Segmenter:
         """Load a CLIP and set up a method.
 
@@ -109,6 +109,7 @@ class Segmenter:
                 (`wordmask.towers.auxiliary.KINDS`), each given like `model`.
             low_memory: free auxiliary models as soon as they are no longer needed, and move CLIP
                 off the GPU meanwhile. Give pictures as a list then: each model is loaded once.
+            revision: a branch, tag or commit of `model`, as after the @ of its id.
 
         Raises:
             WordmaskError: unknown method, refiner, variant or option; weights that cannot be
@@ -123,6 +124,7 @@ class Segmenter:
             cache_dir=cache_dir,
             local_files_only=local_files_only,
             tokenizer=tokenizer,
+            revision=revision,
         )
         tower = loaded.tower(activation=chosen.activation, norm_eps=chosen.norm_eps)
         auxiliary = AuxiliaryModels(
@@ -319,10 +321,8 @@ class Segmenter:
         ]
 
     def weights(self) -> str:
-        """A hash of CLIP's weights, computed once."""
-        if self._weights is None:
-            self._weights = fingerprint(self.tower.model)
-        return self._weights
+        """A hash of CLIP's weights, see `wordmask.towers.weights.fingerprint`."""
+        return fingerprint(self.tower.model)
 
     def provenance(self) -> dict[str, Any]:
         """Everything that a result depends on, as plain values."""

@@ -179,10 +179,9 @@ class AuxiliaryModels:
         from wordmask.towers.weights import fingerprint
 
         for kind, tower in self._loaded.items():
-            if kind not in self._described:
-                source = self.sources.get(kind, KINDS[kind].source)
-                path = isinstance(source, (str, os.PathLike))
-                name = str(source) if path else type(source).__name__
-                models = tower.modules() if hasattr(tower, "modules") else [tower.model]
-                self._described[kind] = {"source": name, "weights": fingerprint(*models)}
+            source = self.sources.get(kind, KINDS[kind].source)
+            path = isinstance(source, (str, os.PathLike))
+            name = str(source) if path else type(source).__name__
+            models = tower.modules() if hasattr(tower, "modules") else [tower.model]
+            self._described[kind] = {"source": name, "weights": fingerprint(*models)}
         return dict(self._described)

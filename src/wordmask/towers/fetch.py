@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shlex
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -173,8 +174,8 @@ class Repository:
         words += ["--revision", self.revision] if self.revision else []
         words += ["--cache-dir", str(self.cache_dir)] if self.cache_dir else []
         for one in include:
-            words += ["--include", f'"{one}"' if "*" in one else one]
-        return " ".join([*words, *more])
+            words += ["--include", one]
+        return shlex.join([*words, *more])
 
     def fetch(
         self,
@@ -420,7 +421,7 @@ class Repository:
             names = [name for choice in choices for text in choice for name in text.split(" with ")]
         else:
             several = len(files.weights) > 1  # pipelines, which have safetensors on the hub
-            names = ["*.json", "*.txt"]
+            names = ["*.json", "*.txt"] + (["*.model"] if files.expected else [])
             names += [name for part in files.weights for name in part[: 1 if several else None]]
         return WordmaskError(
             f"{what}; {', '.join(' or '.join(choice) for choice in choices)} not in the cache: "
@@ -442,6 +443,7 @@ def _contents(sizes: Iterable[str], names: Sequence[str]) -> str:
     others = ("open_clip", ".safetensors", ".bin", ".pt", ".ckpt", ".h5", ".msgpack", ".onnx")
     found = sorted(name for name in sizes if any(mark in name for mark in others))
     why = f"the repository has no {' or '.join(names)}"
-    if any("open_clip" in name for name in found):
-        return f"{why}, only files for open_clip ({found[0]}); give a copy in transformers format"
+    for name in found:
+        if "open_clip" in name:
+            return f"{why}, only files for open_clip ({name}); give a copy in transformers format"
     return why + (f" ({', '.join(found[:3])} cannot be read instead)" if found else "")

@@ -6,7 +6,6 @@ and remote code is never trusted. Only code given as `FILE.py:FUNCTION` is run.
 
 from __future__ import annotations
 
-import json
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -20,11 +19,19 @@ from torch import nn
 
 from wordmask.errors import WordmaskError, unknown
 from wordmask.towers.clip import CLIP_MEAN, CLIP_STD
-from wordmask.towers.fetch import Files, Repository, lacking
+from wordmask.towers.contents import (
+    ContentError,
+    check_contents,
+    first_line,
+    read_settings,
+    read_triple,
+)
+from wordmask.towers.fetch import PREPROCESSOR, Files, Repository, lacking
 from wordmask.user_code import describe_error, is_file, load_object
 
 BUILT_IN = "wordmask"  # names wordmask/... are networks inside the package
 Loaded = TypeVar("Loaded")
+Result = TypeVar("Result")
 
 
 def build_model(text: str) -> tuple[Any, Any]:
@@ -59,6 +66,24 @@ def read_source(source: Any, device: torch.device, dtype: torch.dtype) -> Any:
     if not isinstance(source, (str, os.PathLike)) or not is_file(os.fspath(source)):
         return source
     return build_model(os.fspath(source))[0].to(device, dtype)
+
+
+def at_revision(source: Any, revision: str | None) -> Any:
+    """The source with its revision, `owner/name@revision`.
+
+    Raises:
+        WordmaskError: a revision with something that has none.
+    """
+    if revision is None:
+        return source
+    text = os.fspath(source) if isinstance(source, (str, os.PathLike)) else type(source).__name__
+    on_hub = isinstance(source, str) and "@" not in text and not text.startswith(BUILT_IN + "/")
+    if not revision or not on_hub or is_file(text) or Path(text).expanduser().exists():
+        raise WordmaskError(
+            f"got revision={revision!r} with {text!r}; give a branch, a tag or a commit, with a "
+            "hub id that names none"
+        )
+    return f"{text}@{revision}"
 
 
 def check_complete(missing: Iterable[str], source: str, what: str) -> None:
@@ -114,22 +139,36 @@ def load_from(
         folder = _built_in(source)
     local = folder.is_dir()
     repository = None if local else _repository(source, kind, cache_dir)
-    with _quiet():
-        if repository is None:
-            _check_folder(folder, files, index, check)
-        else:
-            folder = repository.fetch(files, index, check, half=half, offline=local_files_only)
+    known = {"files": files}
+
+    def reading(at: Path, read: Callable[[], Result]) -> Result:
         try:
-            return load(folder)
+            return read()
         except WordmaskError:
             raise
-        except Exception as error:  # broken checkpoints raise many kinds of errors
-            first = (str(error).splitlines() or [type(error).__name__])[0]
-            where, again = str(folder), ""
+        except Exception as error:  # broken files raise many kinds of errors
+            where, again = str(at), "; fetch it again" if isinstance(error, ContentError) else ""
             if repository is not None:
-                where = f"{source} ({folder})"
+                where = f"{source} ({at})"
                 again = f"; `{repository.command((), '--force-download')}` fetches it again"
-            raise WordmaskError(f"cannot load {kind} in {where}: {first}{again}") from None
+            raise WordmaskError(
+                f"cannot load {kind} in {where}: {first_line(error)}{again}"
+            ) from None
+
+    def checked(at: Path) -> Files:
+        for name in index:
+            if (at / name).is_file():
+                reading(at, lambda: read_settings(at / name))  # noqa: B023
+        known["files"] = reading(at, lambda: check(at)) or files
+        return known["files"]
+
+    with _quiet():
+        if repository is None:
+            _check_folder(folder, files, index, checked)
+        else:
+            folder = repository.fetch(files, index, checked, half=half, offline=local_files_only)
+        reading(folder, lambda: check_contents(folder, known["files"], index, half))
+        return reading(folder, lambda: load(folder))
 
 
 def _check_folder(
@@ -170,19 +209,47 @@ def _built_in(name: str) -> Path:
     return known[name]
 
 
+def model_type(folder: Path, source: str) -> str:
+    """The kind of model in a folder, by its configuration.
+
+    Raises:
+        WordmaskError: a configuration that says nothing, or a model that needs code of its own.
+        ContentError: no configuration.
+    """
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+    config = read_settings(folder / "config.json")
+    kind = config.get("model_type")
+    if "auto_map" in config and kind not in CONFIG_MAPPING_NAMES:
+        raise WordmaskError(
+            f"got a {kind!r} model from {source}, which needs code of its own (auto_map); wordmask "
+            "runs no code of a repository, give a model that transformers has itself"
+        )
+    if not isinstance(kind, str) or not kind:
+        raise WordmaskError(
+            f"the config.json of {source} names no model_type; give a model in transformers format"
+        )
+    return kind
+
+
 def read_normalisation(
     folder: Path,
     default: tuple[tuple[float, ...], tuple[float, ...]] = (CLIP_MEAN, CLIP_STD),
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and std of the checkpoint's own preprocessor, else `default`."""
-    for filename in ("preprocessor_config.json", "processor_config.json"):
-        try:
-            settings = json.loads((folder / filename).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+    """Mean and std of the checkpoint's own preprocessor, else `default`.
+
+    Raises:
+        ContentError: values that cannot be a mean or a std.
+    """
+    for filename in PREPROCESSOR:
+        path = folder / filename
+        if not path.is_file():
             continue
+        settings = read_settings(path)
         settings = settings.get("image_processor", settings)
-        if "image_mean" in settings and "image_std" in settings:
-            return tuple(settings["image_mean"]), tuple(settings["image_std"])
+        if isinstance(settings, dict) and {"image_mean", "image_std"} <= settings.keys():
+            mean, std = (read_triple(path, settings, f"image_{x}") for x in ("mean", "std"))
+            return mean, std
     return default
 
 

@@ -19,7 +19,15 @@ from torch import Tensor, nn
 from wordmask.errors import WordmaskError
 from wordmask.progress import stage, steps
 from wordmask.towers.fetch import TRANSFORMERS, Files, weight_settings
-from wordmask.towers.hub import check_complete, load_from, read_normalisation, read_source
+from wordmask.towers.hub import (
+    at_revision,
+    check_complete,
+    load_from,
+    model_type,
+    read_normalisation,
+    read_source,
+)
+from wordmask.towers.weights import loaded_from
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 MODELS = {"sam": "SamModel", "sam2": "Sam2Model", "sam2_video": "Sam2Model"}  # by model_type
@@ -263,29 +271,30 @@ def load_sam(
     dtype: torch.dtype,
     cache_dir: str | os.PathLike[str] | None = None,
     local_files_only: bool = False,
+    revision: str | None = None,
 ) -> SamTower:
     """Load SAM or SAM 2 in transformers format; a model in memory is used as it is.
+
+    Other arguments as for `load_clip`.
 
     Raises:
         WordmaskError: no such folder or files, the hub cannot be reached, another kind of model.
     """
-    source = read_source(source, device, dtype)
+    source = read_source(at_revision(source, revision), device, dtype)
     if isinstance(source, nn.Module):
         return SamTower(source)
     name = os.fspath(source)
 
     def check(folder: Path) -> None:
-        from transformers import AutoConfig
-
-        kind = AutoConfig.from_pretrained(folder, trust_remote_code=False).model_type
+        kind = model_type(folder, name)
         if kind not in MODELS:
             raise WordmaskError(f"got a {kind!r} model from {name} as SAM; give a SAM or SAM 2")
 
     def load(folder: Path) -> SamTower:
         import transformers
 
-        config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
-        model, report = getattr(transformers, MODELS[config.model_type]).from_pretrained(
+        kind = MODELS[model_type(folder, name)]
+        model, report = getattr(transformers, kind).from_pretrained(
             folder,
             dtype=dtype,
             trust_remote_code=False,
@@ -294,7 +303,9 @@ def load_sam(
         )
         check_complete(report["missing_keys"], name, "SAM")
         mean, std = read_normalisation(folder, (IMAGENET_MEAN, IMAGENET_STD))
-        return SamTower(model.eval().to(device), mean=mean, std=std, source=name)
+        model = model.eval().to(device)
+        loaded_from(model, folder)
+        return SamTower(model, mean=mean, std=std, source=name)
 
     return load_from(
         name,

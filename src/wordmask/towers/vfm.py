@@ -19,8 +19,16 @@ from torch import Tensor, nn
 from wordmask.errors import WordmaskError
 from wordmask.towers.clip import position_embedding
 from wordmask.towers.fetch import TRANSFORMERS, Files, weight_settings
-from wordmask.towers.hub import check_complete, load_from, read_normalisation, read_source
+from wordmask.towers.hub import (
+    at_revision,
+    check_complete,
+    load_from,
+    model_type,
+    read_normalisation,
+    read_source,
+)
 from wordmask.towers.memory import check_memory, free_memory
+from wordmask.towers.weights import loaded_from
 
 if TYPE_CHECKING:
     from wordmask.towers.diffusion import DiffusionTower
@@ -88,8 +96,10 @@ class VfmTower:
         std: tuple[float, ...] = IMAGENET[1],
         source: str = "in memory",
     ):
-        kind = getattr(getattr(model, "config", None), "model_type", type(model).__name__)
-        self.family = family_of(kind, source)
+        config = getattr(model, "config", None)
+        # SAM's own configurations have an empty type in their parts; their class knows it
+        kind = getattr(config, "model_type", "") or getattr(type(config), "model_type", "")
+        self.family = family_of(kind or type(model).__name__, source)
         network: Any = model
         if self.family.position == "fixed":
             network = getattr(model, "vision_encoder", model)
@@ -247,6 +257,7 @@ def load_vfm(
     dtype: torch.dtype | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
     local_files_only: bool = False,
+    revision: str | None = None,
 ) -> VfmTower | DiffusionVfm:
     """Load a vision foundation model.
 
@@ -255,7 +266,7 @@ def load_vfm(
             memory, which is used as it is, with ImageNet's normalisation. A Stable Diffusion
             pipeline, its id or its folder gives a `DiffusionVfm`.
         device, dtype: of the loaded model; None: the CPU, float32.
-        cache_dir, local_files_only: as for `load_clip`.
+        cache_dir, local_files_only, revision: as for `load_clip`.
 
     Raises:
         WordmaskError: no such folder or files, the hub cannot be reached, another kind of model, or
@@ -264,7 +275,7 @@ def load_vfm(
     from wordmask.towers.diffusion import INDEX, MIRRORS, WITHDRAWN, load_diffusion
 
     device, dtype = device or torch.device("cpu"), dtype or torch.float32
-    source = read_source(source, device, dtype)
+    source = read_source(at_revision(source, revision), device, dtype)
     if isinstance(source, nn.Module):
         return VfmTower(source, source=type(source).__name__)
     if hasattr(source, "unet"):
@@ -300,8 +311,8 @@ def _check(source: str, folder: Path, device: torch.device, dtype: torch.dtype) 
 
     if not (folder / "config.json").is_file():
         raise _PipelineError("a diffusion pipeline")
+    family = family_of(model_type(folder, source), source)
     config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    family = family_of(config.model_type, source)
     network = getattr(transformers, family.module)
     with torch.device("meta"):
         bare = network(getattr(config, "vision_config", config), **_arguments(family))
@@ -313,8 +324,7 @@ def _check(source: str, folder: Path, device: torch.device, dtype: torch.dtype) 
 def _load(source: str, folder: Path, device: torch.device, dtype: torch.dtype) -> VfmTower:
     import transformers
 
-    config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    family = family_of(config.model_type, source)
+    family = family_of(model_type(folder, source), source)
     model, report = getattr(transformers, family.module).from_pretrained(
         folder,
         dtype=dtype,
@@ -326,7 +336,9 @@ def _load(source: str, folder: Path, device: torch.device, dtype: torch.dtype) -
     missing = [key for key in report["missing_keys"] if "mask_token" not in key]
     check_complete(missing, source, family.title)
     mean, std = read_normalisation(folder, IMAGENET)
-    return VfmTower(model.eval().to(device), mean=mean, std=std, source=source)
+    tower = VfmTower(model.eval().to(device), mean=mean, std=std, source=source)
+    loaded_from(tower.model, folder)
+    return tower
 
 
 def _arguments(family: VfmFamily) -> dict[str, Any]:
