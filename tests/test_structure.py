@@ -22,6 +22,7 @@ LAYERS = (
         "images",
         "windows",
         "affinity",
+        "devices",
         "vocabulary",
     ),
     ("drawing", "segmentation"),

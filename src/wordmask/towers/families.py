@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from wordmask.devices import pick_device, pick_dtype
 from wordmask.errors import WordmaskError
 from wordmask.towers.blip import BlipText, BlipTower
 from wordmask.towers.clip import ClipTower
@@ -18,8 +19,6 @@ from wordmask.towers.hub import (
     check_complete,
     load_from,
     named,
-    pick_device,
-    pick_dtype,
     read_normalisation,
 )
 from wordmask.towers.siglip import SiglipText, SiglipTower
