@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from wordmask.devices import check_finite
 from wordmask.encoding import DenseFeatures, Encoding
 from wordmask.methods.base import Method, Towers
 from wordmask.refiners.base import Refiner, RefinerInput
@@ -57,6 +58,7 @@ class Pipeline:
         at_once = CPU_BATCH if self.towers.clip.device.type == "cpu" else BATCH
         parts = [self.method.encode(self.towers, x) for x in batch.split(at_once)]
         dense = DenseFeatures.join(parts)
+        check_finite(dense.features, "the image features", self.towers.clip.dtype)
         encoding = Encoding(
             dense.features, dense.state, pixels, tuple(sizes), pad, windows, tuple(images), single
         )
@@ -100,11 +102,7 @@ class Pipeline:
         """
         pictures = [(e, i) for e in encodings for i in range(len(e))]
         with torch.inference_mode():
-            coarse = [
-                maps
-                for e in encodings
-                for maps in e.score_maps(self.method.scores(self.towers, e, texts))
-            ]
+            coarse = [maps for e in encodings for maps in e.score_maps(self._scores(e, texts))]
         if not self.low_memory:
             for (encoding, i), before in zip(pictures, coarse, strict=True):
                 yield encoding, i, before, self._refine(encoding, i, before, self.refiners)
@@ -121,6 +119,12 @@ class Pipeline:
         for (encoding, i), before, after in zip(pictures, coarse, fine, strict=True):
             yield encoding, i, before, after
 
+    def _scores(self, encoding: Encoding, texts: TextQueries) -> Tensor:
+        """The method's scores of all pictures of an encoding."""
+        scores = self.method.scores(self.towers, encoding, texts)
+        check_finite(scores, f"the scores of {self.method.name}", self.towers.clip.dtype)
+        return scores
+
     @torch.inference_mode()
     def _refine(
         self, encoding: Encoding, i: int, scores: ScoreMap, refiners: Sequence[Refiner]
@@ -134,6 +138,7 @@ class Pipeline:
             maps = scores.rows(0, h, (h, w))
         for refiner in refiners:
             maps = refiner.refine(self.prepare_refiner(encoding, i, refiner), maps)
+            check_finite(maps, f"the maps refined by {refiner.name}", self.towers.networks.dtype)
         size = encoding.pixel_size
         return ScoreMap([Tile(maps, Window(0, 0, *size), size, (0, 0))], size)
 

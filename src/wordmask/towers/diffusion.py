@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wordmask.affinity import ByRows, HeadAttention
+from wordmask.devices import check_finite
 from wordmask.errors import WordmaskError, unknown
 from wordmask.towers.hub import check_complete, load_from, named, read_source
 from wordmask.towers.memory import TooLargeError, check_memory
@@ -187,6 +188,7 @@ class DiffusionTower:
         last = 0
         for name, x in self._walk(latent, t):
             if name == block:
+                check_finite(x, f"the features of {self.source}", self.dtype)
                 return x.float()
             last = name if isinstance(name, int) else last
         raise WordmaskError(f"got block {block}; this UNet has blocks 1 to {last}")
@@ -203,6 +205,7 @@ class DiffusionTower:
         height, width = (max(round(side / self.factor), 1) * self.factor for side in size)
         pixels = F.interpolate(image[None].to(self.device), size=(height, width))
         mean = self.vae.encode((2 * pixels - 1).to(self.dtype)).latent_dist.mean
+        check_finite(mean, f"the latents that the VAE of {self.source} gives", self.dtype)
         return mean * self.vae.config.scaling_factor
 
     @torch.inference_mode()
@@ -282,6 +285,7 @@ class DiffusionTower:
             project(z)[0].unflatten(-1, (block.attn1.heads, -1)).transpose(0, 1)
             for project in (block.attn1.to_q, block.attn1.to_k)
         )  # (M, L, d)
+        check_finite(torch.stack([q, k]), f"queries or keys of {self.source}", self.dtype)
         return [HeadAttention(*pair, block.attn1.scale) for pair in zip(q, k, strict=True)]
 
     def _layer(self, name: str) -> str:

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from wordmask.devices import check_finite
 from wordmask.errors import WordmaskError
 from wordmask.towers.hub import check_complete, load_from, named, read_normalisation, read_source
 
@@ -99,9 +100,10 @@ class SamTower:
         x = (x - x.new_tensor(self.mean)[:, None, None]) / x.new_tensor(self.std)[:, None, None]
         x = F.pad(x, (0, self.side - covered[1], 0, self.side - covered[0]))
         embeddings = self.model.get_image_embeddings(x.to(self.dtype))
-        if isinstance(embeddings, Tensor):
-            return SamImage(self, (embeddings,), (height, width), covered)
-        return SamImage(self, tuple(embeddings), (height, width), covered)
+        levels = (embeddings,) if isinstance(embeddings, Tensor) else tuple(embeddings)
+        for level in levels:
+            check_finite(level, f"the embeddings of {self.source}", self.dtype)
+        return SamImage(self, levels, (height, width), covered)
 
 
 @dataclass(frozen=True)
