@@ -23,6 +23,7 @@ LAYERS = (
         "images",
         "windows",
         "affinity",
+        "devices",
         "vocabulary",
     ),
     ("drawing", "segmentation"),

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from wordmask.devices import check_finite
 from wordmask.encoding import DenseFeatures, Encoding
 from wordmask.methods.base import Method, Towers
 from wordmask.progress import stage, steps
@@ -62,6 +63,7 @@ class Pipeline:
             )
             parts = [self.method.encode(self.towers, x) for x in batches]
         dense = DenseFeatures.join(parts)
+        check_finite(dense.features, "the image features", self.towers.clip.dtype)
         encoding = Encoding(
             dense.features, dense.state, pixels, tuple(sizes), pad, windows, tuple(images), single
         )
@@ -106,11 +108,7 @@ class Pipeline:
         """
         pictures = [(e, i) for e in encodings for i in range(len(e))]
         with torch.inference_mode(), stage(self.method.name):
-            coarse = [
-                maps
-                for e in encodings
-                for maps in e.score_maps(self.method.scores(self.towers, e, texts))
-            ]
+            coarse = [maps for e in encodings for maps in e.score_maps(self._scores(e, texts))]
         if not self.low_memory:
             for (encoding, i), before in zip(pictures, coarse, strict=True):
                 yield encoding, i, before, self._refine(encoding, i, before, self.refiners)
@@ -129,6 +127,12 @@ class Pipeline:
         for (encoding, i), before, after in zip(pictures, coarse, fine, strict=True):
             yield encoding, i, before, after
 
+    def _scores(self, encoding: Encoding, texts: TextQueries) -> Tensor:
+        """The method's scores of all pictures of an encoding."""
+        scores = self.method.scores(self.towers, encoding, texts)
+        check_finite(scores, f"the scores of {self.method.name}", self.towers.clip.dtype)
+        return scores
+
     @torch.inference_mode()
     def _refine(
         self, encoding: Encoding, i: int, scores: ScoreMap, refiners: Sequence[Refiner]
@@ -144,6 +148,7 @@ class Pipeline:
             prepared = self.prepare_refiner(encoding, i, refiner)
             with stage(refiner.name):
                 maps = refiner.refine(prepared, maps)
+            check_finite(maps, f"the maps refined by {refiner.name}", self.towers.networks.dtype)
         size = encoding.pixel_size
         return ScoreMap([Tile(maps, Window(0, 0, *size), size, (0, 0))], size)
 

@@ -83,9 +83,9 @@ def bench(
     height, width = read_size(size)
     named = None if methods is None else [part.strip() for part in methods.split(",")]
 
+    from wordmask.devices import pick_device, pick_dtype
     from wordmask.evaluation import cost as costs
     from wordmask.towers.families import load_clip
-    from wordmask.towers.hub import pick_device, pick_dtype
 
     flags = [*model.kinds, *(["vfm"] if random else [])]
     chosen = costs.candidates(named, refine or (), flags)

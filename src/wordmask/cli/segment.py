@@ -106,9 +106,9 @@ def segment(
     chosen = check_formats(name.strip() for name in given)
     vocabulary, background = words.read()
 
+    from wordmask.devices import pick_device, pick_dtype
     from wordmask.images import DEFAULT_MAX_PIXELS
     from wordmask.towers.auxiliary import KINDS
-    from wordmask.towers.hub import pick_device, pick_dtype
 
     built, variant = method.read()
     refiners = method.read_refiners()

@@ -120,9 +120,10 @@ class AuxiliaryModels:
             sources or {}
         )
         self.device = device or torch.device("cpu")
+        self.dtype = dtype or torch.float32
         self._where: dict[str, Any] = {
             "device": self.device,
-            "dtype": dtype or torch.float32,
+            "dtype": self.dtype,
             "cache_dir": cache_dir,
             "local_files_only": local_files_only,
         }

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wordmask.affinity import ByRows, HeadAttention
+from wordmask.devices import check_finite
 from wordmask.errors import WordmaskError, unknown
 from wordmask.progress import stage, steps
 from wordmask.towers.fetch import (
@@ -212,6 +213,7 @@ class DiffusionTower:
         last = 0
         for name, x in steps("UNet", self._walk(latent, t)):
             if name == block:
+                check_finite(x, f"the features of {self.source}", self.dtype)
                 return x.float()
             last = name if isinstance(name, int) else last
         raise WordmaskError(f"got block {block}; this UNet has blocks 1 to {last}")
@@ -229,6 +231,7 @@ class DiffusionTower:
         pixels = F.interpolate(image[None].to(self.device), size=(height, width))
         with stage("VAE"):
             mean = self.vae.encode((2 * pixels - 1).to(self.dtype)).latent_dist.mean
+        check_finite(mean, f"the latents that the VAE of {self.source} gives", self.dtype)
         return mean * self.vae.config.scaling_factor
 
     @torch.inference_mode()
@@ -308,6 +311,7 @@ class DiffusionTower:
             project(z)[0].unflatten(-1, (block.attn1.heads, -1)).transpose(0, 1)
             for project in (block.attn1.to_q, block.attn1.to_k)
         )  # (M, L, d)
+        check_finite(torch.stack([q, k]), f"queries or keys of {self.source}", self.dtype)
         return [HeadAttention(*pair, block.attn1.scale) for pair in zip(q, k, strict=True)]
 
     def _layer(self, name: str) -> str:

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from wordmask.devices import check_finite
 from wordmask.errors import WordmaskError
 from wordmask.progress import stage, steps
 from wordmask.towers.fetch import TRANSFORMERS, Files, weight_settings
@@ -112,9 +113,10 @@ class SamTower:
         x = F.pad(x, (0, self.side - covered[1], 0, self.side - covered[0]))
         with stage("embedding the picture"):
             embeddings = self.model.get_image_embeddings(x.to(self.dtype))
-        if isinstance(embeddings, Tensor):
-            return SamImage(self, (embeddings,), (height, width), covered)
-        return SamImage(self, tuple(embeddings), (height, width), covered)
+        levels = (embeddings,) if isinstance(embeddings, Tensor) else tuple(embeddings)
+        for level in levels:
+            check_finite(level, f"the embeddings of {self.source}", self.dtype)
+        return SamImage(self, levels, (height, width), covered)
 
 
 @dataclass(frozen=True)

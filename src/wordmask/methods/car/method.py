@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from wordmask.devices import check_finite
 from wordmask.encoding import DenseFeatures, Encoding
 from wordmask.errors import WordmaskError, unknown
 from wordmask.methods.base import Method, Towers, register, to_grid
@@ -257,6 +258,7 @@ class Car(Method):
         classes = len(labels)
         grid = picture.shape[1] // tower.patch, picture.shape[2] // tower.patch
         cosines, signed = cosine_maps(tower, state, texts, grid[0] * grid[1])
+        check_finite(signed, "the gradients of CLIP's last block", tower.dtype)
         background = torch.arange(classes, len(texts), device=texts.device)
         draw = Prompter(picture, self.prompts)
         active = torch.arange(classes, device=texts.device)
@@ -304,4 +306,6 @@ def embed(tower: ClipTower, pictures: Tensor) -> Tensor:
     pixels = F.interpolate(pictures, (side, side), mode="bicubic", antialias=True).clamp(0, 1)
     mean, std = (pixels.new_tensor(x)[:, None, None] for x in (tower.mean, tower.std))
     trace = tower.trace((pixels - mean) / std, Need.of(states=[tower.depth]))
-    return F.normalize(tower.pool(trace.states[tower.depth]), dim=-1)
+    pooled = tower.pool(trace.states[tower.depth])
+    check_finite(pooled, "the classifier's embeddings of prompted pictures", tower.dtype)
+    return F.normalize(pooled, dim=-1)
