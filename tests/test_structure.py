@@ -15,6 +15,7 @@ LAYERS = (
     ("version", "errors"),
     (
         "files",
+        "progress",
         "options",
         "registry",
         "user_code",
@@ -22,6 +23,7 @@ LAYERS = (
         "images",
         "windows",
         "affinity",
+        "devices",
         "vocabulary",
     ),
     ("drawing", "segmentation"),
@@ -34,6 +36,7 @@ LAYERS = (
     ("toybox.scenes", "datasets"),
     ("metrics",),
     ("toybox", "evaluation"),
+    ("doctor",),
     ("cli", "__main__"),
 )
 

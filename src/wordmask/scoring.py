@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from wordmask.errors import WordmaskError
+from wordmask.progress import steps
 from wordmask.segmentation import Segmentation
 from wordmask.text_queries import TextQueries
 from wordmask.windows import ScoreMap
@@ -160,7 +161,8 @@ class Rule:
         dtype = np.uint8 if scored.texts.classes <= 255 else np.uint16
         labels = np.empty(scored.size, dtype)
         decide = self.decide(scored, allowed)
-        for start, stop in scored.blocks():
+        blocks, rows = list(scored.blocks()), scored.size[0]
+        for start, stop in steps("labels, rows", blocks, rows, lambda block: block[1] - block[0]):
             block = decide(scored.maps.rows(start, stop, scored.size))
             labels[start:stop] = block.cpu().numpy().astype(dtype)
         return labels

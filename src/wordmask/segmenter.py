@@ -97,8 +97,9 @@ class Segmenter:
                 options.
             variant: see `wordmask methods`; None takes the method's first.
             options: options of the method by name, which override those of the variant.
-            device: None takes a GPU if there is one. A model in memory stays where it is.
-            dtype: None is float32 on a CPU and float16 on a GPU. Features are always float32.
+            device: None takes a GPU if there is one: CUDA's, else Apple's. A model in memory stays
+                where it is.
+            dtype: None is float16 with CUDA and float32 elsewhere. Features are always float32.
             cache_dir: where downloaded weights and text embeddings are cached; None: the hub's own
                 cache, and `~/.cache/wordmask` (or $WORDMASK_CACHE) for text.
             local_files_only: never use the network.

@@ -17,6 +17,7 @@ from wordmask.cli import (
     bench,
     datasets,
     demo,
+    doctor,
     evaluate,
     explain,
     methods,
@@ -41,6 +42,7 @@ app.command()(explain.explain)
 app.command()(methods.methods)
 app.command()(refiners.refiners)
 app.command()(demo.demo)
+app.command()(doctor.doctor)
 app.command()(selftest.selftest)
 app.command()(bench.bench)
 app.command()(evaluate.evaluate)

@@ -17,13 +17,14 @@ import torch
 from torch import nn
 
 from wordmask.datasets import Sample, Samples
+from wordmask.devices import synchronise
 from wordmask.errors import WordmaskError
 from wordmask.evaluation.plan import CLEAN, Condition, Plan, check
 from wordmask.evaluation.progress import Progress, ProgressReporter
 from wordmask.evaluation.results import collect
 from wordmask.evaluation.robustness import corrupt
 from wordmask.evaluation.runs import PictureCounts, RunCounts, Task, load, prepare
-from wordmask.evaluation.sharing import SharedTower, share_passes, synchronise
+from wordmask.evaluation.sharing import SharedTower, share_passes
 from wordmask.evaluation.views import view_picture, view_target
 from wordmask.evaluation.workers import Workers, gather, start_workers
 from wordmask.images import read_image

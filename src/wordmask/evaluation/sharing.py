@@ -12,9 +12,9 @@ import time
 from collections.abc import Hashable, Iterable
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from wordmask.devices import synchronise
 from wordmask.errors import WordmaskError
 from wordmask.methods import Method
 from wordmask.towers.clip import Need, Trace
@@ -86,9 +86,3 @@ class SharedTower:
         """Clear the cache, before the next picture."""
         self._traces.clear()
         self.seconds = 0.0
-
-
-def synchronise(device: torch.device) -> None:
-    """Wait for a GPU, so that times are correct."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

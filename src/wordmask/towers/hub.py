@@ -277,37 +277,3 @@ def _quiet() -> Iterator[None]:
             logging.enable_progress_bar()
         if off:
             disable_progress_bars()
-
-
-def pick_device(device: str | torch.device | None) -> torch.device:
-    """The device by name; None takes a GPU if there is one.
-
-    Raises:
-        WordmaskError: a device that does not exist here.
-    """
-    if device is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-        torch.empty(0, device=chosen)
-    # torch raises each of these, by the kind of device that is missing
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        first = str(error).splitlines()[0]
-        raise WordmaskError(f"got device {device!r}, which is not usable here: {first}") from None
-    return chosen
-
-
-def pick_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:
-    """The dtype by name; None is float32 on a CPU and float16 on a GPU.
-
-    Raises:
-        WordmaskError: anything but float32, float16 and bfloat16.
-    """
-    known = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-    if dtype is None:
-        return torch.float16 if device.type == "cuda" else torch.float32
-    found = known.get(dtype, dtype) if isinstance(dtype, str) else dtype
-    if found not in known.values():
-        raise WordmaskError(f"got dtype {dtype!r}; choose from: {', '.join(known)}")
-    assert isinstance(found, torch.dtype)
-    return found

@@ -21,6 +21,8 @@ def free_memory(device: torch.device) -> int | None:
     """Free memory of a device in bytes; None if unknown."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
+    if device.type == "mps":
+        return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
     if device.type != "cpu":
         return None
     limits = [_free_of_machine(), _free_of_group(Path("/sys/fs/cgroup"))]
@@ -75,3 +77,5 @@ def give_back_memory() -> None:
         ctypes.CDLL(None).malloc_trim(0)  # else glibc keeps the memory of freed weights
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+    if torch.backends.mps.is_available():
+        torch.mps.empty_cache()

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from wordmask.progress import steps
 from wordmask.towers.clip import ClipTower
 
 
@@ -41,7 +42,7 @@ def cosine_maps(
         cosines = texts @ F.normalize(feature, dim=0)
         gradients = [  # of L cosines: what one patch adds to their mean would vanish in float16
             torch.autograd.grad(patches * cosine, shift, retain_graph=True)[0][0, 0]
-            for cosine in cosines
+            for cosine in steps("gradients", cosines)
         ]
     gradient = torch.stack(gradients).float() / patches**2  # (Q, D)
     return cosines.detach(), gradient @ z[0, first:].float().T
@@ -78,9 +79,13 @@ def over_maximum(maps: Tensor) -> Tensor:
 
 
 def component_boxes(masks: Tensor) -> Tensor:
-    """The bounding boxes of all 8-connected components of each mask (n, h, w), filled; bool."""
+    """The bounding boxes of all 8-connected components of each mask (n, h, w), filled; bool.
+
+    Computed on the CPU: every step looks at its result, and Apple's GPUs have no float64.
+    """
+    device, masks = masks.device, masks.cpu()
     count = masks.numel()
-    number = torch.arange(1, count + 1, dtype=torch.float64, device=masks.device)
+    number = torch.arange(1, count + 1, dtype=torch.float64)
     number = number.view(masks.shape) * masks
     while True:  # the highest number of a component reaches all of it
         wider = F.max_pool2d(number[:, None], 3, 1, 1)[:, 0] * masks
@@ -100,4 +105,4 @@ def component_boxes(masks: Tensor) -> Tensor:
     boxes = torch.zeros_like(masks)
     for owner, _, top, bottom, left, right in zip(*edges, strict=True):
         boxes[owner, top : bottom + 1, left : right + 1] = True
-    return boxes
+    return boxes.to(device)

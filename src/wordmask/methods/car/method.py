@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from wordmask.devices import check_finite
 from wordmask.encoding import DenseFeatures, Encoding
 from wordmask.errors import WordmaskError, unknown
 from wordmask.methods.base import Method, Towers, register, to_grid
@@ -24,6 +25,7 @@ from wordmask.methods.car.clip_es import (
 )
 from wordmask.methods.car.paint import PaintRule
 from wordmask.methods.car.visual_prompts import PROMPTS, Prompter
+from wordmask.progress import steps
 from wordmask.text_queries import TextQueries
 from wordmask.towers.clip import ClipTower, Need, Trace
 from wordmask.vocabulary import templates
@@ -256,17 +258,22 @@ class Car(Method):
         classes = len(labels)
         grid = picture.shape[1] // tower.patch, picture.shape[2] // tower.patch
         cosines, signed = cosine_maps(tower, state, texts, grid[0] * grid[1])
+        check_finite(signed, "the gradients of CLIP's last block", tower.dtype)
         background = torch.arange(classes, len(texts), device=texts.device)
         draw = Prompter(picture, self.prompts)
         active = torch.arange(classes, device=texts.device)
         masks: dict[int, int] = {}  # hash of the last classified mask of each word
         found = labels.new_zeros(classes, classes)  # cosine of each word's picture with each word
         result = signed.new_zeros(classes, signed.shape[1])
+        number = 0
         while len(active):
+            number += 1
             rows = torch.cat([active, background])
             maps = gradcam(self.logit_scale * cosines[rows], signed[rows])[: len(active)]
             maps = self._spread(maps, spread, grid)  # (n, L)
-            for words, some in zip(active.split(AT_ONCE), maps.split(AT_ONCE), strict=True):
+            parts = list(zip(active.split(AT_ONCE), maps.split(AT_ONCE), strict=True))
+            text, total = f"round {number}, words", len(active)
+            for words, some in steps(text, parts, total, lambda part: len(part[0])):
                 shown = self._masks(some.unflatten(1, grid), (picture.shape[1], picture.shape[2]))
                 keys = [hash(mask.cpu().numpy().tobytes()) for mask in shown]
                 new = [i for i, c in enumerate(words.tolist()) if masks.get(c) != keys[i]]
@@ -299,4 +306,6 @@ def embed(tower: ClipTower, pictures: Tensor) -> Tensor:
     pixels = F.interpolate(pictures, (side, side), mode="bicubic", antialias=True).clamp(0, 1)
     mean, std = (pixels.new_tensor(x)[:, None, None] for x in (tower.mean, tower.std))
     trace = tower.trace((pixels - mean) / std, Need.of(states=[tower.depth]))
-    return F.normalize(tower.pool(trace.states[tower.depth]), dim=-1)
+    pooled = tower.pool(trace.states[tower.depth])
+    check_finite(pooled, "the classifier's embeddings of prompted pictures", tower.dtype)
+    return F.normalize(pooled, dim=-1)
