@@ -20,6 +20,7 @@ LAYERS = (
         "user_code",
         "journal",
         "images",
+        "memory",
         "windows",
         "affinity",
         "vocabulary",
