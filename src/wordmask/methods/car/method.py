@@ -57,12 +57,12 @@ class Car(Method):
        strong parts (class-aware attention-based affinity).
     2. Each word gets its picture with a visual prompt: blurred or gray outside of its mask, a red
        ellipse around it. A CLIP compares the pictures with all words left.
-    3. A word stays if its probability in its own picture is above `confidence`. Repeat until all
-       stay.
+    3. A word stays if its probability in its own picture is above `confidence`; if no word's is,
+       the surest stays. Repeat until all stay.
 
     A pixel gets the word with the highest probability among those with a mask that covers it (masks
     are painted in ascending order), and no word if no mask does; with background "none", the word
-    with the highest map there. The last word always stays, since its softmax is over itself.
+    with the highest map there. So one word always stays: alone, its softmax is over itself.
 
     The gradient of a softmax is a mixture of the gradients of its cosines, so one backward pass for
     each word serves all rounds: with M_q = <z, dcos_q/dz averaged over patches>, the map of word c
@@ -275,7 +275,10 @@ class Car(Method):
                     found[words[new]] = embed(classifier, prompted) @ labels.T
                 masks.update(zip(words.tolist(), keys, strict=True))
             own = torch.softmax(self.logit_scale * found[active][:, active], dim=1).diagonal()
-            stays = (own > self.confidence) & (maps.amax(1) > 0)
+            mapped = maps.amax(1) > 0
+            stays = (own > self.confidence) & mapped
+            if not stays.any():  # the surest stays, of those with a map if any has one
+                stays[own.where(mapped, own - 1).argmax()] = True
             if stays.all():
                 result[active] = maps * own[:, None]
                 break
