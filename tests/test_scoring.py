@@ -140,7 +140,9 @@ def test_class_maps_by_hand():
     assert found.tolist() == [[1, 3, 0]]
     found = decide(scores, size, texts, Background.complement(2), "cliper", score_threshold=0.3)
     assert found.tolist() == [[1, 3, 0]]  # 0.9 > 0.1^2, 0.6 > 0.4^2, 0.05 < 0.95^2
-    none = decide(scores, size, texts, Background.none(), "cliper", score_threshold=5.0)
+    every = decide(scores, size, texts, Background.none(), "cliper", score_threshold=5.0)
+    assert every.tolist() == [[1, 3, 1]]  # all stand where all are dropped
+    none = decide(scores, size, texts, Background.threshold(0.1), "cliper", score_threshold=5.0)
     assert not none.any()
 
 

@@ -65,7 +65,8 @@ class Pipeline:
         else:
             for i in range(len(encoding)):
                 for refiner in self.refiners:
-                    self.prepare_refiner(encoding, i, refiner)
+                    if refiner.active:
+                        self.prepare_refiner(encoding, i, refiner)
         return encoding
 
     @torch.inference_mode()
@@ -126,16 +127,18 @@ class Pipeline:
         self, encoding: Encoding, i: int, scores: ScoreMap, refiners: Sequence[Refiner]
     ) -> ScoreMap:
         """The score map of picture i after refiners."""
-        if not refiners:
-            return scores
-        maps = scores.tiles[0].scores
-        if not scores.direct:  # from windows and pad to the patches of the picture alone
-            h, w = encoding.patches(self.towers.clip.patch)
-            maps = scores.rows(0, h, (h, w))
-        for refiner in refiners:
-            maps = refiner.refine(self.prepare_refiner(encoding, i, refiner), maps)
         size = encoding.pixel_size
-        return ScoreMap([Tile(maps, Window(0, 0, *size), size, (0, 0))], size)
+        for refiner in refiners:
+            if not refiner.active:
+                continue
+            prepared = self.prepare_refiner(encoding, i, refiner)
+            grid = refiner.grid(prepared)
+            if grid is None and not scores.direct:  # from windows and pad to patches alone
+                grid = encoding.patches(self.towers.clip.patch)
+            maps = scores.tiles[0].scores if grid is None else scores.rows(0, grid[0], grid)
+            maps = refiner.refine(prepared, maps)
+            scores = ScoreMap([Tile(maps, Window(0, 0, *size), size, (0, 0))], size)
+        return scores
 
     @contextmanager
     def _parked(self) -> Iterator[None]:

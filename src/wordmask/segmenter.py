@@ -258,7 +258,7 @@ class Segmenter:
                 rule=self.method.rule(encoding, i),
                 size=encoding.sizes[i],
                 patches=encoding.patches(self.tower.patch),
-                coarse=coarse if self.refiners else None,
+                coarse=None if fine is coarse else coarse,
                 image=encoding.images[i] if encoding.images else None,
                 provenance=self.provenance() | {"background": texts.strategy.describe()},
             )

@@ -90,6 +90,7 @@ BY_ID = {table.id: table for table in TABLES}
             {"short_side": 448, "window": 336, "stride": 112, "remainder": "pad"},
         ),
         ("naclip", "voc21", "ViT-B/16", {"window": 0, "refine": "pamr", "pamr.steps": 10}),
+        ("naclip", "context60", "ViT-B/16", {"window": 224, "pamr.at": "picture"}),
         ("naclip+none", "voc21", "ViT-B/16", {"window": 0, "refine": "none"}),
         (
             "cliptrase",

@@ -23,6 +23,8 @@ _HARNESS: dict[str, Any] = {
     "definition": "union",
 }
 
+_PAMR: dict[str, Any] = {"pamr": {"base": {"steps": 10, "dilations": (8, 16), "at": "picture"}}}
+
 _CLEARCLIP: dict[str, Any] = {
     **_HARNESS,
     "names": "clearclip",
@@ -89,6 +91,7 @@ RELEASED: dict[str, Source] = {
             "coco_stuff": {"short_side": 448},
             "cityscapes": {"short_side": 560},
         },
+        refiners=_PAMR,
     ),
     "clearclip": Source(
         "ClearCLIP's released configurations (ad68a40)", _CLEARCLIP, _CLEARCLIP_SETS
@@ -103,7 +106,7 @@ RELEASED: dict[str, Source] = {
             "coco_object": {"background": "threshold:0.1:*"},
             "cityscapes": {"short_side": 560},
         },
-        refiners={"pamr": {"base": {"steps": 10, "dilations": (8, 16)}}},
+        refiners=_PAMR,
         notes=("PAMR is part of the published main numbers.",),
     ),
     "proxyclip": Source(
