@@ -364,6 +364,19 @@ def test_pictures_of_a_pixel_or_a_line(folder, size, method):
     assert segmenter(picture, WORDS).labels.shape == size
 
 
+def test_a_word_of_both_lists_is_background(photo):
+    """As released lists have it: of two equal scores the background's comes first."""
+    segmenter = Segmenter.from_pretrained(tiny_clip(layers=3), "clip", tokenizer=tiny_tokenizer())
+    words = ["cat", "dog", "photo"]
+    plain = segmenter(photo, words, "none").labels
+    common = int(np.bincount(plain.ravel()).argmax())
+    both = Background("names", (words[common - 1],), overlap=True)
+    labels = segmenter(photo, words, both).labels
+    assert np.array_equal(labels, np.where(plain == common, 0, plain))
+    with pytest.raises(WordmaskError, match="both a class and a background name"):
+        segmenter(photo, words, Background.names(words[common - 1]))
+
+
 # -- image-level labels -----------------------------------------------------------------------
 
 

@@ -179,7 +179,9 @@ def background_words(protocol: Protocol, bench: Benchmark) -> tuple[str, ...]:
     Raises:
         WordmaskError: the protocol's background needs such words, and there are none.
     """
-    known = bench.background_words.get(protocol.names, ())
+    released = "**" in protocol.background
+    table = bench.released_background_words if released else bench.background_words
+    known = table.get(protocol.names, ())
     if "*" in protocol.background and bench.has_background and not known:
         raise WordmaskError(
             f"{bench.name} has no background words under names={protocol.names}, and "

@@ -98,7 +98,8 @@ class Protocol:
         options: all options of the method.
         names: the source of the class names, see the data set's `names`.
         background: the rule, as on the command line; `*` stands for the data set's own background
-            words under `names`.
+            words under `names`, `**` for all that the released code lists, those included that are
+            a class too: the background then takes its pixels.
         refine: refiners in order, each (name with its variant, all its options).
         view: the part that is segmented and scored: "original" (the picture at its own size),
             "halves" (left and right half as separate pictures), "crop:N" (short side N, then the
@@ -383,7 +384,7 @@ def _choice(name: str, value: str, known: Sequence[str]) -> str:
 
 
 def read_background(text: str, words: Sequence[str]) -> Background:
-    """Read a background as on the command line; `*` stands for `words`.
+    """Read a background as on the command line; `*` and `**` stand for `words`.
 
     >>> read_background("threshold:0.5:*", ["sky", "wall"]).distractors
     ('sky', 'wall')
@@ -391,15 +392,13 @@ def read_background(text: str, words: Sequence[str]) -> Background:
     rule, star, rest = text.partition("*")
     if not star:
         return Background.parse(text)
-    if rest or not rule.endswith(":"):
+    if rest not in ("", "*") or not rule.endswith(":"):
         raise WordmaskError(
-            f"got background={text!r}; * stands alone for the data set's own words, as in "
+            f"got background={text!r}; * or ** stands alone for the data set's own words, as in "
             "names:* or threshold:0.5:*"
         )
-    if rule == "names:":
-        return Background("names", tuple(words))
-    plain = Background.parse(rule.removesuffix(":"))
-    return dataclasses.replace(plain, distractors=tuple(words))
+    plain = Background("names") if rule == "names:" else Background.parse(rule.removesuffix(":"))
+    return dataclasses.replace(plain, distractors=tuple(words), overlap=bool(rest))
 
 
 def write(value: Any) -> str:

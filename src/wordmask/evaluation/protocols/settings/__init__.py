@@ -6,7 +6,7 @@ protocol: names, background, view, void, definition, refine (see `Protocol`). Th
 defaults hold for all that a paper does not state.
 
 A background is written as on the command line; `*` stands for the background words that the data
-set has under the class names in use.
+set has under the class names in use, `**` for those that are a class too as well.
 """
 
 from __future__ import annotations

@@ -87,7 +87,7 @@ RELEASED: dict[str, Source] = {
                 "background": "threshold:0.1:*",
             },
             "context60": {"logit_scale": 50.0, "background": "threshold:0.1:*"},
-            "coco_object": {"logit_scale": 50.0, "background": "threshold:0.1:*"},
+            "coco_object": {"logit_scale": 50.0, "background": "threshold:0.1:**"},  # "bed"
             "coco_stuff": {"short_side": 448},
             "cityscapes": {"short_side": 560},
         },
@@ -103,7 +103,7 @@ RELEASED: dict[str, Source] = {
             "voc21": {"window": 0, "background": "threshold:0.1:*"},
             "voc20": {"window": 0},
             "context60": {"background": "threshold:0.1:*"},
-            "coco_object": {"background": "threshold:0.1:*"},
+            "coco_object": {"background": "threshold:0.1:**"},
             "cityscapes": {"short_side": 560},
         },
         refiners=_PAMR,
@@ -121,7 +121,7 @@ RELEASED: dict[str, Source] = {
         {
             "voc21": {"background": "threshold:0.2:*"},
             "context60": {"background": "threshold:0.15:*"},
-            "coco_object": {"background": "threshold:0.25:*"},
+            "coco_object": {"background": "threshold:0.25:**"},
             "cityscapes": {"short_side": 448, "window": 224},
             "ade150": {"short_side": 448},
             "ade847": {"short_side": 448},

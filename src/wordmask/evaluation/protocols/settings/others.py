@@ -36,6 +36,7 @@ RELEASED: dict[str, Source] = {
     "gem": Source(
         "GEM's released code (5fa677c): its README's recipe, the same for every set",
         {
+            "variant": "official",
             "names": "plain",
             "short_side": 448,
             "window": 0,
@@ -68,15 +69,16 @@ RELEASED: dict[str, Source] = {
         {
             "classifier": "second",
             "names": "cliper",
-            "background": "complement:2:*",
             "view": "original",
             "void": "ignore",
             "definition": "present",
         },
         {
-            "context60": {"variant": "context"},
+            "voc21": {"background": "complement:2:*"},
+            "context60": {"variant": "context", "background": "complement:2:*"},
             "context59": {"variant": "context"},
-            "coco_object": {"variant": "object"},
+            "coco_object": {"variant": "object", "background": "complement:2:*"},
+            "coco_stuff": {"variant": "stuff"},
             "ade150": {"variant": "ade"},
         },
         notes=(
