@@ -126,13 +126,23 @@ def make_voc(root: Path, name: str = "voc21") -> Copy:
     if name == "voc20":
         wanted = [blocks(VOID, 1, 20, VOID), blocks(15, 15, VOID)]
     base = "VOCdevkit/VOC2012"
-    text(root / base / "ImageSets/Segmentation/val.txt", ids)
+    split = {"voc_train": "train", "voc_train_aug": "train_aug"}.get(name, "val")
+    masks = "SegmentationClassAug" if split == "train_aug" else "SegmentationClass"
+    text(root / base / f"ImageSets/Segmentation/{split}.txt", ids)
     return make(
         name, root, list(zip(ids, (first, last), strict=True)), wanted,
         lambda one: f"{base}/JPEGImages/{one}.jpg",
-        lambda one: f"{base}/SegmentationClass/{one}.png",
+        lambda one: f"{base}/{masks}/{one}.png",
         lambda path, values: png(path, values, "P"),
     )  # fmt: skip
+
+
+def make_voc_train(root: Path) -> Copy:
+    return make_voc(root, "voc_train")
+
+
+def make_voc_train_aug(root: Path) -> Copy:
+    return make_voc(root, "voc_train_aug")
 
 
 def make_voc20(root: Path) -> Copy:
@@ -205,6 +215,24 @@ def make_coco_object_converted(root: Path) -> Copy:
         "coco_object", root, raw, [blocks(0, 1, 80, VOID)],
         lambda one: f"val2017/{one}.jpg",
         lambda one: f"annotations/val2017/{one}_instanceTrainIds.png",
+    )  # fmt: skip
+
+
+def make_coco_train(root: Path) -> Copy:
+    raw = [("000000000009", blocks(0, 89, 91, 255)), ("000000000025", blocks(12))]
+    png(root / "coco/stuffthingmaps/train2017/000000000030.png", blocks(1))  # of train2017 alone
+    return make(
+        "coco_train", root, raw, [blocks(1, 80, 0, VOID), blocks(12)],
+        lambda one: f"coco/train2014/COCO_train2014_{one}.jpg",
+        lambda one: f"coco/stuffthingmaps/train2017/{one}.png",
+    )  # fmt: skip
+
+
+def make_coco_train_converted(root: Path) -> Copy:
+    return make(
+        "coco_train", root, [("000000000009", blocks(0, 1, 80, 255))], [blocks(0, 1, 80, VOID)],
+        lambda one: f"images/train2014/COCO_train2014_{one}.jpg",
+        lambda one: f"object_masks/train2014/{one}.png",
     )  # fmt: skip
 
 
@@ -364,6 +392,8 @@ MAKERS = {
     for function in (
         make_voc,
         make_voc20,
+        make_voc_train,
+        make_voc_train_aug,
         make_context,
         make_context59,
         make_context459,
@@ -371,6 +401,8 @@ MAKERS = {
         make_coco,
         make_coco_object,
         make_coco_object_converted,
+        make_coco_train,
+        make_coco_train_converted,
         make_coco27,
         make_stuff10k,
         make_cityscapes,
