@@ -89,9 +89,9 @@ class Pipeline:
         return prepared
 
     def score(
-        self, encodings: Sequence[Encoding], texts: TextQueries
+        self, encodings: Sequence[Encoding], texts: Sequence[TextQueries]
     ) -> Iterator[tuple[Encoding, int, ScoreMap, ScoreMap]]:
-        """Score the pictures of several encodings, one after the other.
+        """Score the pictures of several encodings, each with its texts, one after the other.
 
         With `low_memory` one network is held at a time: every refiner processes all pictures, then
         its network is freed.
@@ -103,8 +103,8 @@ class Pipeline:
         with torch.inference_mode():
             coarse = [
                 maps
-                for e in encodings
-                for maps in e.score_maps(self.method.scores(self.towers, e, texts))
+                for e, queries in zip(encodings, texts, strict=True)
+                for maps in e.score_maps(self.method.scores(self.towers, e, queries))
             ]
         if not self.low_memory:
             for (encoding, i), before in zip(pictures, coarse, strict=True):

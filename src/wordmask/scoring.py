@@ -63,13 +63,12 @@ class Scored:
         """Labels (H, W), uint8, or uint16 for more than 255 classes.
 
         image_labels: the names (or class numbers from 0) that are known to be in the picture; the
-        other classes get no pixel. None: nothing is known.
+        other classes get no pixel. None: what `texts` know.
 
         Raises:
             WordmaskError: an image-level label that is not a class.
         """
-        allowed = None if image_labels is None else self.texts.select(image_labels)
-        return self.rule.labels(self, allowed)
+        return self.rule.labels(self, self.texts.among(image_labels).known)
 
     @torch.inference_mode()
     def image_scores(self) -> Tensor:

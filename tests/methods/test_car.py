@@ -11,14 +11,14 @@ from tiny import class_scores, save_tiny_clip, scored_of, tiny_clip, tiny_tokeni
 from wordmask import Background, Segmenter, WordmaskError
 from wordmask.methods import create_method
 from wordmask.methods.car import method as module
-from wordmask.methods.car.clip_es import (
+from wordmask.methods.car.visual_prompts import Prompter, blur, ellipse_around
+from wordmask.methods.clip_es.maps import (
     affinity,
     component_boxes,
     cosine_maps,
     gradcam,
     over_maximum,
 )
-from wordmask.methods.car.visual_prompts import Prompter, blur, ellipse_around
 from wordmask.text_queries import TextQueries
 from wordmask.towers.clip import ClipTower, Need
 

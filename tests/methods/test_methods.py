@@ -198,6 +198,7 @@ def test_names_of_methods():
         [
             "car",
             "clip",
+            "clip_es",
             "clip_surgery",
             "cliper",
             "cliptrase",

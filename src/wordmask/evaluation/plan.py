@@ -11,6 +11,7 @@ from typing import Any
 
 from wordmask.datasets import Benchmark, Samples, benchmark
 from wordmask.errors import WordmaskError, unknown
+from wordmask.evaluation.image_labels import find_image_labels
 from wordmask.evaluation.protocols import Entry, Protocol, make_protocol
 from wordmask.evaluation.robustness import CORRUPTIONS, SEVERITIES
 from wordmask.methods import METHODS, Method
@@ -169,6 +170,7 @@ def check(plan: Plan) -> dict[str, Samples]:
             )
             if plan.text_features is None:
                 background_words(protocol, samples.benchmark)
+            find_image_labels(protocol.image_labels, samples[: plan.limit])
         opened[bench.name] = samples[: plan.limit]
     return opened
 

@@ -1,6 +1,6 @@
 """CaR (Sun et al., CLIP as RNN: Segment Countless Visual Concepts without Training Endeavor, 2024).
 
-Its masks come from CLIP-ES, see clip_es.py. C classes, K background words, L = h*w patches.
+Its masks come from CLIP-ES, see ../clip_es. C classes, K background words, L = h*w patches.
 """
 
 from __future__ import annotations
@@ -15,15 +15,9 @@ from torch import Tensor
 from wordmask.encoding import DenseFeatures, Encoding
 from wordmask.errors import WordmaskError, unknown
 from wordmask.methods.base import Method, Towers, register, to_grid
-from wordmask.methods.car.clip_es import (
-    affinity,
-    component_boxes,
-    cosine_maps,
-    gradcam,
-    over_maximum,
-)
 from wordmask.methods.car.paint import PaintRule
 from wordmask.methods.car.visual_prompts import PROMPTS, Prompter
+from wordmask.methods.clip_es.maps import affinity, cosine_maps, gradcam, spread_in_boxes
 from wordmask.text_queries import TextQueries
 from wordmask.towers.clip import ClipTower, Need, Trace
 from wordmask.vocabulary import templates
@@ -292,8 +286,7 @@ class Car(Method):
 
     def _spread(self, maps: Tensor, spread: Tensor, grid: tuple[int, int]) -> Tensor:
         """Spread each map (n, L) inside the boxes of its strong parts; divide by its maximum."""
-        boxes = component_boxes(maps.unflatten(1, grid) > self.box_threshold).flatten(1)
-        return over_maximum((maps * boxes) @ spread.T)
+        return spread_in_boxes(maps.unflatten(1, grid), spread, self.box_threshold).flatten(1)
 
 
 def embed(tower: ClipTower, pictures: Tensor) -> Tensor:
