@@ -83,6 +83,16 @@ def evaluate(
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the corruptions.", rich_help_panel=RUN)] = 0,
+    image_labels: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SOURCE",
+            help="The classes that are known to be in each picture, no other gets a pixel: "
+            "`target`, those of its mask, or a CSV file with a row for each picture, its id and "
+            "class names. For pseudo-masks. The same as --set image_labels=SOURCE.",
+            rich_help_panel=RUN,
+        ),
+    ] = None,
     limit: Annotated[
         int | None,
         typer.Option(
@@ -173,13 +183,14 @@ def evaluate(
         raise WordmaskError(f"got --pictures {pictures}; give 0 or more")
     for text in _split(methods):
         Entry.parse(text)  # a file may register a kind of auxiliary model
+    known = [] if image_labels is None else [f"image_labels={image_labels}"]
     plan = Plan(
         methods=_split(methods),
         datasets=_split(datasets),
         root=root,
         model=model.model,
         protocol=protocol,
-        settings=tuple(assignments or ()),
+        settings=(*(assignments or ()), *known),
         sweep=tuple(sweep or ()),
         corruptions=tuple(kinds),
         seed=seed,

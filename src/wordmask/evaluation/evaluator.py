@@ -169,7 +169,8 @@ class PictureEvaluator:
             encodings, encode = encoded[key]
             decide = self._prepare_refiners(run.segmenter, encodings)
             start = time.perf_counter()
-            scored = [run.segmenter.score(encoding, run.texts) for encoding in encodings]
+            texts = run.known_texts(sample, target)
+            scored = [run.segmenter.score(encoding, texts) for encoding in encodings]
             labels = [one.labels() for one in scored]
             decide += time.perf_counter() - start
             scores = confidence = None

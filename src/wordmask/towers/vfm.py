@@ -28,7 +28,8 @@ from wordmask.towers.hub import (
     read_normalisation,
     read_source,
 )
-from wordmask.towers.memory import check_memory, free_memory
+from wordmask.memory import free_memory
+from wordmask.towers.memory import check_memory
 from wordmask.towers.weights import loaded_from
 
 if TYPE_CHECKING:

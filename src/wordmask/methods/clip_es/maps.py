@@ -1,4 +1,4 @@
-"""CLIP-ES (Lin et al., CLIP is Also an Efficient Segmenter, CVPR 2023): its maps, used by CaR.
+"""The maps of CLIP-ES and their affinity, of which CaR makes its masks too.
 
 Q texts, T tokens, L = h*w patches, D token width, E joint width.
 """
@@ -70,6 +70,15 @@ def affinity(attention: Tensor, rounds: int = 3) -> Tensor:
         attention = attention / attention.sum(1, keepdim=True)
     attention = (attention + attention.T) / 2
     return attention @ attention
+
+
+def spread_in_boxes(maps: Tensor, spread: Tensor, threshold: float) -> Tensor:
+    """Spread maps (n, h, w) inside the boxes of their parts above a threshold by spread (L, L).
+
+    Returns them divided by their maxima. Source: CLIP-ES, section 3.3.
+    """
+    boxes = component_boxes(maps > threshold)
+    return over_maximum((maps * boxes).flatten(1) @ spread.T).view_as(maps)
 
 
 def over_maximum(maps: Tensor) -> Tensor:
