@@ -15,6 +15,7 @@ from places import GOLDEN
 from wordmask.datasets import VOID
 from wordmask.errors import WordmaskError
 from wordmask.metrics import Boundary, Calibration, Confusion, Counted, Metrics, PerPicture
+from wordmask.metrics.bootstrap import paired_interval, percentile_interval
 from wordmask.metrics.boundary import boundary, boundary_distance
 from wordmask.metrics.confusion import count_pairs
 from wordmask.metrics.image_level import average_precision
@@ -290,6 +291,23 @@ def test_intervals_equal_counting_the_drawn_pictures_again():
         low, high = interval
         assert low < high
     assert metrics.per_picture.intervals(0.8, 30, seed=6) != found
+
+
+def test_paired_intervals_are_of_the_same_draws():
+    pictures = draw_maps(np.random.default_rng(1), 5, count=12)
+    one, other, reverse = Metrics(5), Metrics(5), Metrics(5)
+    for name, target, prediction in pictures:
+        one.update(name, target, prediction)
+        other.update(name, target, np.where(prediction == 1, 2, prediction))
+    for name, target, prediction in reversed(pictures):
+        reverse.update(name, target, prediction)
+    a, b, c = (m.per_picture.resamples(200)["miou_union"] for m in (one, other, reverse))
+    assert np.array_equal(a, c)
+    assert paired_interval(a, c) == (0, 0)
+    low, high = paired_interval(a, b)
+    unpaired = np.percentile(np.subtract.outer(a, b), [2.5, 97.5])
+    assert high - low < unpaired[1] - unpaired[0]
+    assert percentile_interval(a) == one.per_picture.intervals(resamples=200)["miou_union"]
 
 
 def test_one_picture_has_no_spread():

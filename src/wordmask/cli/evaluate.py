@@ -74,6 +74,16 @@ def evaluate(
             rich_help_panel=RUN,
         ),
     ] = None,
+    names: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SOURCE[,SOURCE...]",
+            help="Run with each of these lists of class names: released (those of the method's "
+            "code), plain (the benchmark's own), or another of `wordmask datasets`. Names weigh "
+            "more than many methods; no new encoding is needed.",
+            rich_help_panel=RUN,
+        ),
+    ] = None,
     corrupt: Annotated[
         str | None,
         typer.Option(
@@ -182,6 +192,7 @@ def evaluate(
         protocol=protocol,
         settings=tuple(assignments or ()),
         sweep=tuple(sweep or ()),
+        names=_split(names or ""),
         corruptions=tuple(kinds),
         seed=seed,
         limit=limit,

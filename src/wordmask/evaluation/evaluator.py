@@ -131,6 +131,7 @@ class PictureEvaluator:
 
     def __init__(self, plan: Plan, task: Task):
         self.plan = plan
+        self.bench = task.bench
         self.runs = task.runs
         self.metrics = [run.metrics(task.bench, plan.boundary) for run in task.runs]
         self.keys = [  # runs of one key share an encoding
@@ -168,12 +169,14 @@ class PictureEvaluator:
             encodings, encode = encoded[key]
             decide = self._prepare_refiners(run.segmenter, encodings)
             start = time.perf_counter()
-            scored = [run.segmenter.score(encoding, run.texts) for encoding in encodings]
+            words = run.words(sample.id, target, self.bench)
+            scored = [run.segmenter.score(encoding, words.texts) for encoding in encodings]
             labels = [one.labels() for one in scored]
             decide += time.perf_counter() - start
             scores = confidence = None
             if self.plan.image_level:  # the maximum over the pieces of the picture
                 scores = torch.stack([one.image_scores() for one in scored]).amax(0).numpy()
+                scores = words.scores(scores, self.bench.classes)
             if self.plan.calibration and not run.segmenter.method.class_maps:
                 confidence = np.concatenate(
                     [one.confidence(part) for one, part in zip(scored, labels, strict=True)], axis=1
@@ -181,7 +184,7 @@ class PictureEvaluator:
             counted = metrics.count(
                 sample.id,
                 view_target(target, run.protocol.view),
-                np.concatenate(labels, axis=1),
+                words.labels(np.concatenate(labels, axis=1)),
                 scores=scores,
                 confidence=confidence,
             )

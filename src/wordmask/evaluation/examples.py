@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from wordmask.datasets import VOID, Sample
+from wordmask.datasets import VOID, Benchmark, Sample
 from wordmask.drawing import overlay, palette, strip
 from wordmask.evaluation.plan import CLEAN, Plan, check
 from wordmask.evaluation.runs import Run, label, load, make_runs
@@ -68,7 +68,7 @@ def draw_examples(plan: Plan, found: Mapping[str, Any], folder: Path, count: int
             for group, ids in choose(entry["pictures"], count).items():
                 for index, one in enumerate(ids):
                     sample = by_id[one]
-                    drawn, legend = _draw(runs[entry["label"]], sample, entry)
+                    drawn, legend = _draw(runs[entry["label"]], samples.benchmark, sample, entry)
                     file = f"{name}/{_file(entry['label'])}-{group}-{index + 1}.jpg"
                     path = folder / file
                     path.parent.mkdir(parents=True, exist_ok=True)
@@ -94,16 +94,17 @@ def _file(label: str) -> str:
 
 
 def _draw(
-    run: Run, sample: Sample, entry: Mapping[str, Any]
+    run: Run, bench: Benchmark, sample: Sample, entry: Mapping[str, Any]
 ) -> tuple[Image.Image, list[dict[str, Any]]]:
     """Picture, target and prediction side by side; and their classes, most pixels first."""
     view = run.protocol.view
     pieces = view_picture(read_image(sample.image), view)
     shown = np.concatenate(pieces, axis=1)
     target = view_target(sample.target(), view)
-    prediction = label(run, [run.segmenter.encode(piece) for piece in pieces]).astype(np.uint16)
+    words = run.words(sample.id, target, bench)
+    prediction = label(run, words, [run.segmenter.encode(piece) for piece in pieces])
     void = target == VOID
-    names = [one["name"] for one in entry["classes"]][-run.texts.classes :]
+    names = [one["name"] for one in entry["classes"]][-bench.classes :]
     target = np.where(void, np.uint16(0), target)
     panels = [Image.fromarray(shown)]
     panels += [overlay(shown, labels, names, legend=False) for labels in (target, prediction)]

@@ -21,6 +21,7 @@ from wordmask.evaluation.published import find_reported
 from wordmask.evaluation.runs import Run, Task
 from wordmask.evaluation.summary import markdown
 from wordmask.files import write_atomically
+from wordmask.metrics.bootstrap import percentile_interval
 from wordmask.metrics.collection import Metrics
 from wordmask.version import versions
 
@@ -118,6 +119,7 @@ def _entry(
     encode, decide = np.array(seconds).T
     together = next(labels for labels in task.shared if run.label in labels)
     each = counted.per_picture.mean_iou()
+    resampled = counted.per_picture.resamples()
     entry = {
         "label": run.label,
         "swept": dict(change.split("=", 1) for change in run.swept),
@@ -128,9 +130,11 @@ def _entry(
         "expected": bench.expected,
         "protocol": protocol.describe(),
         "background": run.texts.strategy.describe(),
+        "words": run.word_counts(bench),
         "miou": headline,
         "metrics": means,
-        "intervals": {k: list(v) for k, v in counted.per_picture.intervals().items()},
+        "intervals": {name: percentile_interval(values) for name, values in resampled.items()},
+        "resamples": resampled[f"miou_{protocol.definition}"].round(6).tolist(),
         "void_pixels": confusion.void_pixels,
         "classes": classes,
         "seconds": {

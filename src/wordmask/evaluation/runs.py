@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from wordmask.datasets import Benchmark, Samples
 from wordmask.errors import WordmaskError
-from wordmask.evaluation.plan import CLEAN, Condition, Plan, background_words
+from wordmask.evaluation.plan import CLEAN, Condition, Plan, vocabulary
 from wordmask.evaluation.protocols import Protocol, make_protocol
 from wordmask.evaluation.sharing import share_passes
+from wordmask.evaluation.words import chosen_classes
 from wordmask.journal import Journal
 from wordmask.methods import Method
 from wordmask.metrics.collection import Counted, Metrics
@@ -25,7 +26,6 @@ from wordmask.segmenter import Segmenter
 from wordmask.text_queries import TextQueries
 from wordmask.user_code import is_file, source_digest
 from wordmask.version import __version__
-from wordmask.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,26 @@ class PictureCounts:
 
 
 @dataclass(frozen=True)
+class PictureWords:
+    """The words of one picture, and `of_set`: the labels of the first of them in the data set."""
+
+    texts: TextQueries
+    of_set: np.ndarray
+
+    def labels(self, labels: np.ndarray) -> np.ndarray:
+        """Labels of the data set, (H, W), from those of the words; 0 for an added word."""
+        table = np.zeros(self.texts.classes + 1, np.uint16)
+        table[1 : len(self.of_set) + 1] = self.of_set
+        return table[labels]
+
+    def scores(self, scores: np.ndarray, classes: int) -> np.ndarray:
+        """(classes,) image-level scores from those of the words; the lowest for those left out."""
+        found = np.full(classes, np.finfo(scores.dtype).min, scores.dtype)
+        found[self.of_set - 1] = scores[: len(self.of_set)]
+        return found
+
+
+@dataclass(frozen=True)
 class Run:
     """One method under one protocol on one data set; `swept` are its settings from sweeps."""
 
@@ -64,6 +84,20 @@ class Run:
     protocol: Protocol
     segmenter: Segmenter
     texts: TextQueries
+
+    def words(self, picture: str, target: np.ndarray, bench: Benchmark) -> PictureWords:
+        """The words of a picture; `target` is that of the picture, (H, W)."""
+        chosen = chosen_classes(target, bench.classes, self.protocol.vocabulary, picture)
+        if chosen is None:
+            return PictureWords(self.texts, np.arange(1, bench.classes + 1))
+        return PictureWords(self.texts.keep(chosen.tolist()), chosen + 1)
+
+    def word_counts(self, bench: Benchmark) -> dict[str, int]:
+        """How many classes, names and background words each picture is compared with."""
+        classes, names = self.texts.classes, len(self.texts.foreground)
+        if self.protocol.vocabulary.isdigit() and int(self.protocol.vocabulary) < bench.classes:
+            names = classes = int(self.protocol.vocabulary)
+        return {"classes": classes, "names": names, "background": len(self.texts.background)}
 
     def metrics(self, bench: Benchmark, boundary: bool) -> Metrics:
         """New metrics without counts."""
@@ -168,6 +202,8 @@ def make_runs(plan: Plan, base: Segmenter, bench: Benchmark) -> tuple[Run, ...]:
         protocol = make_protocol(
             entry, bench, plan.protocol, backbone(base), (*plan.settings, *changes)
         )
+        if plan.names and any(run.protocol.settings() == protocol.settings() for run in runs):
+            continue  # the released names are these
         segmenter = base.with_method(
             protocol.method, protocol.variant, protocol.options, list(protocol.refine)
         )
@@ -237,10 +273,10 @@ def prepare(
     return Task(samples, runs, journal, model, shared)
 
 
-def label(run: Run, encodings: Sequence[Any]) -> np.ndarray:
+def label(run: Run, words: PictureWords, encodings: Sequence[Any]) -> np.ndarray:
     """The labels (H, W) of the pieces of one picture, side by side."""
-    parts = [run.segmenter.score(encoding, run.texts).labels() for encoding in encodings]
-    return np.concatenate(parts, axis=1)
+    parts = [run.segmenter.score(encoding, words.texts).labels() for encoding in encodings]
+    return words.labels(np.concatenate(parts, axis=1))
 
 
 def code_digests(plan: Plan, runs: Sequence[Run], bench: Benchmark) -> dict[str, str]:
@@ -260,9 +296,7 @@ def code_digests(plan: Plan, runs: Sequence[Run], bench: Benchmark) -> dict[str,
 def _words(plan: Plan, protocol: Protocol, bench: Benchmark) -> tuple[Any, Any]:
     """Words and background as `Segmenter.encode_text` takes them."""
     if plan.text_features is None:
-        known = background_words(protocol, bench)
-        names = [list(names) for names in bench.names[protocol.names]]
-        return Vocabulary(names), protocol.strategy(known)
+        return vocabulary(protocol, bench)
     rows = _read_rows(plan.text_features, bench.name, bench.classes)
     if "*" not in protocol.background:
         return rows, protocol.strategy(())

@@ -36,7 +36,7 @@ STANDARD = (  # data sets on which the shared settings hold unless a source chan
     "cityscapes",
     "ade150",
 )
-FIELDS = ("names", "background", "view", "void", "definition", "refine")  # besides the options
+FIELDS = ("names", "vocabulary", "background", "view", "void", "definition", "refine")
 
 
 @dataclass(frozen=True)
@@ -97,6 +97,9 @@ class Protocol:
         method, variant, dataset, backbone: what the settings are for.
         options: all options of the method.
         names: the source of the class names, see the data set's `names`.
+        vocabulary: the words to choose from: "all" (the classes of the data set), a number N (fewer
+            classes, those of the picture among them; or all and words of other data sets, whose
+            pixels count as labelled with none of the classes), or "+K" (all, and K other words).
         background: the rule, as on the command line; `*` stands for the data set's own background
             words under `names`.
         refine: refiners in order, each (name with its variant, all its options).
@@ -120,6 +123,7 @@ class Protocol:
     options: Mapping[str, Any]
     names: str
     background: str
+    vocabulary: str = "all"
     refine: tuple[tuple[str, Mapping[str, Any]], ...] = ()
     view: str = "original"
     void: str = "ignore"
@@ -148,6 +152,7 @@ class Protocol:
         flat = {
             **self.options,
             "names": self.names,
+            "vocabulary": self.vocabulary,
             "background": self.background,
             "view": self.view,
             "void": self.void,
@@ -193,7 +198,7 @@ def make_protocol(
         name: official, paper or untuned.
         backbone: released settings may differ by it: ViT-B/16, ViT-L/14 ...
         assignments: changes, `option=value`: an option of the method, a field of the protocol
-            (names, background, view, void, definition, refine), or `refiner.option=value`.
+            (one of `FIELDS`), or `refiner.option=value`.
 
     Raises:
         WordmaskError: an unknown name of any kind, a wrong value, or a method without known
@@ -230,7 +235,7 @@ def make_protocol(
     names = _names_source(bench, fields.get("names", "plain"), "names" in given)
     fallback = "none"
     if bench.has_background:
-        listed = name != "untuned" and bench.background_words.get(names)
+        listed = name != "untuned" and ("names" in given or bench.background_words.get(names))
         fallback = "names:*" if listed else "auto"
     protocol = Protocol(
         name=name,
@@ -241,6 +246,7 @@ def make_protocol(
         options=method.options(),
         names=names,
         background=fields.get("background", fallback),
+        vocabulary=_vocabulary(fields.get("vocabulary", "all")),
         refine=_refiners(refine, source.refiners, bench.name, backbone, by_refiner),
         view=_view(fields.get("view", "original")),
         void=_choice("void", fields.get("void", "ignore"), ("ignore", "background")),
@@ -369,6 +375,12 @@ def _view(text: str) -> str:
     if text in VIEWS or re.fullmatch(r"crop:[1-9]\d{0,4}", text):
         return text
     raise WordmaskError(f"got view={text}; give original, halves or crop:N, as in crop:336")
+
+
+def _vocabulary(text: str) -> str:
+    if text == "all" or re.fullmatch(r"\+?[1-9]\d{0,4}", text):
+        return text
+    raise WordmaskError(f"got vocabulary={text}; give all, a number of words, or +K for K others")
 
 
 def crop_size(view: str) -> int:
