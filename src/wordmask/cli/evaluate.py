@@ -248,7 +248,7 @@ def tabulate(found: dict[str, Any]) -> list[Table]:
             title += f" of {first['expected']}"
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left")
         table.add_column("method", style="bold", overflow="fold")
-        for head in ("mIoU", "95 %", "published", "pixels", "ms"):
+        for head in ("mIoU", "95 %", "plain", "published", "pixels", "ms"):
             table.add_column(head, justify="right", no_wrap=True)
         for entry in entries:
             means, seconds = entry["metrics"], entry["seconds"]
@@ -258,6 +258,7 @@ def tabulate(found: dict[str, Any]) -> list[Table]:
                 entry["label"],
                 percent(entry["miou"]),
                 f"{percent(low)} to {percent(high)}",
+                percent(entry.get("plain")),
                 "-" if number is None else f"{number.value:g}",
                 percent(means["pixel_accuracy"]),
                 f"{1000 * (seconds['encode'] + seconds['decide']):.0f}",

@@ -20,11 +20,12 @@ from wordmask.datasets import Sample, Samples
 from wordmask.errors import WordmaskError
 from wordmask.evaluation.plan import CLEAN, Condition, Plan, check
 from wordmask.evaluation.progress import Progress, ProgressReporter
+from wordmask.evaluation.protocols import Protocol
 from wordmask.evaluation.results import collect
 from wordmask.evaluation.robustness import corrupt
-from wordmask.evaluation.runs import PictureCounts, RunCounts, Task, load, prepare
+from wordmask.evaluation.runs import PictureCounts, RunCounts, Task, encode_view, load, prepare
 from wordmask.evaluation.sharing import SharedTower, share_passes, synchronise
-from wordmask.evaluation.views import view_picture, view_target
+from wordmask.evaluation.views import view_target
 from wordmask.evaluation.workers import Workers, gather, start_workers
 from wordmask.images import read_image
 from wordmask.segmenter import Segmenter
@@ -135,7 +136,12 @@ class PictureEvaluator:
         self.runs = task.runs
         self.metrics = [run.metrics(task.bench, plan.boundary) for run in task.runs]
         self.keys = [  # runs of one key share an encoding
-            (run.protocol.view, run.segmenter.method.encoding_key(), None if plan.share else i)
+            (
+                run.protocol.view,
+                run.protocol.regions,
+                run.segmenter.method.encoding_key(),
+                None if plan.share else i,
+            )
             for i, run in enumerate(task.runs)
         ]
         self.encoders: dict[tuple[Any, ...], Segmenter] = {}
@@ -165,7 +171,7 @@ class PictureEvaluator:
         counts = []
         for run, key, metrics in zip(self.runs, self.keys, self.metrics, strict=True):
             if key not in encoded:
-                encoded[key] = self._encode(key, image, run.protocol.view)
+                encoded[key] = self._encode(key, image, target, run.protocol)
             encodings, encode = encoded[key]
             decide = self._prepare_refiners(run.segmenter, encodings)
             start = time.perf_counter()
@@ -195,7 +201,7 @@ class PictureEvaluator:
         return PictureCounts(sample.id, tuple(counts))
 
     def _encode(
-        self, key: tuple[Any, ...], image: np.ndarray, view: str
+        self, key: tuple[Any, ...], image: np.ndarray, target: np.ndarray, protocol: Protocol
     ) -> tuple[list[Any], float]:
         """Encodings of the pieces of a picture, and the seconds that the method alone would take.
 
@@ -204,7 +210,7 @@ class PictureEvaluator:
         encoder = self.encoders[key]
         shared = getattr(encoder.tower, "seconds", 0.0)
         start = time.perf_counter()
-        encodings = [encoder.encode(piece) for piece in view_picture(image, view)]
+        encodings = encode_view(encoder, image, target, protocol)
         synchronise(encoder.tower.device)
         return encodings, time.perf_counter() - start + shared
 

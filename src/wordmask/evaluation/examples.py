@@ -15,7 +15,7 @@ from PIL import Image
 from wordmask.datasets import VOID, Benchmark, Sample
 from wordmask.drawing import overlay, palette, strip
 from wordmask.evaluation.plan import CLEAN, Plan, check
-from wordmask.evaluation.runs import Run, label, load, make_runs
+from wordmask.evaluation.runs import Run, encode_view, label, load, make_runs
 from wordmask.evaluation.views import view_picture, view_target
 from wordmask.files import write_atomically
 from wordmask.images import read_image
@@ -97,12 +97,11 @@ def _draw(
     run: Run, bench: Benchmark, sample: Sample, entry: Mapping[str, Any]
 ) -> tuple[Image.Image, list[dict[str, Any]]]:
     """Picture, target and prediction side by side; and their classes, most pixels first."""
-    view = run.protocol.view
-    pieces = view_picture(read_image(sample.image), view)
-    shown = np.concatenate(pieces, axis=1)
-    target = view_target(sample.target(), view)
-    words = run.words(sample.id, target, bench)
-    prediction = label(run, words, [run.segmenter.encode(piece) for piece in pieces])
+    view, image, target = run.protocol.view, read_image(sample.image), sample.target()
+    shown = np.concatenate(view_picture(image, view), axis=1)
+    encodings = encode_view(run.segmenter, image, target, run.protocol)
+    prediction = label(run, run.words(sample.id, target, bench), encodings)
+    target = view_target(target, view)
     void = target == VOID
     names = [one["name"] for one in entry["classes"]][-bench.classes :]
     target = np.where(void, np.uint16(0), target)

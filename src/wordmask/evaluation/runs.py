@@ -14,10 +14,12 @@ import numpy as np
 from torch import Tensor, nn
 
 from wordmask.datasets import Benchmark, Samples
+from wordmask.encoding import Encoding
 from wordmask.errors import WordmaskError
 from wordmask.evaluation.plan import CLEAN, Condition, Plan, vocabulary
 from wordmask.evaluation.protocols import Protocol, make_protocol
 from wordmask.evaluation.sharing import share_passes
+from wordmask.evaluation.views import view_picture, view_regions
 from wordmask.evaluation.words import chosen_classes
 from wordmask.journal import Journal
 from wordmask.methods import Method
@@ -271,6 +273,17 @@ def prepare(
     journal = Journal(state / bench.name, settings, overwrite=overwrite, part=part)
     journal.begin()
     return Task(samples, runs, journal, model, shared)
+
+
+def encode_view(
+    segmenter: Segmenter, image: np.ndarray, target: np.ndarray, protocol: Protocol
+) -> list[Encoding]:
+    """The encodings of the pieces of a picture, told the true regions if the protocol says so."""
+    pieces = view_picture(image, protocol.view)
+    if protocol.regions == "none":
+        return [segmenter.encode(piece) for piece in pieces]
+    known = view_regions(target, protocol.view)
+    return [segmenter.encode(*one) for one in zip(pieces, known, strict=True)]
 
 
 def label(run: Run, words: PictureWords, encodings: Sequence[Any]) -> np.ndarray:

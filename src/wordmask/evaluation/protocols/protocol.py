@@ -36,7 +36,7 @@ STANDARD = (  # data sets on which the shared settings hold unless a source chan
     "cityscapes",
     "ade150",
 )
-FIELDS = ("names", "vocabulary", "background", "view", "void", "definition", "refine")
+FIELDS = ("names", "vocabulary", "background", "view", "void", "definition", "refine", "regions")
 
 
 @dataclass(frozen=True)
@@ -109,6 +109,8 @@ class Protocol:
         void: unlabelled pixels: "ignore" or "background".
         definition: of the mean IoU: over classes with union > 0 ("union") or those in the target
             ("present"). Both are always reported; this one is the headline.
+        regions: "target" tells the method the true regions of the target, for an upper bound, if
+            it `takes_regions`; "none" otherwise.
         origins: where each setting comes from: "released", "stated", "fixed", "given" (refiners in
             the entry), "--set"; those left out are defaults of the method.
         source: the code or paper of released or stated settings.
@@ -128,6 +130,7 @@ class Protocol:
     view: str = "original"
     void: str = "ignore"
     definition: str = "union"
+    regions: str = "none"
     origins: Mapping[str, str] = field(default_factory=dict)
     source: str = ""
     notes: tuple[str, ...] = ()
@@ -158,6 +161,7 @@ class Protocol:
             "void": self.void,
             "definition": self.definition,
             "refine": refine,
+            "regions": self.regions,
         }
         for name, options in self.refine:
             flat |= {f"{split_variant(name)[0]}.{key}": value for key, value in options.items()}
@@ -251,6 +255,7 @@ def make_protocol(
         view=_view(fields.get("view", "original")),
         void=_choice("void", fields.get("void", "ignore"), ("ignore", "background")),
         definition=_choice("definition", fields.get("definition", "union"), ("union", "present")),
+        regions=_choice("regions", fields.get("regions", "none"), ("none", "target")),
         origins=origins,
         source=source.where,
         notes=notes,
@@ -258,6 +263,10 @@ def make_protocol(
     if protocol.void == "background" and not bench.has_background:
         raise WordmaskError(
             f"got void=background, but {bench.name} has no background; leave it at ignore"
+        )
+    if protocol.regions != "none" and not METHODS[entry.method].takes_regions:
+        raise WordmaskError(
+            f"got regions=target, but {entry.method} takes no regions; leave it out"
         )
     read_background(protocol.background, ())
     return protocol
