@@ -237,6 +237,18 @@ def test_cliptrase_rows_without_clusters_have_runs():
     assert any("--set regions=target" in line for line in list_commands(BY_ID["cliptrase-4"]))
 
 
+def test_the_f1_beside_clipers_table_2_is_of_the_means():
+    """In 16 of its 18 cells F1 is 2PR / (P + R) of the printed P and R, to the last digit."""
+    table = BY_ID["cliper-2"]
+    assert {c.metric for c in table.columns if "f1" in c.metric} == {"image_f1_of_means"}
+    agree = 0
+    for row in table.rows:
+        for _, f1, p, r in zip(*[iter(row.values)] * 4, strict=True):
+            low, high = (2 * (p + e) * (r + e) / (p + r + 2 * e) for e in (-0.05, 0.05))
+            agree += low - 0.05 <= f1 <= high + 0.05
+    assert agree == 16
+
+
 def test_costs_and_sweeps_have_commands():
     assert list_commands(BY_ID["proxyclip-1"]) == [
         f"wordmask bench clip,maskclip,gem --size 336x336 --model {CLIP} --out runs/proxyclip-1-1",

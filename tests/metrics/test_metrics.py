@@ -413,6 +413,23 @@ def test_average_precision_equals_one_threshold_after_another(rows):
     assert math.isnan(found) if not present.any() else found == pytest.approx(expected)
 
 
+def test_two_f1_by_name():
+    """The mean of the classes' F1, and the F1 of the mean precision and recall: other numbers."""
+    metrics = Metrics(2)
+    metrics.update("a", labels([0, 1, 2]), labels([0, 1, 0]))  # class 1: P 1/2, R 1; 2: P 0, R 0
+    metrics.update("b", labels([0, 0, 2]), labels([0, 1, 0]))
+    metrics.update("c", labels([0, 0, 2]), labels([0, 2, 0]))  # class 2: P 1, R 1/3
+    found = metrics.summary()
+    assert found["image_precision"] == pytest.approx((1 / 2 + 1) / 2)
+    assert found["image_recall"] == pytest.approx((1 + 1 / 3) / 2)
+    assert found["image_f1"] == pytest.approx((2 / 3 + 1 / 2) / 2)
+    assert found["image_f1_of_means"] == pytest.approx(2 * (3 / 4) * (2 / 3) / (3 / 4 + 2 / 3))
+    nothing = Metrics(2)
+    nothing.update("a", labels([0, 1]), labels([0, 0]))
+    assert nothing.summary()["image_f1_of_means"] == 0
+    assert math.isnan(Metrics(2).summary()["image_f1_of_means"])
+
+
 def test_image_level_scores_by_hand():
     metrics = Metrics(3)
     # classes 1 and 2 are there; 1 and 3 are predicted
@@ -428,6 +445,7 @@ def test_image_level_scores_by_hand():
         "recall_micro": 2 / 3,
         "f1": (1 + 0) / 2,
         "f1_micro": 2 * 2 / (3 + 3),
+        "f1_of_means": 1 / 2,
     }
     assert image_level.summary() == pytest.approx(expected)
     # by threshold: class 1 in both, 2 in "b" alone, 3 in "a"

@@ -126,20 +126,25 @@ def _content(found: Result) -> tuple[Any, ...]:
     return (*key, found.place, hashlib.blake2b("\n".join(names).encode()).hexdigest())
 
 
+def _name_pictures(runs: Sequence[Result]) -> dict[tuple[Any, ...], str]:
+    """A name of its own for every set of pictures, by its content."""
+    names: dict[tuple[Any, ...], str] = {}
+    places = dict.fromkeys((_content(found), found.place) for found in runs)
+    for key, place in places:
+        name = f"{key[0]} ({key[1]})"
+        if any(other != key and other[:2] == key[:2] for other, _ in places):
+            name = f"{key[0]} ({key[1]}, {place or 'no folder'})"
+        if key not in names and name in names.values():
+            name = f"{name} {len(names) + 1}"
+        names.setdefault(key, name)
+    return names
+
+
 def named(runs: Iterable[Result]) -> list[Result]:
     """The runs, their pictures and themselves named so that no two share a name."""
     known = list(runs)
-    sets: dict[tuple[Any, ...], str] = {}
-    for found in known:
-        key = _content(found)
-        base = f"{key[0]} ({key[1]})"
-        others = {_content(one) for one in known} - {key}
-        if any(other[:2] == key[:2] for other in others):
-            base = f"{key[0]} ({key[1]}, {found.place or 'no folder'})"
-        if key not in sets and base in sets.values():
-            base = f"{base} {len(sets) + 1}"
-        sets.setdefault(key, base)
-    known = [replace(found, pictures=sets[_content(found)], label="") for found in known]
+    pictures = _name_pictures(known)
+    known = [replace(found, pictures=pictures[_content(found)], label="") for found in known]
     more: Sequence[Callable[[Result], str]] = (  # what may tell runs apart, the plainest first
         lambda f: Path(f.model["source"]).name,
         lambda f: ", ".join(f"{k} {Path(v).name}" for k, v in f.networks.items()),
