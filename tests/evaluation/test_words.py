@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -15,6 +16,9 @@ from wordmask.errors import WordmaskError
 from wordmask.evaluation.evaluator import PictureEvaluator, evaluate
 from wordmask.evaluation.plan import Plan, background_words, check
 from wordmask.evaluation.protocols import make_protocol
+from wordmask.evaluation.report.differences import difference_table
+from wordmask.evaluation.report.runs import Result
+from wordmask.evaluation.summary import markdown, percent
 from wordmask.evaluation.words import added_words, chosen_classes
 from wordmask.metrics import Confusion
 from wordmask.vocabulary import same_word
@@ -126,7 +130,8 @@ def test_names_run_in_one_pass_of_the_network(tmp_path, monkeypatch):
     monkeypatch.setattr(
         PictureEvaluator, "_encode", lambda *args: passes.append(args[1]) or encode(*args)
     )
-    found = evaluate(make_plan(TwoLists, names=("released", "plain", "sclip")), tmp_path)["runs"]
+    plan = make_plan(TwoLists, names=("released", "plain", "sclip"))
+    found = evaluate(plan, tmp_path)["runs"]
     assert len(passes) == 2  # one a picture
     # the released list is the plain one here, and is run once
     assert [run["label"] for run in found] == ["clip", "clip names=sclip"]
@@ -145,3 +150,27 @@ def test_the_plain_list_has_one_background_word():
 def test_unknown_names_are_refused():
     with pytest.raises(WordmaskError, match="unknown source of names of toybox 'harnes'"):
         check(make_plan("toybox", names=("harnes",)))
+
+
+def test_results_show_plain_names_and_words(tmp_path):
+    plan = make_plan(TwoLists, names=("sclip", "plain"))
+    found = evaluate(plan, tmp_path)
+    one, plain = found["runs"]
+    assert plain["plain"] == plain["miou"] == one["plain"] != one["miou"]
+    table = markdown(found)
+    assert f"| {percent(one['miou'])} |" in table
+    assert table.count(f"| {percent(plain['miou'])} |") == 3  # its own, and two plain columns
+    assert "| 112 |" in table
+
+
+def test_two_methods_have_a_paired_interval(tmp_path):
+    plan = dataclasses.replace(make_plan("toybox"), methods=("clip", "maskclip", "sclip"))
+    found = evaluate(plan, tmp_path)
+    runs = [Result(entry, found["model"], pictures="toybox (2)") for entry in found["runs"]]
+    table = difference_table("toybox (2)", runs)
+    best = max(runs, key=lambda run: run.entry["miou"])
+    assert [row[0] for row in table.rows] == [best.name] * 2
+    for row in table.rows:
+        other = next(run for run in runs if run.name == row[1])
+        assert row[2] == f"{100 * (best.entry['miou'] - other.entry['miou']):+.1f}"
+    assert difference_table("toybox (2)", runs[:1]) is None

@@ -199,12 +199,13 @@ def family(source: str) -> str:
 def make_runs(plan: Plan, base: Segmenter, bench: Benchmark) -> tuple[Run, ...]:
     """All runs on one data set, each with its words encoded."""
     base.provenance()  # weights are hashed once, for all runs
-    runs = []
+    runs: list[Run] = []
     for entry, changes in plan.entries:
         protocol = make_protocol(
             entry, bench, plan.protocol, backbone(base), (*plan.settings, *changes)
         )
-        if plan.names and any(run.protocol.settings() == protocol.settings() for run in runs):
+        same = (run.protocol for run in runs if run.protocol.entry == protocol.entry)
+        if plan.names and any(one.settings() == protocol.settings() for one in same):
             continue  # the released names are these
         segmenter = base.with_method(
             protocol.method, protocol.variant, protocol.options, list(protocol.refine)

@@ -8,7 +8,6 @@ from typing import Any
 from wordmask.evaluation.markdown import markdown_table
 from wordmask.evaluation.published import Reported
 
-
 NAMES = (
     "Plain names: the mIoU of the same run with the benchmark's own words (`--names "
     "released,plain` makes it). Words: the names of the classes that the run was given + those of "
