@@ -21,6 +21,7 @@ LAYERS = (
         "user_code",
         "journal",
         "images",
+        "memory",
         "windows",
         "affinity",
         "devices",
