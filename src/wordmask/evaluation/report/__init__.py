@@ -41,7 +41,7 @@ def report(folder: Path, partial: bool = False) -> dict[str, Path]:
         "report.html": page.render(
             own, drawn, page.read_pictures(f.folder for f in runs if f.folder), papers
         ),
-        "report.tex": latex_document([*own, *papers], [(t, f"{p.stem}.pdf") for t, p in drawn]),
+        "report.tex": latex_document(own, [(t, f"{p.stem}.pdf") for t, p in drawn], papers),
         "runs.csv": _runs_csv(runs),
         "classes.csv": _classes_csv(runs),
     }

@@ -78,23 +78,30 @@ def _row(cells: Sequence[str]) -> str:
     return " & ".join(map(escape_latex, cells)) + r" \\"
 
 
-def latex_document(grids: Sequence[Grid], figures: Sequence[tuple[str, str]]) -> str:
-    """A document of all tables and figures; files lie in tables/ and plots/ beside it."""
+def latex_document(
+    own: Sequence[Grid], figures: Sequence[tuple[str, str]], papers: Sequence[Grid]
+) -> str:
+    """A document of our own tables, figures, and the papers' tables, in tables/ and plots/."""
     lines = [
         r"\documentclass[10pt]{article}",
         r"\usepackage[a4paper,landscape,margin=18mm]{geometry}",
         r"\usepackage[T1]{fontenc}",
-        r"\usepackage{adjustbox,booktabs,graphicx,longtable}",
+        r"\usepackage{booktabs,graphicx,longtable}",
         r"\setlength{\parindent}{0pt}",
+        r"\newcommand{\fit}[1]{\sbox0{#1}\ifdim\wd0>\linewidth"
+        r"\resizebox{\linewidth}{!}{\copy0}\else\copy0\fi}",
         r"\begin{document}",
+        *(line for grid in own for line in _section(grid)),
     ]
-    for grid in grids:
-        lines += [r"\section*{" + escape_latex(grid.title) + "}", r"{\small"]
-        table = rf"\input{{tables/{grid.slug}.tex}}"
-        fit = len(grid.rows) <= LONG
-        lines.append(rf"\adjustbox{{max width=\linewidth}}{{{table}}}" if fit else table)
-        lines += [r"\par " + escape_latex(grid.note) if grid.note else "", "}"]
     for title, name in figures:
         lines += [r"\section*{" + escape_latex(title) + "}"]
-        lines += [rf"\includegraphics[width=.7\linewidth]{{plots/{name}}}"]
+        lines += [rf"\fit{{\includegraphics{{plots/{name}}}}}"]
+    lines += [line for grid in papers for line in _section(grid)]
     return "\n".join([*lines, r"\end{document}"]) + "\n"
+
+
+def _section(grid: Grid) -> list[str]:
+    table = rf"\input{{tables/{grid.slug}.tex}}"
+    shown = rf"\fit{{{table}}}" if len(grid.rows) <= LONG else table
+    note = [r"\par\smallskip " + escape_latex(grid.note)] if grid.note else []
+    return [r"\section*{" + escape_latex(grid.title) + "}", r"{\small", shown, *note, "}"]

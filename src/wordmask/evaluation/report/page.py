@@ -26,6 +26,7 @@ th, td { padding: .25rem .6rem; text-align: right; border-bottom: 1px solid #e3e
 th { border-bottom: 2px solid #9aa3a9; vertical-align: bottom; font-weight: 600; }
 th:first-child, td:first-child, td.text, th.text { text-align: left; }
 td.ours { background: #eef5fb; font-weight: 600; } th.ours { background: #eef5fb; }
+td:first-child { min-width: 14rem; } td.text { white-space: nowrap; }
 p.note { color: #5b656c; font-size: 13px; max-width: 60rem; }
 figure { margin: 1rem 0; } figure img { max-width: 100%; }
 .strips { display: grid; gap: 1rem;

@@ -110,25 +110,34 @@ def _by_pictures(runs: Sequence[Result]) -> Iterator[tuple[str, str, list[Result
 
 
 class Look:
-    """Colours of methods, and markers and hatches of checkpoints, the same in all plots."""
+    """Colours of settings, and markers and hatches of checkpoints, the same in all plots."""
 
     def __init__(self, runs: Sequence[Result]):
-        methods = list(dict.fromkeys(found.method for found in runs))
+        methods = list(dict.fromkeys(found.setting for found in runs))
         rows = (0.85 * palette(len(methods))[1:]).astype("uint8").tolist()
         self.colours = {m: f"#{bytes(row).hex()}" for m, row in zip(methods, rows, strict=True)}
-        self.checkpoints = list(dict.fromkeys(found.checkpoint for found in runs))
+        clips = list(dict.fromkeys(found.clip for found in runs))
+        networks: dict[tuple[str, str], list[str]] = {}
+        for found in runs:
+            known = networks.setdefault((found.setting, found.clip), [])
+            known += [found.checkpoint] if found.checkpoint not in known else []
+        self.ranks = {
+            (setting, checkpoint): clips.index(clip) + len(clips) * i
+            for (setting, clip), checkpoints in networks.items()
+            for i, checkpoint in enumerate(checkpoints)
+        }
 
     def colour(self, found: Result) -> str:
-        """The colour of a run's method."""
-        return self.colours[found.method]
+        """The colour of a run's method under its settings."""
+        return self.colours[found.setting]
 
     def marker(self, found: Result) -> str:
         """The marker of a run's checkpoint."""
-        return MARKERS[self.checkpoints.index(found.checkpoint) % len(MARKERS)]
+        return MARKERS[self.ranks[found.setting, found.checkpoint] % len(MARKERS)]
 
     def hatch(self, found: Result) -> str:
         """The hatch of a run's checkpoint."""
-        return HATCHES[self.checkpoints.index(found.checkpoint) % len(HATCHES)]
+        return HATCHES[self.ranks[found.setting, found.checkpoint] % len(HATCHES)]
 
 
 def _bars(figure: Any, runs: Sequence[Result], title: str, look: Look) -> None:
@@ -152,16 +161,28 @@ def _bars(figure: Any, runs: Sequence[Result], title: str, look: Look) -> None:
             axes.plot([number, number], [row - 0.4, row + 0.4], color=INK, linewidth=2)
     axes.set_yticks(range(len(ordered)), [_label(found, ordered) for found in ordered])
     axes.set_xlim(0, 1.1 * axes.get_xlim()[1])  # room for the numbers
-    lines = "; thin line: 95 % interval" + ("; thick: published" if published else "")
-    lines += "; hatched by checkpoint" if len({found.checkpoint for found in runs}) > 1 else ""
+    notes = ["thin line: 95 % interval", *(["thick: published"] if published else [])]
+    if len({look.hatch(found) for found in runs}) > 1:
+        notes.append("hatches: checkpoints")
+    lines = ["mIoU, %", "; ".join(notes)]
     if any(outside(found.entry) for found in runs):
-        lines += "\n† outside its interval: resampled pictures lack some rarer classes"
-    axes.set_xlabel(f"mIoU, %{lines}")
+        lines.append("† outside its interval: resampled pictures lack some rarer classes")
+    axes.set_xlabel("\n".join(lines))
     _title(figure, title)
 
 
 def _title(figure: Any, title: str) -> None:
     figure.suptitle(title, x=0.01, ha="left", fontsize=10, fontweight="bold")
+
+
+def _legend(figure: Any, axes: Any, title: str | None = None) -> None:
+    """The legend below the axes, in a figure that grows with it."""
+    handles, labels = axes.get_legend_handles_labels()
+    columns = 2 if max(map(len, labels), default=0) < 40 < 20 * len(labels) else 1
+    rows = -(-len(labels) // columns) + (title is not None)
+    figure.set_figheight(figure.get_figheight() + 0.19 * rows)
+    place = {"loc": "outside lower left", "ncols": columns, "alignment": "left"}
+    figure.legend(handles, labels, fontsize=8, title=title, **place)
 
 
 def _label(found: Result, among: Sequence[Result]) -> str:
@@ -180,7 +201,7 @@ def _times(figure: Any, runs: Sequence[Result], title: str, look: Look) -> None:
     for x, y, found in sorted(points, key=lambda point: -point[1]):
         axes.scatter(x, y, s=36, color=look.colour(found), marker=look.marker(found), zorder=3,
                      label=_label(found, runs))  # fmt: skip
-    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    _legend(figure, axes)
     axes.set_xscale("log")
     low, high = min(x for x, _, _ in points), max(x for x, _, _ in points)
     axes.set_xlim(low / 1.25, high * 1.25)
@@ -211,7 +232,7 @@ def _sure(figure: Any, runs: Sequence[Result], title: str, look: Look) -> None:
     axes.set_xlabel("confidence, %")
     axes.set_ylabel("accuracy, %")
     axes.grid(color="#e3e6e8", linewidth=0.6)
-    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5), title="error, %")
+    _legend(figure, axes, title="error, %")
     _title(figure, title)
 
 
@@ -265,7 +286,7 @@ def _sweep(figure: Any, runs: Sequence[Result], key: str, title: str, look: Look
     axes.set_xlabel(key)
     axes.set_ylabel("mIoU, %")
     axes.grid(color="#e3e6e8", linewidth=0.6)
-    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    _legend(figure, axes)
     _title(figure, title)
 
 
@@ -297,5 +318,4 @@ def _curves(figure: Any, runs: Sequence[Result], title: str, look: Look) -> None
         axes.set_ylim(bottom=0)
     panels[0].set_ylabel("mIoU, %")
     _title(figure, title)
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right center", fontsize=8)
+    _legend(figure, panels[0])

@@ -11,6 +11,7 @@ from typing import Any
 
 from wordmask.errors import WordmaskError
 from wordmask.evaluation import results
+from wordmask.evaluation.protocols import write
 from wordmask.evaluation.published import RunState
 
 
@@ -65,9 +66,29 @@ class Result:
         return backbone if backbone.startswith("ViT-") else Path(self.model["source"]).name
 
     @property
+    def by_hand(self) -> str:
+        """What `--set` changed, sweeps left out: `short_side=448 window=0`."""
+        protocol = self.entry["protocol"]
+        return " ".join(
+            f"{key}={write(protocol['settings'].get(key))}"
+            for key, origin in protocol.get("origins", {}).items()
+            if origin == "--set" and key not in self.entry["swept"]
+        )
+
+    @property
+    def setting(self) -> str:
+        """Method, protocol and what was set by hand: a run without its checkpoint."""
+        return f"{self.method}, {self.protocol}, {self.by_hand}"
+
+    @property
+    def clip(self) -> str:
+        """CLIP, by its source and weights."""
+        return json.dumps([self.model["source"], self.model["weights"]])
+
+    @property
     def checkpoint(self) -> str:
         """CLIP and the auxiliary models of the run, by their sources and weights."""
-        return json.dumps([self.model["source"], self.model["weights"], dict(self.networks)])
+        return self.clip + json.dumps(dict(self.networks))
 
     @property
     def state(self) -> RunState:
@@ -148,11 +169,7 @@ def named(runs: Iterable[Result]) -> list[Result]:
     more: Sequence[Callable[[Result], str]] = (  # what may tell runs apart, the plainest first
         lambda f: Path(f.model["source"]).name,
         lambda f: ", ".join(f"{k} {Path(v).name}" for k, v in f.networks.items()),
-        lambda f: " ".join(
-            f"{key}={f.entry['protocol']['settings'].get(key)}"
-            for key, origin in f.entry["protocol"].get("origins", {}).items()
-            if origin == "--set" and key not in f.entry["swept"]
-        ),
+        lambda f: f.by_hand,
         lambda f: f.text_features or "",
     )
     for tells in (more, [lambda f: f.model["weights"][:6]], [lambda f: str(f.folder)]):

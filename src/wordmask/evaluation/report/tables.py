@@ -31,6 +31,9 @@ SHORT = METRICS | {
     "mean_accuracy_present": "mean accuracy, present",
     "mean_accuracy_all": "mean accuracy, all",
     "image_f1": "F1, mean of classes",
+    "image_precision_micro": "P, all pairs",
+    "image_recall_micro": "R, all pairs",
+    "image_f1_micro": "F1, all pairs",
     "boundary_miou_union": "boundary mIoU union",
     "boundary_miou_present": "boundary mIoU present",
     "calibration_error": "ECE",
@@ -105,8 +108,8 @@ def _metric_table(name: str, runs: Sequence[Result]) -> Grid:
         cells = [found.name, *(text(found) for _, text in RUN_COLUMNS)]
         cells += [percent(metrics.get(key)) for key in keys]
         rows.append([*cells, *(f"{1000 * seconds[k]:.0f}" for k in ("encode", "decide"))])
-    note = "In percent; times in milliseconds for a picture."
-    note += f" {NAMES}"
+    note = "In percent; times in milliseconds for a picture. P, R and F1: which classes are in a "
+    note += f"picture, means over classes or over all pairs of picture and class. {NAMES}"
     note += f" {OUTSIDE}" if any("†" in row[1] for row in rows) else ""
     heads += ["encode, ms", "decide, ms"]
     return Grid(f"All metrics: {name}", heads, rows, note, words=("95 % interval", "words"))
