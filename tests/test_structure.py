@@ -34,6 +34,7 @@ LAYERS = (
     ("toybox.scenes", "datasets"),
     ("metrics",),
     ("toybox", "evaluation"),
+    ("compare",),
     ("cli", "__main__"),
 )
 
