@@ -131,9 +131,9 @@ class Sheet:
         height = LARGE if len(self.methods) <= FEW else SMALL
         panels, titles = [], []
         for number, row in enumerate(self.rows):
-            for panel, title in self._panels(row, height):
+            for column, (panel, title) in enumerate(self._panels(row, height)):
                 panels.append(panel)
-                titles.append(title if not number or self.has_targets else "")
+                titles.append(title if not (number and column) or self.has_targets else "")
         columns = len(panels) // len(self.rows)
         strip = drawing.strip(panels, titles, columns=columns, height=height)
         head = drawing.headline(self.title, self.note, strip.width)
@@ -190,7 +190,7 @@ class Sheet:
             else (4 * height, max(4 * height * height // width, 1))
         )
         small = Image.fromarray(row.image).resize(size, Image.Resampling.LANCZOS)
-        yield small, "picture"
+        yield small, row.name
         if row.target is not None:
             target = np.where(row.target == VOID, np.uint16(0), row.target)
             yield self._painted(small, target), "target"
@@ -240,7 +240,8 @@ def compare(
         and len(targets) != len(pictures)
     ):
         raise WordmaskError(f"got {len(targets)} targets for {len(pictures)} pictures")
-    contenders = [_contender(segmenter, text, words, background, settings) for text in methods]
+    changes = tuple(settings)
+    contenders = [_contender(segmenter, text, words, background, changes) for text in methods]
     texts = contenders[0].texts
     label = _Labeller(contenders)
     rows = []
@@ -250,11 +251,11 @@ def compare(
         if targets is None:
             target = None
         elif isinstance(targets, (str, Path)):
-            target = _read_target(Path(targets), Path(given), texts.classes)
+            target = _read_target(Path(targets), given, texts.classes)
         else:
             target = _check_target(targets[i], image, texts.classes)
         rows.append(Row(name, image, target, label(image)))
-    note = f"{segmenter.source}. Each method with its own defaults."
+    note = f"{segmenter.source}. Each method with its own defaults{_but(changes)}."
     has_background = texts.strategy.kind != "none" and any(
         row.target is not None and (row.target == 0).any() for row in rows
     )
@@ -305,7 +306,8 @@ def compare_benchmark(
         image = read_image(sample.image)
         shown = np.concatenate(view_picture(image, view), axis=1)
         rows.append(Row(sample.id, shown, view_target(sample.target(), view), label(image)))
-    note = f"{bench.title} ({name}), {contenders[0].segmenter.source}, protocol {plan.protocol}."
+    note = f"{bench.title} ({name}), {contenders[0].segmenter.source}, protocol {plan.protocol}"
+    note += f"{_but(plan.settings)}."
     return _finish(contenders, rows, bench.has_background, note)
 
 
@@ -357,6 +359,10 @@ def _contender(
     return Contender(text, segmenter, segmenter.encode_text(words, background))
 
 
+def _but(settings: Sequence[str]) -> str:
+    return f", but {', '.join(settings)}" if settings else ""
+
+
 def _finish(
     contenders: Sequence[Contender], rows: Sequence[Row], has_background: bool, note: str
 ) -> Sheet:
@@ -379,10 +385,13 @@ def check_suffix(path: Path) -> Path:
     return path
 
 
-def _read_target(folder: Path, picture: Path, classes: int) -> np.ndarray | None:
+def _read_target(folder: Path, given: Any, classes: int) -> np.ndarray | None:
     """The target of a picture in a folder, None if it has none."""
     if not folder.is_dir():
         raise WordmaskError(f"got {folder} for the targets; it is not a folder")
+    if not isinstance(given, (str, Path)):
+        raise WordmaskError("got targets as a folder and a picture in memory; give its path")
+    picture = Path(given)
     path = folder / f"{picture.stem}.png"
     if not path.is_file():
         return None

@@ -17,6 +17,7 @@ from wordmask.explain.subject import RED, Subject, patches_of
 from wordmask.explain.views import view
 
 FEW = 64  # channels of the upper row of Fig. 2
+MOSAIC = 270  # width of the maps of all channels, in pixels
 
 
 class Parts(NamedTuple):
@@ -64,11 +65,11 @@ def residual(subject: Subject) -> list[Image.Image]:
         mean, scale = x.abs().mean(0), (0.0, _high(x))
         peak = int(mean.argmax())
         maps = x.abs().T.unflatten(1, subject.grid.size)
-        shown = mosaic(maps[:FEW], 400, scale[1], peak)
+        shown = mosaic(maps[:FEW], MOSAIC, scale[1], peak)
         few.append(Panel(shown, f"X_{name}: first {min(FEW, len(maps))} channels", scale))
         ratio = f"channel {peak}: {mean[peak] / mean.median():.0f} x the median"
-        every.append(Panel(mosaic(maps, 400, scale[1], peak), f"X_{name}, all; {ratio}", scale))
-    return [rows(panels, columns=4), rows([*few, *every], columns=3)]
+        every.append(Panel(mosaic(maps, MOSAIC, scale[1], peak), f"X_{name}, all; {ratio}", scale))
+    return [rows(panels, columns=4), rows([*few, *every], columns=6)]
 
 
 def _high(x: Tensor) -> float:
@@ -90,7 +91,9 @@ def _norms(figure: Any, norms: list[list[float]]) -> None:
 def mosaic(maps: Tensor, width: int, high: float, peak: int) -> Image.Image:
     """Maps (D, h, w) of channels in a grid of about this width, row by row, the peak framed."""
     count, h, w = maps.shape
-    columns = math.ceil(math.sqrt(count * h / w))
+    even = math.sqrt(count * h / w)  # columns, for a square
+    columns = min((c for c in range(1, count + 1) if count % c == 0), key=lambda c: abs(c - even))
+    columns = columns if even / 2 < columns < even * 2 else math.ceil(even)
     side = max(width // columns, 3)
     size = max(round((side - 1) * h / w), 2), max(side - 1, 2)
     small = F.interpolate(maps[None], size=size, mode="area")[0]

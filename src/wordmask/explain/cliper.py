@@ -44,7 +44,7 @@ def three_axes(states: Tensor) -> tuple[Tensor, float]:
 )
 def embeddings(subject: Subject) -> list[Image.Image]:
     """The picture in the colours of its patches, and the cloud of patches, for several blocks."""
-    photo = subject.photo(300)
+    photo = subject.photo(250)
     coloured, clouds = [Panel(photo.plain, "photo")], []
     for n in subject.few_blocks(MOST_BLOCKS):
         at, share = three_axes(patches_of(subject, subject.states[n]))
@@ -115,7 +115,7 @@ def early_last(subject: Subject) -> list[Image.Image]:
         panels = [photo.marked([point])]
         for n, values in enumerate(maps, 1):
             scale = float(values.min()), float(values.max())
-            title = f"block {n} to {len(maps)}: mean {values.mean():.2f}"
+            title = f"block {n} to {len(maps)}: mean {round(float(values.mean()), 2) + 0.0:.2f}"
             panels.append(photo.heat(values, title, scale, [subject.patch(point)]))
         parts.append(rows(panels))
     return parts

@@ -19,7 +19,7 @@ from wordmask.methods.cliptrase import Cliptrase
 from wordmask.methods.cliptrase.method import correlate
 
 MOST_BLOCKS = 6  # drawn in a row
-GLOBAL = 3.0  # a global patch receives this many times the median attention
+GLOBAL = 5.0  # a global patch receives this many times an even share of the attention
 MOST_GLOBAL = 40  # framed
 
 
@@ -36,8 +36,8 @@ def global_patches(subject: Subject) -> list[Image.Image]:
     subject.tower.require_class_token("the picture 'global'")
     photo, grid, point = subject.photo(270), subject.grid.size, subject.points[0]
     patch = subject.patch(point)
-    panels = [Panel(photo.plain, "photo")], [], [photo.marked([point])]  # type: ignore[var-annotated]
-    side = max(photo.size)
+    panels: list[list[Panel]] = [[Panel(photo.plain, "photo")], [], [photo.marked([point])]]
+    side = photo.size[0]
     blank = Image.new("RGB", photo.size[::-1], drawing.WHITE)
     panels[1].append(Panel(blank, f"{grid[0]} x {grid[1]} patches, row by row"))
     for n in subject.few_blocks(MOST_BLOCKS):
@@ -50,7 +50,7 @@ def global_patches(subject: Subject) -> list[Image.Image]:
         panels[2].append(
             photo.heat(between[patch].unflatten(0, grid), f"block {n}: patch", patches=[patch])
         )
-    return [rows(row, columns=len(row)) for row in panels]
+    return [rows([one for row in panels for one in row], columns=len(panels[0]))]
 
 
 def correlation(subject: Subject) -> Tensor:
@@ -106,7 +106,7 @@ class Found(NamedTuple):
 
 
 def find_global_patches(subject: Subject) -> Found:
-    """Global patches: those that receive more than 3 times the median attention.
+    """Global patches: those that receive more than 5 times an even share of the attention.
 
     In the block of the last half where the most attention goes to such patches; from the paper's
     description, "bright bars in the inter-patch attention maps" (section 3.2).
@@ -118,7 +118,7 @@ def find_global_patches(subject: Subject) -> Found:
         attention.fill_diagonal_(0)
         count = len(attention)
         received = attention.sum(0) / max(count - 1, 1) * count
-        high = received > GLOBAL * received.median()
+        high = received > GLOBAL
         share = float(received[high].sum())
         if share > most:
             order = received.argsort(descending=True, stable=True)
@@ -131,9 +131,9 @@ def find_global_patches(subject: Subject) -> Found:
 @view(
     "local-global",
     "Global and local patches, found, and their recovered weights (CLIPtrase, Fig. 6)",
-    "Patches framed in red receive more than 3 times the median attention. Those of CLIP's deep "
-    "blocks are alike (their w is higher among them than to the others), wherever they lie and "
-    "though they show nothing in common; the w of a local patch follows what it shows.",
+    "Patches framed in red receive more than 5 times an even share of attention. Those of CLIP's "
+    "deep blocks are alike (their w is higher among them than to the others), wherever they lie "
+    "and though they show nothing in common; the w of a local patch follows what it shows.",
 )
 def local_global(subject: Subject) -> list[Image.Image]:
     """The global patches, what each patch receives, and w of two of them and of the points."""
@@ -143,7 +143,7 @@ def local_global(subject: Subject) -> list[Image.Image]:
     framed = photo.framed(photo.plain, found.patches[:MOST_GLOBAL], RED)
     received = found.received.unflatten(0, grid)
     top = [
-        Panel(framed, f"{count} global patches, found in block {found.block}"),
+        Panel(framed, f"{count or 'no'} global patches, block {found.block}"),
         photo.heat(received, f"attention received, block {found.block} (1: even share)"),
     ]
     if count > 1:
@@ -191,13 +191,9 @@ def clusters(subject: Subject) -> list[Image.Image]:
         raise NotDrawableError("the picture 'clusters' needs --method cliptrase, with its clusters")
     photo = subject.photo(340)
     panels = []
-    for kind, title in (
-        ("none", "no denoising"),
-        (method.denoising, f"denoised: {method.denoising}"),
-    ):
-        (labels,), grid = replace(method, denoising=kind).cluster_patches(
-            towers, subject.grid.pixels
-        )
+    plain = replace(method, denoising="none")
+    for one, title in ((plain, "no denoising"), (method, f"denoised: {method.denoising}")):
+        (labels,), grid = one.cluster_patches(towers, subject.grid.pixels)
         count, noise = int(labels.max()) + 1, float((labels < 0).float().mean())
         shown = subject.grid.blocky(labels.unflatten(0, grid) + 1, photo.size)
         title += (

@@ -71,10 +71,11 @@ def _attention(subject: Subject) -> tuple[Tensor, Tensor]:
         raise NotDrawableError(
             f"{method.name} does not say with which map it mixes patches; give it a mixing_map"
         ) from None
-    return tuple(  # type: ignore[return-value]
+    before, after = (
         one[0, :, first:, first:].float().mean(0).cpu().unflatten(1, subject.grid.size)
         for one in (trace.attention[tower.depth], mixing)
     )
+    return before, after
 
 
 def similarity_by_layer(segmenter: Segmenter, image: Any, point: Point | None = None) -> Tensor:

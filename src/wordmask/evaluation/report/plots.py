@@ -9,6 +9,7 @@ from typing import Any
 from wordmask.drawing import palette
 from wordmask.errors import WordmaskError
 from wordmask.evaluation.report.runs import Result
+from wordmask.evaluation.report.sweeps import charts
 from wordmask.files import write_atomically
 
 INCH = 0.32  # of a bar
@@ -72,6 +73,7 @@ def _plots(runs: Sequence[Result]) -> Iterator[tuple[str, str, Any]]:
             name = f"{title}: {option}"
             file = f"sweep-{key}-{option.replace('.', '-')}"
             yield name, file, lambda f, s=swept, o=option, n=name: _sweep(f, s, o, n, colours)
+    yield from charts(_by_pictures(clean), colours)
     known = [found for found in runs if found.entry["miou"] is not None]
     for key, here in _by_pictures(known).items():
         if any(not found.clean for found in here):
