@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from wordmask import files
 from wordmask.errors import WordmaskError
-from wordmask.files import write_atomically
+from wordmask.files import default_cache_dir, write_atomically
 
 
 def test_writes_what_is_written_and_nothing_else(tmp_path: Path) -> None:
@@ -95,3 +96,19 @@ def test_a_full_disk_is_a_one_line_error(tmp_path: Path) -> None:
     with pytest.raises(WordmaskError, match=r"cannot write .*: No space left on device$"):
         write_atomically(tmp_path / "a.txt", write)
     assert os.listdir(tmp_path) == []
+
+
+def test_default_cache_dir(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for variable in ("WORDMASK_CACHE", "XDG_CACHE_HOME", "LOCALAPPDATA"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    assert default_cache_dir() == tmp_path / ".cache" / "wordmask"
+    monkeypatch.setenv("LOCALAPPDATA", str(tmp_path / "local"))
+    assert default_cache_dir() == tmp_path / ".cache" / "wordmask"
+    monkeypatch.setattr(files.sys, "platform", "win32")
+    assert default_cache_dir() == tmp_path / "local" / "wordmask"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert default_cache_dir() == tmp_path / "xdg" / "wordmask"
+    monkeypatch.setenv("WORDMASK_CACHE", str(tmp_path / "own"))
+    assert default_cache_dir() == tmp_path / "own"
+    assert not list(tmp_path.iterdir())

@@ -1,9 +1,10 @@
-"""Writing files whole or not at all, and naming them in messages."""
+"""Writing files whole or not at all, naming them in messages, and where cached ones lie."""
 
 from __future__ import annotations
 
 import os
 import secrets
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
@@ -36,6 +37,21 @@ def write_atomically(path: str | Path, write: Callable[[BinaryIO], object]) -> N
             raise
     except OSError as error:
         raise WordmaskError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def default_cache_dir() -> Path:
+    """Return the folder for cached files.
+
+    $WORDMASK_CACHE; else `wordmask` in $XDG_CACHE_HOME, in %LOCALAPPDATA% on Windows, or in
+    ~/.cache.
+    """
+    if chosen := os.environ.get("WORDMASK_CACHE"):
+        return Path(chosen).expanduser()
+    if base := os.environ.get("XDG_CACHE_HOME"):
+        return Path(base) / "wordmask"
+    if sys.platform == "win32" and (base := os.environ.get("LOCALAPPDATA")):
+        return Path(base) / "wordmask"
+    return Path.home() / ".cache" / "wordmask"
 
 
 def make_folder(folder: str | Path) -> None:

@@ -67,7 +67,6 @@ class Segmenter:
         self.source = source
         self.max_pixels = max_pixels
         self.low_memory = low_memory
-        self._weights: str | None = None
 
     @classmethod
     def from_pretrained(
@@ -84,6 +83,7 @@ class Segmenter:
         refine: str | Refiner | Iterable[Any] | None = None,
         networks: Mapping[str, str | os.PathLike[str] | nn.Module] | None = None,
         low_memory: bool = False,
+        revision: str | None = None,
     ) -> Segmenter:
         """Load a CLIP and set up a method.
 
@@ -97,8 +97,9 @@ class Segmenter:
                 options.
             variant: see `wordmask methods`; None takes the method's first.
             options: options of the method by name, which override those of the variant.
-            device: None takes a GPU if there is one. A model in memory stays where it is.
-            dtype: None is float32 on a CPU and float16 on a GPU. Features are always float32.
+            device: None takes a GPU if there is one: CUDA's, else Apple's. A model in memory stays
+                where it is.
+            dtype: None is float16 with CUDA and float32 elsewhere. Features are always float32.
             cache_dir: where downloaded weights and text embeddings are cached; None: the hub's own
                 cache, and `~/.cache/wordmask` (or $WORDMASK_CACHE) for text.
             local_files_only: never use the network.
@@ -109,6 +110,7 @@ class Segmenter:
                 (`wordmask.towers.auxiliary.KINDS`), each given like `model`.
             low_memory: free auxiliary models as soon as they are no longer needed, and move CLIP
                 off the GPU meanwhile. Give pictures as a list then: each model is loaded once.
+            revision: a branch, tag or commit of `model`, as after the @ of its id.
 
         Raises:
             WordmaskError: unknown method, refiner, variant or option; weights that cannot be
@@ -123,6 +125,7 @@ class Segmenter:
             cache_dir=cache_dir,
             local_files_only=local_files_only,
             tokenizer=tokenizer,
+            revision=revision,
         )
         tower = loaded.tower(activation=chosen.activation, norm_eps=chosen.norm_eps)
         auxiliary = AuxiliaryModels(
@@ -243,35 +246,52 @@ class Segmenter:
         results = list(scored)
         return results if many else results[0]
 
-    def score_all(self, encodings: Sequence[Encoding], words: Any) -> Iterator[Scored]:
+    def score_all(
+        self,
+        encodings: Sequence[Encoding],
+        words: Any,
+        image_labels: Sequence[Sequence[str | int] | None] | None = None,
+    ) -> Iterator[Scored]:
         """Score the pictures of several encodings one by one; words as for `score`.
+
+        image_labels: for each encoding, what is known to be in its pictures; None: nothing.
 
         With `low_memory`, each auxiliary model goes over all pictures and is then freed.
         """
         texts = self.encode_text(words)
         if self.low_memory:
             self.weights()  # hashed before CLIP is moved off the GPU
-        for encoding, i, coarse, fine in self.pipeline.score(encodings, texts):
+        given = [texts.among(known) for known in image_labels or [None] * len(encodings)]
+        queries = {id(e): one for e, one in zip(encodings, given, strict=True)}
+        for encoding, i, coarse, fine in self.pipeline.score(encodings, given):
             yield Scored(
                 maps=fine,
-                texts=texts,
+                texts=queries[id(encoding)],
                 rule=self.method.rule(encoding, i),
                 size=encoding.sizes[i],
                 patches=encoding.patches(self.tower.patch),
-                coarse=coarse if self.refiners else None,
+                coarse=None if fine is coarse else coarse,
                 image=encoding.images[i] if encoding.images else None,
                 provenance=self.provenance() | {"background": texts.strategy.describe()},
             )
 
-    def _score(self, image: Any, words: Any, background: Any) -> tuple[bool, Iterator[Scored]]:
-        """Return whether several pictures were given, and their scores one by one."""
+    def _score(
+        self, image: Any, words: Any, background: Any, known: Any = None
+    ) -> tuple[bool, Iterator[Scored]]:
+        """Return whether several pictures were given, and their scores one by one.
+
+        known: image-level labels, as for `__call__`.
+        """
         texts = self.encode_text(words, background)
         if not isinstance(image, (list, tuple)):
             encoding = image if isinstance(image, Encoding) else self.encode(image)
-            return not encoding.single, self.score_all([encoding], texts)
+            own = [known] if encoding.single else None
+            return not encoding.single, self.score_all([encoding], texts, own)
+        known = [None] * len(image) if known is None else known
         if self.low_memory:
-            return True, self.score_all([self.encode(one) for one in image], texts)
-        return True, (s for one in image for s in self.score_all([self.encode(one)], texts))
+            return True, self.score_all([self.encode(one) for one in image], texts, known)
+        pairs = zip(image, known, strict=True)
+        return True, (s for x, own in pairs for s in self.score_all([self.encode(x)], texts, [own]))
 
     @overload
     def __call__(
@@ -298,9 +318,9 @@ class Segmenter:
             words: as for `encode_text`, or what it returned.
             background: how pixels that show none of the words are found, as for `encode_text`.
             image_labels: the names (or class numbers from 0) that are known to be in the picture, a
-                list of such lists for several pictures. The other words still compete for scores
-                and get no pixel: pseudo-masks for weak supervision (CLIPer, Table 3). None: nothing
-                is known.
+                list of such lists for several pictures. The other words get no pixel, and still
+                compete for scores (but with `clip_es`): pseudo-masks for weak supervision (CLIPer,
+                Table 3). None: nothing is known.
 
         Returns:
             A `Segmentation`, or a list of them for a list or a tensor of pictures; for an
@@ -308,9 +328,9 @@ class Segmenter:
         """
         if isinstance(image, (list, tuple)):
             _check_image_labels(image_labels, len(image))
-        many, scored = self._score(image, words, background)
+        many, scored = self._score(image, words, background, image_labels)
         if not many:
-            return next(scored).segmentation(image_labels)
+            return next(scored).segmentation()
         if isinstance(image, (Tensor, Encoding)):
             _check_image_labels(image_labels, len(image))
         return [
@@ -319,10 +339,8 @@ class Segmenter:
         ]
 
     def weights(self) -> str:
-        """A hash of CLIP's weights, computed once."""
-        if self._weights is None:
-            self._weights = fingerprint(self.tower.model)
-        return self._weights
+        """A hash of CLIP's weights, see `wordmask.towers.weights.fingerprint`."""
+        return fingerprint(self.tower.model)
 
     def provenance(self) -> dict[str, Any]:
         """Everything that a result depends on, as plain values."""

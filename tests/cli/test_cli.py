@@ -75,6 +75,31 @@ def test_an_unknown_method(capsys):
     assert "unknown method 'cliperr'; did you mean cliper" in one_line_error(capsys)
 
 
+# -- doctor -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("columns", ["80", "100"])
+def test_doctor(capsys, monkeypatch, columns):
+    """Fits the terminal, but for the commands to copy; exit code 2 says that a part is broken."""
+    monkeypatch.setenv("COLUMNS", columns)
+    assert run(["doctor", "--offline"]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    shown, _, todo = out.partition("All that wordmask needs works.")
+    assert max(map(len, shown.splitlines())) <= int(columns)
+    for word in ("float16 works", "openai/clip-vit-base-patch16", "diffusers", "was not asked"):
+        assert word in " ".join(shown.split()), word
+    assert all(line.split()[0] in ("fails", "partial", "absent") for line in todo.split("\n")[1:-1])
+
+    monkeypatch.setattr("wordmask.doctor._cosines", lambda *_: 1 / 0)
+    assert run(["doctor", "--offline", "--json"]) == 2
+    report = json.loads(capsys.readouterr().out)
+    assert not report["works"]
+    assert report["devices"][0]["state"] == "broken"
+    assert run(["doctor", "--offline"]) == 2
+    assert "Something is broken.\nbroken  device cpu: " in capsys.readouterr().out
+
+
 def test_docstrings_are_split():
     doc = """First line.
 

@@ -13,6 +13,7 @@ import pytest
 from wordmask.cli import run
 from wordmask.datasets import BENCHMARKS, benchmark
 from wordmask.errors import WordmaskError
+from wordmask.evaluation.plan import background_words
 from wordmask.evaluation.protocols import Entry, make_protocol, read_background, write
 from wordmask.evaluation.published import (
     NETWORKS,
@@ -23,6 +24,7 @@ from wordmask.evaluation.published import (
     same_weights,
 )
 from wordmask.methods import METHODS
+from wordmask.vocabulary import Background, Vocabulary
 
 SETS = [name for name in BENCHMARKS if name != "folder"]
 OPENAI = {"backbone": "ViT-B/16", "family": "OpenAI"}
@@ -83,6 +85,21 @@ BY_ID = {table.id: table for table in TABLES}
              "background": "none"},
         ),
         ("clearclip", "coco_object", "ViT-B/16", {"background": "threshold:0.4:*"}),
+        ("sclip", "coco_object", "ViT-B/16", {"background": "threshold:0.1:**"}),
+        ("naclip", "coco_object", "ViT-B/16", {"background": "threshold:0.1:**"}),
+        ("proxyclip", "coco_object", "ViT-B/16", {"background": "threshold:0.25:**"}),
+        ("gem", "voc21", "ViT-B/16", {"min_max": True, "background": "threshold:0.85"}),
+        ("gem", "voc20", "ViT-B/16", {"min_max": True, "background": "none"}),
+        ("gem:clearclip", "voc20", "ViT-B/16", {"min_max": False, "stream": False}),
+        ("car", "voc21", "ViT-B/16", {"confidence": 0.6, "background": "complement:2:*"}),
+        ("car", "voc20", "ViT-B/16", {"confidence": 0.6, "background": "none"}),
+        ("car", "context59", "ViT-B/16", {"confidence": 0.25, "background": "none"}),
+        (
+            "car",
+            "coco_stuff",
+            "ViT-B/16",
+            {"prompts": ("blur", "gray"), "confidence": 0.25, "background": "none"},
+        ),
         (
             "proxyclip",
             "ade150",
@@ -90,6 +107,7 @@ BY_ID = {table.id: table for table in TABLES}
             {"short_side": 448, "window": 336, "stride": 112, "remainder": "pad"},
         ),
         ("naclip", "voc21", "ViT-B/16", {"window": 0, "refine": "pamr", "pamr.steps": 10}),
+        ("naclip", "context60", "ViT-B/16", {"window": 224, "pamr.at": "picture"}),
         ("naclip+none", "voc21", "ViT-B/16", {"window": 0, "refine": "none"}),
         (
             "cliptrase",
@@ -248,6 +266,17 @@ def test_a_method_of_no_paper_runs_untuned(name, unpublished):
     assert make_protocol("unpublished+pamr", "voc21", name).entry == "unpublished+pamr"
 
 
+@pytest.mark.parametrize("method", ["sclip", "naclip", "proxyclip"])
+def test_a_word_of_both_lists_is_kept_where_the_released_code_keeps_it(method):
+    objects = benchmark("coco_object")
+    for name, kept in (("official", True), ("untuned", False)):
+        changes = [] if name == "official" else ["names=sclip", "background=names:*"]
+        protocol = make_protocol(method, objects, name, assignments=changes)
+        strategy = protocol.strategy(background_words(protocol, objects))
+        assert ("bed" in strategy.distractors) == strategy.overlap == kept
+        strategy.check(Vocabulary(objects.names[protocol.names]))
+
+
 def test_missing_settings_are_said():
     notes = make_protocol("cliper", "camvid").notes
     assert any("No settings are known for camvid" in note for note in notes)
@@ -260,6 +289,9 @@ def test_backgrounds_are_written_as_on_the_command_line():
     assert read_background("names:*", ["sky"]).distractors == ("sky",)
     assert read_background("complement:2:*", ["sky"]).power == 2
     assert read_background("threshold:0.25", ["sky"]).distractors == ()
+    both = read_background("threshold:0.25:**", ["sky", "bed"])
+    assert (both.probability, both.distractors, both.overlap) == (0.25, ("sky", "bed"), True)
+    assert read_background("names:**", ["bed"]) == Background("names", ("bed",), overlap=True)
     assert read_background("names:a;b", ["sky"]).distractors == ("a", "b")
 
 

@@ -254,7 +254,7 @@ def without_any_weights(folder):
     ("prepare", "words"),
     [
         (lambda folder: None, ["has no config.json"]),
-        (without_any_weights, ["has no weights", "model.safetensors"]),
+        (without_any_weights, ["lacks model.safetensors or"]),
         (half_downloaded, ["cannot load SAM in"]),
         (without_some_weights, ["lack", "mask_decoder.iou", "not a complete SAM"]),
         (lambda folder: tiny_clip().save_pretrained(folder), ["'clip' model", "SAM or SAM 2"]),
@@ -423,7 +423,7 @@ def test_the_grid_of_points_in_parts(model, monkeypatch):
     image = picture(40, 60)
     _, (masks, quality) = prepared_by("vote", model, image)
     assert len(masks) > 1
-    monkeypatch.setattr("wordmask.refiners.sam.POINTS", 2)
+    monkeypatch.setattr("wordmask.refiners.sam.PROMPTS", 2)
     _, (parts, same) = prepared_by("vote", model, image)
     assert torch.equal(masks, parts)
     assert torch.allclose(quality, same, atol=1e-5)

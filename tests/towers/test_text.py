@@ -17,7 +17,7 @@ from transformers import AutoTokenizer, CLIPModel
 from tiny import START, save_tiny_clip, tiny_clip, tiny_tokenizer
 from wordmask.errors import WordmaskError
 from wordmask.towers import text as module
-from wordmask.towers.text import TextTower, default_cache_dir
+from wordmask.towers.text import TextTower
 
 TEMPLATES = ("a photo of a {}.", "a {}", "itap of the {} in the scene.")
 NAMES = ["cat", "red car", "dog", "naïve café", "zebra crossing"]
@@ -526,22 +526,3 @@ def test_nothing_is_left_in_the_model(clip: CLIPModel) -> None:
     tower(clip).encode(NAMES, TEMPLATES)
     assert all(torch.equal(weight, before[name]) for name, weight in clip.state_dict().items())
     assert not any(part._forward_hooks or part._forward_pre_hooks for part in clip.modules())
-
-
-# ---- where the cache lies
-
-
-def test_default_cache_dir(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for variable in ("WORDMASK_CACHE", "XDG_CACHE_HOME", "LOCALAPPDATA"):
-        monkeypatch.delenv(variable, raising=False)
-    monkeypatch.setattr(Path, "home", lambda: tmp_path)
-    assert default_cache_dir() == tmp_path / ".cache" / "wordmask"
-    monkeypatch.setenv("LOCALAPPDATA", str(tmp_path / "local"))
-    assert default_cache_dir() == tmp_path / ".cache" / "wordmask"
-    monkeypatch.setattr(module.sys, "platform", "win32")
-    assert default_cache_dir() == tmp_path / "local" / "wordmask"
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert default_cache_dir() == tmp_path / "xdg" / "wordmask"
-    monkeypatch.setenv("WORDMASK_CACHE", str(tmp_path / "own"))
-    assert default_cache_dir() == tmp_path / "own"
-    assert not list(tmp_path.iterdir())

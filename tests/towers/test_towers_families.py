@@ -279,9 +279,9 @@ def test_another_kind_of_model_is_named(models, tmp_path):
 
 
 def test_words_need_a_tokenizer(models):
-    for family, hint in (("blip", "tokenizer="), ("siglip", "sentencepiece")):
+    for family in ("blip", "siglip"):
         segmenter = Segmenter.from_pretrained(models[family], "clip")
-        with pytest.raises(WordmaskError, match=hint):
+        with pytest.raises(WordmaskError, match="names need a tokenizer; pass tokenizer="):
             segmenter(pictures(1, 64, 64), ["cat"], "none")
 
 

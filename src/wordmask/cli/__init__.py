@@ -18,6 +18,7 @@ from wordmask.cli import (
     compare,
     datasets,
     demo,
+    doctor,
     evaluate,
     explain,
     methods,
@@ -43,6 +44,7 @@ app.command()(compare.compare)
 app.command()(methods.methods)
 app.command()(refiners.refiners)
 app.command()(demo.demo)
+app.command()(doctor.doctor)
 app.command()(selftest.selftest)
 app.command()(bench.bench)
 app.command()(evaluate.evaluate)

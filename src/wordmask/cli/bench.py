@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,7 +13,6 @@ from wordmask.cli.groups import ModelOptions, expand
 from wordmask.errors import WordmaskError
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
     from rich.table import Table
 
 
@@ -85,9 +83,9 @@ def bench(
     height, width = read_size(size)
     named = None if methods is None else [part.strip() for part in methods.split(",")]
 
+    from wordmask.devices import pick_device, pick_dtype
     from wordmask.evaluation import cost as costs
     from wordmask.towers.families import load_clip
-    from wordmask.towers.hub import pick_device, pick_dtype
 
     flags = [*model.kinds, *(["vfm"] if random else [])]
     chosen = costs.candidates(named, refine or (), flags)
@@ -113,7 +111,7 @@ def bench(
     }
     if random_vfm:
         settings["vfm"] = f"{costs.RANDOM_VFM} (random weights)"
-    with _progress() as bar:
+    with common.progress_bar() as bar:
         task = bar.add_task("measuring", total=len(chosen))
         rows = costs.measure(
             clip,
@@ -149,16 +147,6 @@ def read_size(text: str) -> tuple[int, int]:
     if len(parts) > 2 or not all(part.isascii() and part.isdigit() for part in parts):
         raise WordmaskError(f"got --size {text}; give HEIGHTxWIDTH in pixels, as in 336x448")
     return int(parts[0]), int(parts[-1])
-
-
-def _progress() -> Progress:
-    from rich.progress import Progress
-
-    return Progress(
-        console=common.console(stderr=True),
-        transient=True,
-        disable=not common.is_terminal(sys.stderr),
-    )
 
 
 def _table(rows: list[list[str]]) -> Table:

@@ -16,12 +16,11 @@ from wordmask.cli.protocol import ProtocolName
 from wordmask.errors import WordmaskError
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.progress import Progress as Bar
     from rich.table import Table
 
     from wordmask.evaluation.progress import Progress
 
-LINE_EVERY = 20.0  # seconds between lines without a terminal
 RUN = "What to run"
 WHERE = "Where"
 
@@ -84,6 +83,16 @@ def evaluate(
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the corruptions.", rich_help_panel=RUN)] = 0,
+    image_labels: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SOURCE",
+            help="The classes that are known to be in each picture, no other gets a pixel: "
+            "`target`, those of its mask, or a CSV file with a row for each picture, its id and "
+            "class names. For pseudo-masks. The same as --set image_labels=SOURCE.",
+            rich_help_panel=RUN,
+        ),
+    ] = None,
     limit: Annotated[
         int | None,
         typer.Option(
@@ -185,13 +194,14 @@ def evaluate(
         raise WordmaskError(f"got --examples {examples}; give each or same")
     for text in _split(methods):
         Entry.parse(text)  # a file may register a kind of auxiliary model
+    known = [] if image_labels is None else [f"image_labels={image_labels}"]
     plan = Plan(
         methods=_split(methods),
         datasets=_split(datasets),
         root=root,
         model=model.model,
         protocol=protocol,
-        settings=tuple(assignments or ()),
+        settings=(*(assignments or ()), *known),
         sweep=tuple(sweep or ()),
         corruptions=tuple(kinds),
         seed=seed,
@@ -210,8 +220,18 @@ def evaluate(
     if int(os.environ.get("RANK", 0)):  # of torchrun: only the first process prints
         run(plan, out, workers=workers, overwrite=overwrite)
         return
-    with _Display() as display:
-        found = run(plan, out, workers=workers, overwrite=overwrite, report=display.show)
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=20),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(elapsed_when_finished=True),
+        TextColumn("{task.fields[scores]}", markup=False),
+    )
+    with common.progress_bar(*columns, transient=False) as bar:
+        report = _Display(bar).show
+        found = run(plan, out, workers=workers, overwrite=overwrite, report=report)
     if found is None:
         return
     results.write(found, out)
@@ -267,35 +287,18 @@ def tabulate(found: dict[str, Any]) -> list[Table]:
 
 
 class _Display:
-    """A progress bar on a terminal; elsewhere a line every `LINE_EVERY` seconds."""
+    """Shows the mIoU so far on a progress bar; without one, by a line every `LINE_EVERY` seconds.
 
-    def __init__(self) -> None:
-        self.live = common.is_terminal(sys.stderr)
-        self.console: Console = common.console(stderr=True)
-        self.bar: Any = None
+    Args:
+        bar: with a column for the field `scores`; disabled if there is no terminal.
+    """
+
+    def __init__(self, bar: Bar):
+        self.bar = bar
         self.task: Any = None
         self.key: Any = None
         self.finished: Any = None
         self.printed = 0.0
-
-    def __enter__(self) -> _Display:
-        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-        from rich.progress import Progress as Bar
-
-        self.bar = Bar(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=20),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(elapsed_when_finished=True),
-            TextColumn("{task.fields[scores]}", markup=False),
-            console=self.console,
-            disable=not self.live,
-        )
-        self.bar.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.bar.stop()
 
     def show(self, progress: Progress) -> None:
         """Show the progress."""
@@ -312,7 +315,7 @@ class _Display:
         if done and self.finished == self.key:
             return
         self.finished = self.key if done else None
-        if not self.live and (done or now - self.printed >= LINE_EVERY):
+        if self.bar.disable and (done or now - self.printed >= common.LINE_EVERY):
             self.printed = now
             text = f"{name} {progress.done}/{progress.total}: mIoU {scores}"
             print(common.one_line(text, 400), file=sys.stderr)

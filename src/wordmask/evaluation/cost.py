@@ -24,6 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from wordmask.devices import synchronise
 from wordmask.errors import WordmaskError, unknown
 from wordmask.evaluation.markdown import markdown_table
 from wordmask.methods import METHODS, create_method
@@ -156,9 +157,9 @@ def _measure(
 ) -> Cost:
     tower = segmenter.tower
     random = torch.Generator().manual_seed(0)
-    pixels = torch.randn(batch, 3, *size, generator=random).to(tower.device)
-    texts = F.normalize(torch.randn(words, tower.width, generator=random), dim=-1)
-    texts = texts.to(tower.device)
+    pixels = torch.randn(batch, 3, *size, generator=random)  # on the CPU, as a picture from a file
+    rows = F.normalize(torch.randn(words, tower.width, generator=random), dim=-1)
+    texts = segmenter.encode_text(rows)
 
     def encode() -> Any:
         return segmenter.encode(pixels)
@@ -197,17 +198,12 @@ def _median(call: Callable[[], object], rounds: int, device: torch.device) -> fl
     """Median seconds of a call."""
     times = []
     for _ in range(rounds):
-        _wait(device)
+        synchronise(device)
         start = time.perf_counter()
         call()
-        _wait(device)
+        synchronise(device)
         times.append(time.perf_counter() - start)
     return statistics.median(times)
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def count_flops(call: Callable[[], object]) -> int:
@@ -227,8 +223,8 @@ def count_flops(call: Callable[[], object]) -> int:
 def peak_memory(call: Callable[[], object], device: torch.device) -> float | None:
     """Peak memory of a call in MiB, above that before it.
 
-    On a GPU it is the memory allocated by torch; on a CPU the rise of the resident set, sampled
-    every half millisecond (Linux only; None elsewhere).
+    With CUDA it is the memory allocated by torch; on a CPU the rise of the resident set, sampled
+    every half millisecond (Linux only; None elsewhere). Apple's GPUs report no peak: None.
     """
     gc.collect()
     if device.type == "cuda":
@@ -322,6 +318,7 @@ def _make(kind: Any, config: Any, device: torch.device, dtype: torch.dtype) -> n
 def conditions(device: torch.device, dtype: torch.dtype) -> dict[str, str | int]:
     """The hardware and software of the measurement, as plain values."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
+    name = f"Apple's GPU, {name}" if device.type == "mps" else name
     return {
         "device": name,
         "dtype": str(dtype).removeprefix("torch."),

@@ -17,13 +17,14 @@ import torch
 from torch import nn
 
 from wordmask.datasets import Sample, Samples
+from wordmask.devices import synchronise
 from wordmask.errors import WordmaskError
 from wordmask.evaluation.plan import CLEAN, Condition, Plan, check
 from wordmask.evaluation.progress import Progress, ProgressReporter
 from wordmask.evaluation.results import collect
 from wordmask.evaluation.robustness import corrupt
 from wordmask.evaluation.runs import PictureCounts, RunCounts, Task, load, prepare
-from wordmask.evaluation.sharing import share_encoders, synchronise
+from wordmask.evaluation.sharing import share_encoders
 from wordmask.evaluation.views import view_picture, view_target
 from wordmask.evaluation.workers import Workers, gather, start_workers
 from wordmask.images import read_image
@@ -158,7 +159,8 @@ class PictureEvaluator:
             encodings, encode = encoded[key]
             decide = self._prepare_refiners(run.segmenter, encodings)
             start = time.perf_counter()
-            scored = [run.segmenter.score(encoding, run.texts) for encoding in encodings]
+            texts = run.known_texts(sample, target)
+            scored = [run.segmenter.score(encoding, texts) for encoding in encodings]
             labels = [one.labels() for one in scored]
             decide += time.perf_counter() - start
             scores = confidence = None

@@ -15,7 +15,7 @@ from PIL import Image
 from wordmask.datasets import VOID, Sample
 from wordmask.drawing import overlay, palette, strip
 from wordmask.evaluation.plan import CLEAN, Plan, check
-from wordmask.evaluation.runs import Run, label, load, make_runs
+from wordmask.evaluation.runs import Run, load, make_runs
 from wordmask.evaluation.views import view_picture, view_target
 from wordmask.files import write_atomically
 from wordmask.images import read_image
@@ -75,7 +75,7 @@ def draw_examples(
     base = load(plan)
     listed = []
     for name, samples in check(plan).items():
-        runs = {run.label: run for run in make_runs(plan, base, samples.benchmark)}
+        runs = {run.label: run for run in make_runs(plan, base, samples)}
         by_id = {sample.id: sample for sample in samples}
         best: dict[str, Mapping[str, Any]] = {}  # of a sweep, the best alone
         for entry in found["runs"]:
@@ -121,8 +121,11 @@ def _draw(
     view = run.protocol.view
     pieces = view_picture(read_image(sample.image), view)
     shown = np.concatenate(pieces, axis=1)
-    target = view_target(sample.target(), view)
-    prediction = label(run, [run.segmenter.encode(piece) for piece in pieces]).astype(np.uint16)
+    target = sample.target()
+    texts = run.known_texts(sample, target)
+    target = view_target(target, view)
+    scored = [run.segmenter.score(piece, texts) for piece in pieces]
+    prediction = np.concatenate([one.labels() for one in scored], axis=1).astype(np.uint16)
     void = target == VOID
     names = [one["name"] for one in entry["classes"]][-run.texts.classes :]
     target = np.where(void, np.uint16(0), target)

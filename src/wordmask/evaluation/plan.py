@@ -11,6 +11,7 @@ from typing import Any
 
 from wordmask.datasets import Benchmark, Samples, benchmark
 from wordmask.errors import WordmaskError, unknown
+from wordmask.evaluation.image_labels import find_image_labels
 from wordmask.evaluation.protocols import Entry, Protocol, make_protocol
 from wordmask.evaluation.robustness import CORRUPTIONS, SEVERITIES
 from wordmask.methods import METHODS, Method
@@ -169,6 +170,7 @@ def check(plan: Plan) -> dict[str, Samples]:
             )
             if plan.text_features is None:
                 background_words(protocol, samples.benchmark)
+            find_image_labels(protocol.image_labels, samples[: plan.limit])
         opened[bench.name] = samples[: plan.limit]
     return opened
 
@@ -179,7 +181,9 @@ def background_words(protocol: Protocol, bench: Benchmark) -> tuple[str, ...]:
     Raises:
         WordmaskError: the protocol's background needs such words, and there are none.
     """
-    known = bench.background_words.get(protocol.names, ())
+    released = "**" in protocol.background
+    table = bench.released_background_words if released else bench.background_words
+    known = table.get(protocol.names, ())
     if "*" in protocol.background and bench.has_background and not known:
         raise WordmaskError(
             f"{bench.name} has no background words under names={protocol.names}, and "

@@ -61,6 +61,8 @@ def machine(device: str) -> str:
     """The hardware on which pictures were encoded."""
     if device == "cuda":
         return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
+    if device == "mps":
+        return f"{platform.machine()}, Apple's GPU"
     return f"{platform.machine()} CPU, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
 
 

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from wordmask.datasets import Benchmark, Samples
+from wordmask.datasets import Benchmark, Sample, Samples
 from wordmask.errors import WordmaskError
+from wordmask.evaluation.image_labels import ImageLabels, find_image_labels
 from wordmask.evaluation.plan import CLEAN, Condition, Plan, background_words
 from wordmask.evaluation.protocols import Protocol, make_protocol
 from wordmask.evaluation.sharing import share_passes
@@ -64,6 +65,11 @@ class Run:
     protocol: Protocol
     segmenter: Segmenter
     texts: TextQueries
+    image_labels: ImageLabels
+
+    def known_texts(self, sample: Sample, target: np.ndarray) -> TextQueries:
+        """The texts, with the classes that are known to be in a picture with this target."""
+        return self.texts.among(self.image_labels.of(sample, target))
 
     def metrics(self, bench: Benchmark, boundary: bool) -> Metrics:
         """New metrics without counts."""
@@ -160,8 +166,9 @@ def family(source: str) -> str:
     return next(found, "OpenAI" if "clip-vit-" in name else "")
 
 
-def make_runs(plan: Plan, base: Segmenter, bench: Benchmark) -> tuple[Run, ...]:
+def make_runs(plan: Plan, base: Segmenter, samples: Samples) -> tuple[Run, ...]:
     """All runs on one data set, each with its words encoded."""
+    bench = samples.benchmark
     base.provenance()  # weights are hashed once, for all runs
     runs = []
     for entry, changes in plan.entries:
@@ -177,7 +184,8 @@ def make_runs(plan: Plan, base: Segmenter, bench: Benchmark) -> tuple[Run, ...]:
             names = [f"word {i + 1}" for i in range(len(background))]
             texts = dataclasses.replace(texts, strategy=protocol.strategy(names))
         name = " ".join([protocol.entry, *changes])
-        runs.append(Run(name, changes, protocol, segmenter, texts))
+        known = find_image_labels(protocol.image_labels, samples)
+        runs.append(Run(name, changes, protocol, segmenter, texts, known))
     return tuple(runs)
 
 
@@ -197,7 +205,7 @@ def prepare(
         WordmaskError: `state` holds the counts of other settings, pictures, weights or code.
     """
     bench = samples.benchmark
-    runs = make_runs(plan, base, bench)
+    runs = make_runs(plan, base, samples)
     provenance = base.provenance()
     model = {
         "source": str(provenance["model"]),
@@ -223,6 +231,11 @@ def prepare(
         "model": model,
         "networks": {kind: base.networks.describe()[kind] for kind in kinds},
         "text_features": _digest(plan.text_features),
+        "image_labels": {
+            run.image_labels.source: _digest(run.image_labels.source)
+            for run in runs
+            if run.image_labels.rows
+        },
         "runs": {run.label: run.protocol.describe() for run in runs},
         "corruptions": list(plan.corruptions),
         "seed": plan.seed,
@@ -235,12 +248,6 @@ def prepare(
     journal = Journal(state / bench.name, settings, overwrite=overwrite, part=part)
     journal.begin()
     return Task(samples, runs, journal, model, shared)
-
-
-def label(run: Run, encodings: Sequence[Any]) -> np.ndarray:
-    """The labels (H, W) of the pieces of one picture, side by side."""
-    parts = [run.segmenter.score(encoding, run.texts).labels() for encoding in encodings]
-    return np.concatenate(parts, axis=1)
 
 
 def code_digests(plan: Plan, runs: Sequence[Run], bench: Benchmark) -> dict[str, str]:

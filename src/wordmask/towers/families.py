@@ -3,27 +3,41 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from wordmask.devices import pick_device, pick_dtype
 from wordmask.errors import WordmaskError
+from wordmask.files import default_cache_dir
 from wordmask.towers.blip import BlipText, BlipTower
 from wordmask.towers.clip import ClipTower
+from wordmask.towers.contents import ContentError, first_line
+from wordmask.towers.fetch import (
+    PREPROCESSOR,
+    TOKENIZER,
+    TOKENIZER_SETTINGS,
+    TRANSFORMERS,
+    Files,
+    lacking,
+    weight_settings,
+)
 from wordmask.towers.hub import (
+    at_revision,
     build_model,
     check_complete,
     load_from,
-    named,
-    pick_device,
-    pick_dtype,
+    model_type,
     read_normalisation,
 )
 from wordmask.towers.siglip import SiglipText, SiglipTower
-from wordmask.towers.text import TextTower, default_cache_dir
+from wordmask.towers.text import TextTower
+from wordmask.towers.weights import loaded_from
 from wordmask.user_code import is_file
 
 
@@ -49,6 +63,7 @@ FAMILIES = {  # by the model type in the configuration
     "blip": Family("BlipForImageTextRetrieval", BlipTower, BlipText, ("text_encoder", "text_proj")),
     "siglip": Family("SiglipModel", SiglipTower, SiglipText, ("text_model", "")),
 }
+FILES = Files(expected=(TOKENIZER,), extra=PREPROCESSOR + TOKENIZER_SETTINGS)
 
 
 @dataclass(frozen=True)
@@ -60,6 +75,7 @@ class LoadedClip:
         tokenizer: its tokenizer, None if there is none.
         mean, std: normalisation of pictures; None: the default of the family's tower.
         source: the id or folder that it was loaded from.
+        lacks: why there is no tokenizer.
     """
 
     model: Any
@@ -67,6 +83,7 @@ class LoadedClip:
     mean: tuple[float, ...] | None
     std: tuple[float, ...] | None
     source: str
+    lacks: str = ""
 
     def tower(self, **settings: Any) -> ClipTower:
         """The vision tower; `activation` and `norm_eps` as for `ClipTower`.
@@ -87,7 +104,8 @@ class LoadedClip:
             return None
         last = getattr(self.model, projection) if projection else nn.Identity()
         cache = Path(cache_dir) / "wordmask" if cache_dir else default_cache_dir()
-        return family.text(getattr(self.model, encoder), last, self.tokenizer, cache_dir=cache)
+        encoder = getattr(self.model, encoder)
+        return family.text(encoder, last, self.tokenizer, cache_dir=cache, lacks=self.lacks)
 
 
 def load_clip(
@@ -98,6 +116,7 @@ def load_clip(
     cache_dir: str | os.PathLike[str] | None = None,
     local_files_only: bool = False,
     tokenizer: Any = None,
+    revision: str | None = None,
 ) -> LoadedClip:
     """Load a CLIP, or another image-text model of `FAMILIES`, in transformers format.
 
@@ -111,11 +130,13 @@ def load_clip(
         cache_dir: the hub's cache; None: its own.
         local_files_only: never use the network.
         tokenizer: in place of the checkpoint's own.
+        revision: a branch, tag or commit of a hub id, as after its @.
 
     Raises:
         WordmaskError: no such folder or files, the hub cannot be reached, another kind of model,
             or a device or dtype given with a model in memory.
     """
+    source = at_revision(source, revision)
     if isinstance(source, nn.Module):
         if device is not None or dtype is not None:
             raise WordmaskError(
@@ -130,19 +151,14 @@ def load_clip(
         model, own = build_model(name)
         return LoadedClip(model.to(place, kind), tokenizer or own, None, None, name)
 
-    def load(at: str, where: dict[str, Any]) -> LoadedClip:
-        loaded = _load(at, kind, where)
-        offline, on_hub = where["local_files_only"], not Path(at).is_dir()
-        if loaded.tokenizer is None and offline and on_hub and not local_files_only:
-            raise FileNotFoundError("tokenizer")  # so that it is downloaded
-        return loaded
-
-    loaded = load_from(name, load, cache_dir=cache_dir, local_files_only=local_files_only)
-    return replace(
-        loaded,
-        model=loaded.model.eval().to(place),
-        tokenizer=tokenizer or loaded.tokenizer,
-        source=name,
+    return load_from(
+        name,
+        lambda folder: _load(name, folder, place, kind, tokenizer),
+        FILES,
+        check=lambda folder: _check(name, folder, tokenizer is not None),
+        half=kind.itemsize == 2,
+        cache_dir=cache_dir,
+        local_files_only=local_files_only,
     )
 
 
@@ -172,27 +188,69 @@ def _family(model: nn.Module) -> Family:
     return FAMILIES.get(kind, FAMILIES["clip"])
 
 
-def _load(name: str, dtype: torch.dtype, where: dict[str, Any]) -> LoadedClip:
-    import transformers
-    from transformers import AutoConfig, AutoTokenizer
-
-    config = AutoConfig.from_pretrained(name, trust_remote_code=False, **where)
-    family = FAMILIES.get(config.model_type)
-    if family is None:
+def _check(name: str, folder: Path, has_tokenizer: bool) -> Files:
+    """The files of a checkpoint, once its configuration is there; refuses other models."""
+    kind = model_type(folder, name)
+    if kind not in FAMILIES:
         raise WordmaskError(
-            f"got a {config.model_type!r} model from {name}; wordmask reads CLIP, BLIP for "
-            "retrieval, and SigLIP of fixed sizes"
+            f"got a {kind!r} model from {name}; wordmask reads CLIP, BLIP for retrieval, and "
+            "SigLIP of fixed sizes"
         )
+    textless = has_tokenizer or kind == "clip_vision_model"
+    return replace(FILES, expected=()) if textless else FILES
+
+
+def _load(
+    name: str, folder: Path, device: torch.device, dtype: torch.dtype, tokenizer: Any
+) -> LoadedClip:
+    import transformers
+
+    config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    family, lacks = FAMILIES[config.model_type], ""
+    if tokenizer is None and config.model_type != "clip_vision_model":
+        gaps = lacking(folder, Files(weights=(), required=FILES.expected))
+        lacks = f"{folder} lacks {', '.join(gaps)}" if gaps else ""
+        tokenizer = None if gaps else _read_tokenizer(folder, config.text_config.vocab_size)
     model, report = getattr(transformers, family.model).from_pretrained(
-        name, dtype=dtype, trust_remote_code=False, output_loading_info=True, **where
+        folder,
+        dtype=dtype,
+        trust_remote_code=False,
+        output_loading_info=True,
+        **weight_settings(folder, TRANSFORMERS, dtype),
     )
-    check_complete(report["missing_keys"], named(name, where), family.model)
-    tokenizer = None
-    if config.model_type != "clip_vision_model":
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False, **where)
-        except Exception:  # the text tower raises when names are to be encoded
-            tokenizer = None
+    check_complete(report["missing_keys"], name, family.model)
     default = family.tower.default_mean, family.tower.default_std
-    mean, std = read_normalisation(name, where, default)
-    return LoadedClip(model, tokenizer, mean, std, name)
+    mean, std = read_normalisation(folder, default)
+    model = model.eval().to(device)
+    loaded_from(model, folder)
+    return LoadedClip(model, tokenizer, mean, std, name, lacks)
+
+
+def _read_tokenizer(folder: Path, vocabulary: int) -> Any:
+    """The tokenizer in a folder, for a text model with so many tokens."""
+    from transformers import AutoTokenizer
+
+    only = [f for option in TOKENIZER for f in option if (folder / f).is_file()]
+    if all(file.endswith(".model") for file in only):
+        absent = [name for name in ("sentencepiece", "protobuf") if not _installed(name)]
+        if absent:
+            raise WordmaskError(
+                f"the tokenizer {folder / only[0]} needs {' and '.join(absent)}; run: "
+                'pip install "wordmask[siglip]"'
+            )
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # broken files raise many kinds of errors
+        raise ContentError(f"its tokenizer cannot be read: {first_line(error)}") from None
+    if len(tokenizer) < vocabulary / 2:  # a text model may have some tokens more, for padding
+        raise ContentError(
+            f"its tokenizer ({', '.join(only)}) has {len(tokenizer)} tokens and its text model "
+            f"{vocabulary}"
+        )
+    return tokenizer
+
+
+def _installed(package: str) -> bool:
+    with suppress(PackageNotFoundError):
+        return bool(version(package))
+    return False

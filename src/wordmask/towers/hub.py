@@ -6,10 +6,11 @@ and remote code is never trusted. Only code given as `FILE.py:FUNCTION` is run.
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,12 +19,19 @@ from torch import nn
 
 from wordmask.errors import WordmaskError, unknown
 from wordmask.towers.clip import CLIP_MEAN, CLIP_STD
+from wordmask.towers.contents import (
+    ContentError,
+    check_contents,
+    first_line,
+    read_settings,
+    read_triple,
+)
+from wordmask.towers.fetch import PREPROCESSOR, Files, Repository, lacking
 from wordmask.user_code import describe_error, is_file, load_object
 
 BUILT_IN = "wordmask"  # names wordmask/... are networks inside the package
-WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
-FILES = ("config.json", "model.safetensors", "tokenizer.json", "preprocessor_config.json")
 Loaded = TypeVar("Loaded")
+Result = TypeVar("Result")
 
 
 def build_model(text: str) -> tuple[Any, Any]:
@@ -60,6 +68,24 @@ def read_source(source: Any, device: torch.device, dtype: torch.dtype) -> Any:
     return build_model(os.fspath(source))[0].to(device, dtype)
 
 
+def at_revision(source: Any, revision: str | None) -> Any:
+    """The source with its revision, `owner/name@revision`.
+
+    Raises:
+        WordmaskError: a revision with something that has none.
+    """
+    if revision is None:
+        return source
+    text = os.fspath(source) if isinstance(source, (str, os.PathLike)) else type(source).__name__
+    on_hub = isinstance(source, str) and "@" not in text and not text.startswith(BUILT_IN + "/")
+    if not revision or not on_hub or is_file(text) or Path(text).expanduser().exists():
+        raise WordmaskError(
+            f"got revision={revision!r} with {text!r}; give a branch, a tag or a commit, with a "
+            "hub id that names none"
+        )
+    return f"{text}@{revision}"
+
+
 def check_complete(missing: Iterable[str], source: str, what: str) -> None:
     """Refuse a checkpoint without all tensors of its model.
 
@@ -81,12 +107,13 @@ def check_complete(missing: Iterable[str], source: str, what: str) -> None:
 
 def load_from(
     source: str,
-    load: Callable[[str, dict[str, Any]], Loaded],
+    load: Callable[[Path], Loaded],
+    files: Files,
     *,
     kind: str = "the model",
-    index: str = "config.json",
-    files: Sequence[str] = FILES,
-    weights: Sequence[str] = WEIGHTS,
+    index: Sequence[str] = ("config.json",),
+    check: Callable[[Path], Files | None] = lambda folder: None,
+    half: bool = False,
     cache_dir: str | os.PathLike[str] | None = None,
     local_files_only: bool = False,
 ) -> Loaded:
@@ -94,47 +121,82 @@ def load_from(
 
     Args:
         source: a hub id may have a branch, tag or commit: `owner/name@revision`.
-        load: takes a folder or hub id, and `cache_dir`, `local_files_only` and (for a hub id)
-            `revision` for the readers of transformers and the hub; its `WordmaskError`s reach the
-            caller, any other error means that files are missing or broken.
+        load: reads the network from a local folder that has all files; its `WordmaskError`s reach
+            the caller, any other error means that files are broken.
+        files: that the network needs.
         kind: the name of the model in messages.
-        index: the file that every folder must have.
-        files: the files of a hub repository, listed in messages if missing.
-        weights: a folder must have one of these; empty if `load` checks that itself.
+        index: names of the file that tells the kind of a network; one must be there.
+        check: called with a folder that has an index file, before anything else is fetched or read;
+            refuses the network, or returns its files where they are other than `files`.
+        half: take weights in half precision where there is a choice.
         cache_dir, local_files_only: as for `load_clip`.
 
     Raises:
         WordmaskError: no such folder or files, the hub cannot be reached.
     """
-    name, folder = source, Path(source).expanduser()
-    where: dict[str, Any] = {"cache_dir": cache_dir, "local_files_only": False}
-    if name.startswith(BUILT_IN + "/"):
-        folder = _built_in(name)
-    if folder.is_dir():
-        name = str(folder)
-        if not (folder / index).is_file():
-            raise WordmaskError(f"the folder {name} has no {index}; give a model folder")
-        if weights and not any((folder / w).is_file() for w in weights):
-            raise WordmaskError(f"the folder {name} has no weights; expected {weights[0]}")
-    else:
-        name, at, revision = source.partition("@")
-        if (at and not revision) or name.count("/") > 1:
-            name = ""
-        if folder.exists() or not name or name.startswith((".", "/", "~")):
-            raise WordmaskError(f"got {source!r} as {kind}; give a hub id or an existing folder")
-        where["revision"] = revision or None
-    with _quiet():
+    folder = Path(source).expanduser()
+    if source.startswith(BUILT_IN + "/"):
+        folder = _built_in(source)
+    local = folder.is_dir()
+    repository = None if local else _repository(source, kind, cache_dir)
+    known = {"files": files}
+
+    def reading(at: Path, read: Callable[[], Result]) -> Result:
         try:
-            return load(name, where | {"local_files_only": True})
+            return read()
         except WordmaskError:
             raise
-        except Exception as error:  # broken checkpoints raise many kinds of errors
-            if folder.is_dir():
-                first = (str(error).splitlines() or [type(error).__name__])[0]
-                raise WordmaskError(f"cannot load {kind} in {name}: {first}") from None
-            if local_files_only:
-                raise _not_cached(name, files, where, "downloads are off", kind) from None
-            return _download(name, load, kind, files, where)
+        except Exception as error:  # broken files raise many kinds of errors
+            where, again = str(at), "; fetch it again" if isinstance(error, ContentError) else ""
+            if repository is not None:
+                where = f"{source} ({at})"
+                again = f"; `{repository.command((), '--force-download')}` fetches it again"
+            raise WordmaskError(
+                f"cannot load {kind} in {where}: {first_line(error)}{again}"
+            ) from None
+
+    def checked(at: Path) -> Files:
+        for name in index:
+            if (at / name).is_file():
+                reading(at, lambda: read_settings(at / name))  # noqa: B023
+        known["files"] = reading(at, lambda: check(at)) or files
+        return known["files"]
+
+    with _quiet():
+        if repository is None:
+            _check_folder(folder, files, index, checked)
+        else:
+            folder = repository.fetch(files, index, checked, half=half, offline=local_files_only)
+        reading(folder, lambda: check_contents(folder, known["files"], index, half))
+        return reading(folder, lambda: load(folder))
+
+
+def _check_folder(
+    folder: Path, files: Files, index: Sequence[str], check: Callable[[Path], Files | None]
+) -> None:
+    """Refuse a local folder without the files of a network."""
+    if not any((folder / name).is_file() for name in index):
+        raise WordmaskError(f"the folder {folder} has no {index[0]}; give a model folder")
+    gaps = lacking(folder, replace(check(folder) or files, expected=()))
+    if gaps:
+        raise WordmaskError(
+            f"the folder {folder} lacks {', '.join(gaps)}; it is not completely downloaded"
+        )
+
+
+def _repository(source: str, kind: str, cache_dir: str | os.PathLike[str] | None) -> Repository:
+    """The repository of a hub id."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import are_progress_bars_disabled, validate_repo_id
+
+    name, at, revision = source.partition("@")
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        name = ""
+    if Path(source).expanduser().exists() or not name or (at and not revision):
+        raise WordmaskError(f"got {source!r} as {kind}; give a hub id or an existing folder")
+    return Repository(name, revision or None, cache_dir, kind, not are_progress_bars_disabled())
 
 
 def _built_in(name: str) -> Path:
@@ -147,142 +209,71 @@ def _built_in(name: str) -> Path:
     return known[name]
 
 
-def _download(
-    name: str,
-    load: Callable[[str, dict[str, Any]], Loaded],
-    kind: str,
-    files: Sequence[str],
-    where: dict[str, Any],
-) -> Loaded:
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import (
-        HFValidationError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
+def model_type(folder: Path, source: str) -> str:
+    """The kind of model in a folder, by its configuration.
 
-    revision = where["revision"]
-    try:
-        # fails at once if there is no network, while downloads would retry for long
-        HfApi().model_info(name, revision=revision, timeout=10)
-        return load(name, where)
-    except WordmaskError:
-        raise
-    except HFValidationError:
-        raise WordmaskError(f"got {name!r} as {kind}; a hub id has the form owner/name") from None
-    except RepositoryNotFoundError:
+    Raises:
+        WordmaskError: a configuration that says nothing, or a model that needs code of its own.
+        ContentError: no configuration.
+    """
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+    config = read_settings(folder / "config.json")
+    kind = config.get("model_type")
+    if "auto_map" in config and kind not in CONFIG_MAPPING_NAMES:
         raise WordmaskError(
-            f"the hub has no model {name!r}, or it is private; check the id, or log in with "
-            "`hf auth login`"
-        ) from None
-    except RevisionNotFoundError:
+            f"got a {kind!r} model from {source}, which needs code of its own (auto_map); wordmask "
+            "runs no code of a repository, give a model that transformers has itself"
+        )
+    if not isinstance(kind, str) or not kind:
         raise WordmaskError(
-            f"the hub's model {name!r} has no revision {revision!r}; give a branch, a tag or a "
-            "commit after the @"
-        ) from None
-    except Exception as error:
-        why = f"the download failed with {type(error).__name__}"
-        raise _not_cached(name, files, where, why, kind) from None
-
-
-def named(name: str, where: Mapping[str, Any]) -> str:
-    """A hub id or folder with its revision, if it has one: `owner/name@revision`."""
-    return f"{name}@{where['revision']}" if where.get("revision") else name
+            f"the config.json of {source} names no model_type; give a model in transformers format"
+        )
+    return kind
 
 
 def read_normalisation(
-    name: str,
-    where: dict[str, Any],
+    folder: Path,
     default: tuple[tuple[float, ...], tuple[float, ...]] = (CLIP_MEAN, CLIP_STD),
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and std of the checkpoint's own preprocessor, else `default`.
 
-    where: as passed to `load` of `load_from`.
+    Raises:
+        ContentError: values that cannot be a mean or a std.
     """
-    from transformers.utils import cached_file
-
-    for filename in ("preprocessor_config.json", "processor_config.json"):
-        try:
-            path = cached_file(
-                name,
-                filename,
-                _raise_exceptions_for_missing_entries=False,
-                _raise_exceptions_for_connection_errors=False,
-                **where,
-            )
-            if path is None:
-                continue
-            settings = json.loads(Path(path).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+    for filename in PREPROCESSOR:
+        path = folder / filename
+        if not path.is_file():
             continue
+        settings = read_settings(path)
         settings = settings.get("image_processor", settings)
-        if "image_mean" in settings and "image_std" in settings:
-            return tuple(settings["image_mean"]), tuple(settings["image_std"])
+        if isinstance(settings, dict) and {"image_mean", "image_std"} <= settings.keys():
+            mean, std = (read_triple(path, settings, f"image_{x}") for x in ("mean", "std"))
+            return mean, std
     return default
-
-
-def _not_cached(
-    name: str, files: Sequence[str], where: dict[str, Any], why: str, kind: str
-) -> WordmaskError:
-    from huggingface_hub import try_to_load_from_cache
-
-    cache, revision = where["cache_dir"], where["revision"]
-    found = [try_to_load_from_cache(name, f, cache_dir=cache, revision=revision) for f in files]
-    missing = [f for f, path in zip(files, found, strict=True) if not isinstance(path, str)]
-    command = f"hf download {name}" + (f" --revision {revision}" if revision else "")
-    return WordmaskError(
-        f"cannot load {named(name, where)!r}: {', '.join(missing) or 'a file'} not in the cache, "
-        f"and {why}; run `{command}` with a network, or give a local folder with these files as "
-        f"{kind}"
-    )
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Hide messages and progress bars of transformers while loading."""
+    """Hide messages and progress bars of the libraries while loading."""
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars
+    from huggingface_hub.utils import logging as hub
     from transformers.utils import logging
 
-    shown = logging.is_progress_bar_enabled()
-    level = logging.get_verbosity()
+    shown, off = logging.is_progress_bar_enabled(), are_progress_bars_disabled()
+    levels = logging.get_verbosity(), hub.get_verbosity()
     logging.disable_progress_bar()
     logging.set_verbosity_error()
+    hub.set_verbosity_error()
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            warnings.simplefilter("ignore", DeprecationWarning)
+            yield
     finally:
-        logging.set_verbosity(level)
+        logging.set_verbosity(levels[0])
+        hub.set_verbosity(levels[1])
         if shown:
             logging.enable_progress_bar()
-
-
-def pick_device(device: str | torch.device | None) -> torch.device:
-    """The device by name; None takes a GPU if there is one.
-
-    Raises:
-        WordmaskError: a device that does not exist here.
-    """
-    if device is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-        torch.empty(0, device=chosen)
-    # torch raises each of these, by the kind of device that is missing
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        first = str(error).splitlines()[0]
-        raise WordmaskError(f"got device {device!r}, which is not usable here: {first}") from None
-    return chosen
-
-
-def pick_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:
-    """The dtype by name; None is float32 on a CPU and float16 on a GPU.
-
-    Raises:
-        WordmaskError: anything but float32, float16 and bfloat16.
-    """
-    known = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-    if dtype is None:
-        return torch.float16 if device.type == "cuda" else torch.float32
-    found = known.get(dtype, dtype) if isinstance(dtype, str) else dtype
-    if found not in known.values():
-        raise WordmaskError(f"got dtype {dtype!r}; choose from: {', '.join(known)}")
-    assert isinstance(found, torch.dtype)
-    return found
+        if off:
+            disable_progress_bars()

@@ -9,16 +9,29 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from wordmask.devices import check_finite
 from wordmask.errors import WordmaskError
-from wordmask.towers.hub import check_complete, load_from, named, read_normalisation, read_source
+from wordmask.progress import stage, steps
+from wordmask.towers.fetch import TRANSFORMERS, Files, weight_settings
+from wordmask.towers.hub import (
+    at_revision,
+    check_complete,
+    load_from,
+    model_type,
+    read_normalisation,
+    read_source,
+)
+from wordmask.towers.weights import loaded_from
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+MODELS = {"sam": "SamModel", "sam2": "Sam2Model", "sam2_video": "Sam2Model"}  # by model_type
 PROMPTS = 16  # decoded at once
 OUTSIDE = -10.0  # logit of a mask prompt beyond the picture, and of a mask without points
 
@@ -98,10 +111,12 @@ class SamTower:
         x = F.interpolate(x, size=covered, mode="bilinear", antialias=True)
         x = (x - x.new_tensor(self.mean)[:, None, None]) / x.new_tensor(self.std)[:, None, None]
         x = F.pad(x, (0, self.side - covered[1], 0, self.side - covered[0]))
-        embeddings = self.model.get_image_embeddings(x.to(self.dtype))
-        if isinstance(embeddings, Tensor):
-            return SamImage(self, (embeddings,), (height, width), covered)
-        return SamImage(self, tuple(embeddings), (height, width), covered)
+        with stage("embedding the picture"):
+            embeddings = self.model.get_image_embeddings(x.to(self.dtype))
+        levels = (embeddings,) if isinstance(embeddings, Tensor) else tuple(embeddings)
+        for level in levels:
+            check_finite(level, f"the embeddings of {self.source}", self.dtype)
+        return SamImage(self, levels, (height, width), covered)
 
 
 @dataclass(frozen=True)
@@ -173,7 +188,7 @@ class SamImage:
         if masks is not None:
             prompts["input_masks"] = self._mask_prompts(masks)
         logits, iou = [], []
-        for start in range(0, count, PROMPTS):
+        for start in steps("prompts", range(0, count, PROMPTS), count, lambda _: PROMPTS):
             part = {name: x[start : start + PROMPTS] for name, x in prompts.items()}
             here = [x.expand(min(PROMPTS, count - start), -1, -1, -1) for x in self.embeddings]
             out = self.tower.model(
@@ -196,7 +211,7 @@ class SamImage:
             (groups, h, w) logits; negative everywhere for a group without points.
         """
         out = torch.full((len(groups), *self.grid), OUTSIDE, device=self.tower.device)
-        for k, group in enumerate(groups):
+        for k, group in enumerate(steps("prompts", groups)):
             if not len(group):
                 continue
             own = pick_evenly(group, most)
@@ -258,39 +273,49 @@ def load_sam(
     dtype: torch.dtype,
     cache_dir: str | os.PathLike[str] | None = None,
     local_files_only: bool = False,
+    revision: str | None = None,
 ) -> SamTower:
     """Load SAM or SAM 2 in transformers format; a model in memory is used as it is.
+
+    Other arguments as for `load_clip`.
 
     Raises:
         WordmaskError: no such folder or files, the hub cannot be reached, another kind of model.
     """
-    source = read_source(source, device, dtype)
+    source = read_source(at_revision(source, revision), device, dtype)
     if isinstance(source, nn.Module):
         return SamTower(source)
     name = os.fspath(source)
 
-    def load(place: str, where: dict[str, Any]) -> SamTower:
-        from transformers import AutoConfig, Sam2Model, SamModel
+    def check(folder: Path) -> None:
+        kind = model_type(folder, name)
+        if kind not in MODELS:
+            raise WordmaskError(f"got a {kind!r} model from {name} as SAM; give a SAM or SAM 2")
 
-        config = AutoConfig.from_pretrained(place, trust_remote_code=False, **where)
-        kinds = {"sam": SamModel, "sam2": Sam2Model, "sam2_video": Sam2Model}
-        if config.model_type not in kinds:
-            raise WordmaskError(
-                f"got a {config.model_type!r} model from {place} as SAM; give a SAM or SAM 2"
-            )
-        model, report = kinds[config.model_type].from_pretrained(
-            place, dtype=dtype, trust_remote_code=False, output_loading_info=True, **where
+    def load(folder: Path) -> SamTower:
+        import transformers
+
+        kind = MODELS[model_type(folder, name)]
+        model, report = getattr(transformers, kind).from_pretrained(
+            folder,
+            dtype=dtype,
+            trust_remote_code=False,
+            output_loading_info=True,
+            **weight_settings(folder, TRANSFORMERS, dtype),
         )
-        check_complete(report["missing_keys"], named(place, where), "SAM")
-        mean, std = read_normalisation(place, where, (IMAGENET_MEAN, IMAGENET_STD))
-        return SamTower(model.eval().to(device), mean=mean, std=std, source=name)
+        check_complete(report["missing_keys"], name, "SAM")
+        mean, std = read_normalisation(folder, (IMAGENET_MEAN, IMAGENET_STD))
+        model = model.eval().to(device)
+        loaded_from(model, folder)
+        return SamTower(model, mean=mean, std=std, source=name)
 
-    files = ("config.json", "model.safetensors", "preprocessor_config.json")
     return load_from(
         name,
         load,
+        Files(),
         kind="SAM",
-        files=files,
+        check=check,
+        half=dtype.itemsize == 2,
         cache_dir=cache_dir,
         local_files_only=local_files_only,
     )

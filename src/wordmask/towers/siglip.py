@@ -54,8 +54,6 @@ class SiglipTower(ClipTower):
 class SiglipText(TextTower):
     """SigLIP's text encoder: lower case, padded to the full context, its last state pooled."""
 
-    tokenizer_hint: ClassVar[str] = "for SigLIP 1 `pip install sentencepiece protobuf`, "
-
     def _features(self, tokens: list[list[int]]) -> Tensor:
         model, _, tokenizer = self._require()
         context = model.config.max_position_embeddings

@@ -8,11 +8,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -22,8 +21,10 @@ from torch import Tensor
 
 from wordmask import vocabulary
 from wordmask.errors import WordmaskError
+from wordmask.files import default_cache_dir as default_cache_dir
 from wordmask.files import write_atomically
-from wordmask.towers.weights import hash_weights
+from wordmask.progress import steps
+from wordmask.towers.weights import hash_weights, mark
 
 CACHE_FORMAT = 1  # to be increased when the same key would hold other numbers
 MEMORY_ROWS = 16_384
@@ -40,11 +41,11 @@ class TextTower:
         tokenizer: the checkpoint's tokenizer.
         cache_dir: folder for embeddings, made when needed; None caches nothing on disk.
         batch_size: prompts encoded at a time.
+        lacks: why there is no tokenizer, for the message.
 
-    The weights must not change: after changing them, build a new TextTower.
+    Weights may be changed: embeddings made before are then forgotten, see `weights.mark` for what
+    is seen.
     """
-
-    tokenizer_hint: ClassVar[str] = ""  # further advice if there is no tokenizer
 
     def __init__(
         self,
@@ -54,12 +55,15 @@ class TextTower:
         *,
         cache_dir: str | os.PathLike[str] | None,
         batch_size: int = 256,
+        lacks: str = "",
     ) -> None:
         self.text_model = text_model
         self.text_projection = text_projection
         self.tokenizer = tokenizer
         self.cache_dir = None if cache_dir is None else Path(cache_dir)
         self.batch_size = batch_size
+        self.lacks = lacks
+        self._weights = b""  # the mark of the weights for which the next two hold
         self._fingerprint: str | None = None
         self._memory: dict[tuple[str, str], Tensor] = {}  # (templates, name) -> (E,), oldest first
         self._warned: set[str] = set()  # names that were too long
@@ -84,7 +88,7 @@ class TextTower:
         templates = vocabulary.templates(templates)
         if isinstance(names, str) or not names:
             raise WordmaskError(f"names must be a list with at least one name; received {names!r}")
-        self._require()
+        self._forget_old()
         key = _digest(templates)
         known = {name: self._memory.get((key, name)) for name in names}
         if any(row is None for row in known.values()):
@@ -98,11 +102,12 @@ class TextTower:
         return torch.stack([known[name] for name in names]).to(self._device())  # type: ignore[misc]
 
     def fingerprint(self) -> str:
-        """Return a hash of all that an embedding depends on besides the words, computed once.
+        """Return a hash of all that an embedding depends on besides the words.
 
         It covers the weights (names, shapes, dtypes, bytes), the modules, the configuration values
         that the weights do not determine, and the tokenizer.
         """
+        self._forget_old()
         if self._fingerprint is None:
             model, projection, tokenizer = self._require()
             hasher = hashlib.blake2b(digest_size=20)
@@ -115,6 +120,14 @@ class TextTower:
             hasher.update(_tokenizer_text(tokenizer).encode())
             self._fingerprint = hasher.hexdigest()
         return self._fingerprint
+
+    def _forget_old(self) -> None:
+        """Forget fingerprint and embeddings if the weights have changed."""
+        model, projection, _ = self._require()
+        now = mark(model, projection)
+        if now != self._weights:
+            self._weights, self._fingerprint = now, None
+            self._memory.clear()
 
     def _find(
         self, names: list[str], known: dict[str, Tensor | None], templates: tuple[str, ...]
@@ -151,8 +164,9 @@ class TextTower:
         tokens, is_cut = self._tokenize(prompts)
         order = sorted(range(len(prompts)), key=lambda i: len(tokens[i]))  # little padding
         sums = torch.zeros(len(names), self._width(), dtype=torch.float64)
-        for start in range(0, len(order), self.batch_size):
-            batch = order[start : start + self.batch_size]
+        starts = range(0, len(order), self.batch_size)
+        batches = [order[start : start + self.batch_size] for start in starts]
+        for batch in steps("encoding words, prompts", batches, len(order), len):
             features = self._features([tokens[i] for i in batch])
             embeddings = F.normalize(features.float(), dim=-1).cpu().double()  # (b, E)
             rows = [row for row, i in enumerate(batch) for _ in owners[prompts[i]]]
@@ -264,8 +278,8 @@ class TextTower:
             )
         if self.tokenizer is None:
             raise WordmaskError(
-                f"names need a tokenizer; pass tokenizer=..., {self.tokenizer_hint}or text "
-                "features as a tensor"
+                f"names need a tokenizer{self.lacks and ', and ' + self.lacks}; pass "
+                "tokenizer=..., or text features as a tensor"
             )
         return self.text_model, self.text_projection, self.tokenizer
 
@@ -278,21 +292,6 @@ class TextTower:
         state = torch.zeros(1, model.config.hidden_size, dtype=weight.dtype, device=weight.device)
         with torch.no_grad():
             return int(projection(state).shape[-1])
-
-
-def default_cache_dir() -> Path:
-    """Return the folder for cached files.
-
-    $WORDMASK_CACHE; else `wordmask` in $XDG_CACHE_HOME, in %LOCALAPPDATA% on Windows, or in
-    ~/.cache.
-    """
-    if chosen := os.environ.get("WORDMASK_CACHE"):
-        return Path(chosen).expanduser()
-    if base := os.environ.get("XDG_CACHE_HOME"):
-        return Path(base) / "wordmask"
-    if sys.platform == "win32" and (base := os.environ.get("LOCALAPPDATA")):
-        return Path(base) / "wordmask"
-    return Path.home() / ".cache" / "wordmask"
 
 
 def _digest(value: Any) -> str:

@@ -16,16 +16,26 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from wordmask.devices import check_finite
 from wordmask.errors import WordmaskError
+from wordmask.memory import free_memory
 from wordmask.towers.clip import position_embedding
-from wordmask.towers.hub import check_complete, load_from, read_normalisation, read_source
-from wordmask.towers.memory import check_memory, free_memory
+from wordmask.towers.fetch import TRANSFORMERS, Files, weight_settings
+from wordmask.towers.hub import (
+    at_revision,
+    check_complete,
+    load_from,
+    model_type,
+    read_normalisation,
+    read_source,
+)
+from wordmask.towers.memory import check_memory
+from wordmask.towers.weights import loaded_from
 
 if TYPE_CHECKING:
     from wordmask.towers.diffusion import DiffusionTower
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-FILES = ("config.json", "model.safetensors", "preprocessor_config.json")
 Facet = Literal["output", "queries", "keys", "values"]
 
 
@@ -88,8 +98,10 @@ class VfmTower:
         std: tuple[float, ...] = IMAGENET[1],
         source: str = "in memory",
     ):
-        kind = getattr(getattr(model, "config", None), "model_type", type(model).__name__)
-        self.family = family_of(kind, source)
+        config = getattr(model, "config", None)
+        # SAM's own configurations have an empty type in their parts; their class knows it
+        kind = getattr(config, "model_type", "") or getattr(type(config), "model_type", "")
+        self.family = family_of(kind or type(model).__name__, source)
         network: Any = model
         if self.family.position == "fixed":
             network = getattr(model, "vision_encoder", model)
@@ -147,6 +159,7 @@ class VfmTower:
         if self.family.position == "rotary":
             extra["position_embeddings"] = self.model.rope_embeddings(pixels)
         x = self._run(x, facet, extra)
+        check_finite(x, f"the features of {self.source}", self.dtype)
         if facet == "output":
             x = self.model.norm(x) if hasattr(self.model, "norm") else self.model.layernorm(x)
         patches = x[:, -grid[0] * grid[1] :]  # after class and register tokens
@@ -213,6 +226,7 @@ class VfmTower:
         if self.model.pos_embed is not None:
             x = x + self.model.pos_embed
         x = self._run(x, facet, {})
+        check_finite(x, f"the features of {self.source}", self.dtype)
         x = self.model.neck(x) if facet == "output" else x.permute(0, 3, 1, 2)
         return x[:, :, :h, :w].float()
 
@@ -247,6 +261,7 @@ def load_vfm(
     dtype: torch.dtype | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
     local_files_only: bool = False,
+    revision: str | None = None,
 ) -> VfmTower | DiffusionVfm:
     """Load a vision foundation model.
 
@@ -255,7 +270,7 @@ def load_vfm(
             memory, which is used as it is, with ImageNet's normalisation. A Stable Diffusion
             pipeline, its id or its folder gives a `DiffusionVfm`.
         device, dtype: of the loaded model; None: the CPU, float32.
-        cache_dir, local_files_only: as for `load_clip`.
+        cache_dir, local_files_only, revision: as for `load_clip`.
 
     Raises:
         WordmaskError: no such folder or files, the hub cannot be reached, another kind of model, or
@@ -264,7 +279,7 @@ def load_vfm(
     from wordmask.towers.diffusion import INDEX, MIRRORS, WITHDRAWN, load_diffusion
 
     device, dtype = device or torch.device("cpu"), dtype or torch.float32
-    source = read_source(source, device, dtype)
+    source = read_source(at_revision(source, revision), device, dtype)
     if isinstance(source, nn.Module):
         return VfmTower(source, source=type(source).__name__)
     if hasattr(source, "unet"):
@@ -278,9 +293,12 @@ def load_vfm(
             raise _PipelineError("a diffusion pipeline")
         return load_from(
             name,
-            lambda place, where: _load(name, place, where, device, dtype),
+            lambda folder: _load(name, folder, device, dtype),
+            Files(),
             kind="the VFM",
-            files=FILES,
+            index=("config.json", INDEX),
+            check=lambda folder: _check(name, folder, device, dtype),
+            half=dtype.itemsize == 2,
             **where,
         )
     except _PipelineError:
@@ -291,35 +309,45 @@ class _PipelineError(WordmaskError):
     """The source is a diffusion pipeline and not one network."""
 
 
-def _load(
-    source: str, place: str, where: dict[str, Any], device: torch.device, dtype: torch.dtype
-) -> VfmTower:
+def _check(source: str, folder: Path, device: torch.device, dtype: torch.dtype) -> None:
+    """Refuse another kind of network, or one that does not fit into memory."""
     import transformers
-    from transformers.utils import cached_file
 
-    try:
-        config = transformers.AutoConfig.from_pretrained(place, trust_remote_code=False, **where)
-    except OSError:
-        kinds = ("missing_entries", "connection_errors")
-        quiet = {f"_raise_exceptions_for_{kind}": False for kind in kinds}
-        if cached_file(place, "model_index.json", **quiet, **where):
-            raise _PipelineError("a diffusion pipeline") from None
-        raise
-    family = family_of(config.model_type, source)
+    if not (folder / "config.json").is_file():
+        raise _PipelineError("a diffusion pipeline")
+    family = family_of(model_type(folder, source), source)
+    config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
     network = getattr(transformers, family.module)
-    plain = {"add_pooling_layer": False} if family.module == "ViTModel" else {}
     with torch.device("meta"):
-        bare = network(getattr(config, "vision_config", config), **plain)
+        bare = network(getattr(config, "vision_config", config), **_arguments(family))
     parameters = sum(p.numel() for p in bare.parameters())
     needed = int(1.1 * parameters * dtype.itemsize)
     check_memory(source, needed, device, _advice(source, parameters, device, dtype))
-    model, report = network.from_pretrained(
-        place, dtype=dtype, trust_remote_code=False, output_loading_info=True, **plain, **where
+
+
+def _load(source: str, folder: Path, device: torch.device, dtype: torch.dtype) -> VfmTower:
+    import transformers
+
+    family = family_of(model_type(folder, source), source)
+    model, report = getattr(transformers, family.module).from_pretrained(
+        folder,
+        dtype=dtype,
+        trust_remote_code=False,
+        output_loading_info=True,
+        **_arguments(family),
+        **weight_settings(folder, TRANSFORMERS, dtype),
     )
     missing = [key for key in report["missing_keys"] if "mask_token" not in key]
     check_complete(missing, source, family.title)
-    mean, std = read_normalisation(place, where, IMAGENET)
-    return VfmTower(model.eval().to(device), mean=mean, std=std, source=source)
+    mean, std = read_normalisation(folder, IMAGENET)
+    tower = VfmTower(model.eval().to(device), mean=mean, std=std, source=source)
+    loaded_from(tower.model, folder)
+    return tower
+
+
+def _arguments(family: VfmFamily) -> dict[str, Any]:
+    """Further arguments of a family's class."""
+    return {"add_pooling_layer": False} if family.module == "ViTModel" else {}
 
 
 def family_of(kind: str, source: str) -> VfmFamily:

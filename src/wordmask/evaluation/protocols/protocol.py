@@ -36,7 +36,9 @@ STANDARD = (  # data sets on which the shared settings hold unless a source chan
     "cityscapes",
     "ade150",
 )
-FIELDS = ("names", "background", "view", "void", "definition", "refine")  # besides the options
+FIELDS = (  # besides the options
+    "names", "background", "view", "void", "definition", "image_labels", "refine"
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,8 @@ class Protocol:
         options: all options of the method.
         names: the source of the class names, see the data set's `names`.
         background: the rule, as on the command line; `*` stands for the data set's own background
-            words under `names`.
+            words under `names`, `**` for all that the released code lists, those included that are
+            a class too: the background then takes its pixels.
         refine: refiners in order, each (name with its variant, all its options).
         view: the part that is segmented and scored: "original" (the picture at its own size),
             "halves" (left and right half as separate pictures), "crop:N" (short side N, then the
@@ -106,6 +109,8 @@ class Protocol:
         void: unlabelled pixels: "ignore" or "background".
         definition: of the mean IoU: over classes with union > 0 ("union") or those in the target
             ("present"). Both are always reported; this one is the headline.
+        image_labels: the classes that are known to be in each picture, so that no other gets a
+            pixel: "none" are known, those in its "target", or those in a CSV file.
         origins: where each setting comes from: "released", "stated", "fixed", "given" (refiners in
             the entry), "--set"; those left out are defaults of the method.
         source: the code or paper of released or stated settings.
@@ -124,6 +129,7 @@ class Protocol:
     view: str = "original"
     void: str = "ignore"
     definition: str = "union"
+    image_labels: str = "none"
     origins: Mapping[str, str] = field(default_factory=dict)
     source: str = ""
     notes: tuple[str, ...] = ()
@@ -152,6 +158,7 @@ class Protocol:
             "view": self.view,
             "void": self.void,
             "definition": self.definition,
+            "image_labels": self.image_labels,
             "refine": refine,
         }
         for name, options in self.refine:
@@ -193,7 +200,7 @@ def make_protocol(
         name: official, paper or untuned.
         backbone: released settings may differ by it: ViT-B/16, ViT-L/14 ...
         assignments: changes, `option=value`: an option of the method, a field of the protocol
-            (names, background, view, void, definition, refine), or `refiner.option=value`.
+            (one of `FIELDS`), or `refiner.option=value`.
 
     Raises:
         WordmaskError: an unknown name of any kind, a wrong value, or a method without known
@@ -245,6 +252,7 @@ def make_protocol(
         view=_view(fields.get("view", "original")),
         void=_choice("void", fields.get("void", "ignore"), ("ignore", "background")),
         definition=_choice("definition", fields.get("definition", "union"), ("union", "present")),
+        image_labels=fields.get("image_labels", "none"),
         origins=origins,
         source=source.where,
         notes=notes,
@@ -383,7 +391,7 @@ def _choice(name: str, value: str, known: Sequence[str]) -> str:
 
 
 def read_background(text: str, words: Sequence[str]) -> Background:
-    """Read a background as on the command line; `*` stands for `words`.
+    """Read a background as on the command line; `*` and `**` stand for `words`.
 
     >>> read_background("threshold:0.5:*", ["sky", "wall"]).distractors
     ('sky', 'wall')
@@ -391,15 +399,13 @@ def read_background(text: str, words: Sequence[str]) -> Background:
     rule, star, rest = text.partition("*")
     if not star:
         return Background.parse(text)
-    if rest or not rule.endswith(":"):
+    if rest not in ("", "*") or not rule.endswith(":"):
         raise WordmaskError(
-            f"got background={text!r}; * stands alone for the data set's own words, as in "
+            f"got background={text!r}; * or ** stands alone for the data set's own words, as in "
             "names:* or threshold:0.5:*"
         )
-    if rule == "names:":
-        return Background("names", tuple(words))
-    plain = Background.parse(rule.removesuffix(":"))
-    return dataclasses.replace(plain, distractors=tuple(words))
+    plain = Background("names") if rule == "names:" else Background.parse(rule.removesuffix(":"))
+    return dataclasses.replace(plain, distractors=tuple(words), overlap=bool(rest))
 
 
 def write(value: Any) -> str:

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from wordmask.devices import check_finite
 from wordmask.encoding import DenseFeatures, Encoding
 from wordmask.errors import WordmaskError
 from wordmask.methods.base import Method, Towers, cosine, register, to_grid
@@ -229,6 +230,7 @@ class Cliptrase(Method):
         """Maps (1 + K, h', w') of each picture, see `Regions`; map 0 is highest outside regions."""
         pictures = self.unnormalise(pixels, towers.clip)  # (B, 3, H, W) in [0, 1]
         w, common, grid = self._correlations(towers, trace, pictures)
+        check_finite(w, "the correlations of patches", towers.clip.dtype)
         rows = features.flatten(2).transpose(1, 2)  # (B, L, E)
         regions = []
         for i in range(len(pixels)):
