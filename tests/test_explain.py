@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -393,6 +395,13 @@ def test_parts_of_the_last_block_add_up(segmenter):
 def test_a_view_of_classes_needs_them(segmenter, name):
     with pytest.raises(WordmaskError, match="needs classes"):
         explain.draw(segmenter, picture(), name)
+
+
+def test_without_matplotlib_only_charts_are_left_out(segmenter, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(explain.NotDrawableError, match="needs matplotlib"):
+        explain.draw(segmenter, picture(), "residual")
+    explain.draw(segmenter, picture(), "recovery")
 
 
 def test_what_cannot_be_drawn_is_said(segmenter):

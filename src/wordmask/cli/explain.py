@@ -42,7 +42,7 @@ def explain(
         typer.Option(
             metavar="NAME[,NAME...]",
             help="Which pictures, see --list; all: every one that fits.",
-            show_default="attention,layers,classes, and refined with --refine",
+            show_default="attention, layers, classes, and refined with --refine",
             rich_help_panel="Pictures",
         ),
     ] = None,
@@ -114,7 +114,7 @@ def explain(
             with common.busy(f"drawing {view.name}"):
                 drawn = view.draw(subject)
         except pictures.NotDrawableError as error:
-            if not everything:
+            if show is not None and not everything:
                 raise
             print(f"wordmask: left out {view.name}: {error}", file=sys.stderr)
             continue

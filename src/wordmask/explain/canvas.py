@@ -15,6 +15,10 @@ from wordmask.errors import WordmaskError
 PAGE = 2000  # width of a page of pictures in pixels, about
 
 
+class NotDrawableError(WordmaskError):
+    """A view that this method, model, installation or set of options does not have."""
+
+
 class Panel(NamedTuple):
     """A picture under its title, with the range of its colours if it is a heat map."""
 
@@ -61,12 +65,12 @@ def chart(paint: Callable[[Any], None], width: int, height: int) -> Image.Image:
     """What `paint` draws on a matplotlib figure, as a picture of this size or 240 pixels a side.
 
     Raises:
-        WordmaskError: matplotlib is not installed.
+        NotDrawableError: matplotlib is not installed.
     """
     try:
         import matplotlib
     except ImportError:
-        raise WordmaskError(
+        raise NotDrawableError(
             'this picture needs matplotlib; install it with pip install "wordmask[evaluate]"'
         ) from None
     from matplotlib.figure import Figure

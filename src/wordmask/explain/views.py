@@ -7,13 +7,10 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from wordmask.errors import WordmaskError, unknown
+from wordmask.errors import unknown
+from wordmask.explain.canvas import NotDrawableError as NotDrawableError
 from wordmask.explain.canvas import page
 from wordmask.explain.subject import Subject
-
-
-class NotDrawableError(WordmaskError):
-    """A view that this method, model or set of options does not have."""
 
 
 @dataclass(frozen=True)
