@@ -136,6 +136,15 @@ def evaluate(
             rich_help_panel=RUN,
         ),
     ] = 3,
+    examples: Annotated[
+        str,
+        typer.Option(
+            metavar="each|same",
+            help="each: every method's own best, median and worst pictures; same: one choice for "
+            "all methods, by the mean of their mIoUs.",
+            rich_help_panel=RUN,
+        ),
+    ] = "each",
     apart: Annotated[
         bool,
         typer.Option(
@@ -191,6 +200,8 @@ def evaluate(
     kinds = list(CORRUPTIONS) if corrupt == "all" else _split(corrupt or "")
     if pictures < 0:
         raise WordmaskError(f"got --pictures {pictures}; give 0 or more")
+    if examples not in ("each", "same"):
+        raise WordmaskError(f"got --examples {examples}; give each or same")
     for text in _split(methods):
         Entry.parse(text)  # a file may register a kind of auxiliary model
     known = [] if image_labels is None else [f"image_labels={image_labels}"]
@@ -237,7 +248,7 @@ def evaluate(
     results.write(found, out)
     if pictures:
         with common.busy("drawing"):
-            draw_examples(plan, found, out / "pictures", pictures)
+            draw_examples(plan, found, out / "pictures", pictures, examples == "same")
     console = common.console()
     for table in tabulate(found):
         console.print(table)

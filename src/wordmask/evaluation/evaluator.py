@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from wordmask.evaluation.protocols import Protocol
 from wordmask.evaluation.results import collect
 from wordmask.evaluation.robustness import corrupt
 from wordmask.evaluation.runs import PictureCounts, RunCounts, Task, encode_view, load, prepare
-from wordmask.evaluation.sharing import SharedTower, share_passes
+from wordmask.evaluation.sharing import share_encoders
 from wordmask.evaluation.views import view_target
 from wordmask.evaluation.workers import Workers, gather, start_workers
 from wordmask.images import read_image
@@ -145,21 +145,11 @@ class PictureEvaluator:
             )
             for i, run in enumerate(task.runs)
         ]
-        self.encoders: dict[tuple[Any, ...], Segmenter] = {}
-        self.towers: list[SharedTower] = []
         self.preparing: dict[tuple[int, Any], float] = {}  # seconds, by encoding and refiner
-        first: dict[tuple[Any, ...], Segmenter] = {}
+        first: dict[Hashable, Segmenter] = {}
         for key, run in zip(self.keys, self.runs, strict=True):
             first.setdefault(key, run.segmenter)
-        depth = self.runs[0].segmenter.tower.depth
-        for members, need in share_passes([one.method for one in first.values()], depth):
-            users = {key: one for key, one in first.items() if one.method in members}
-            tower = None
-            if plan.share and len(members) > 1:
-                tower = SharedTower(next(iter(users.values())).tower, need)
-                self.towers.append(tower)
-            for key, segmenter in users.items():
-                self.encoders[key] = _encoder(segmenter, tower)
+        self.encoders, self.towers = share_encoders(first, plan.share)
 
     def count(self, sample: Sample, condition: Condition) -> PictureCounts:
         """Count one picture with every run."""
@@ -228,11 +218,3 @@ class PictureEvaluator:
                     self.preparing[key] = time.perf_counter() - start
                 total += self.preparing[key]
         return total
-
-
-def _encoder(segmenter: Segmenter, tower: Any) -> Segmenter:
-    """The segmenter without refiners, for encoding, with `tower` if one is given."""
-    encoder = segmenter.with_method(segmenter.method)
-    if tower is not None:
-        encoder.tower = tower
-    return encoder

@@ -43,7 +43,26 @@ def choose(pictures: Sequence[Mapping[str, Any]], count: int) -> dict[str, list[
     return chosen
 
 
-def draw_examples(plan: Plan, found: Mapping[str, Any], folder: Path, count: int) -> None:
+def choose_same(runs: Sequence[Mapping[str, Any]], count: int) -> dict[str, list[str]]:
+    """As `choose`, once for several runs on the same pictures: by the mean of their mIoUs.
+
+    runs: as in results.json, each with `pictures`. A picture that a run has no mIoU for is left
+    out.
+    """
+    mious: dict[str, list[float | None]] = {}
+    for run in runs:
+        for picture in run["pictures"]:
+            mious.setdefault(picture["id"], []).append(picture["miou"])
+    means = [
+        {"id": one, "miou": None if None in values else sum(values) / len(values)}  # type: ignore[arg-type]
+        for one, values in mious.items()
+    ]
+    return choose(means, count)
+
+
+def draw_examples(
+    plan: Plan, found: Mapping[str, Any], folder: Path, count: int, same: bool = False
+) -> None:
     """Draw strips of the clean pictures of every method and list them in `pictures.json`.
 
     Args:
@@ -51,6 +70,7 @@ def draw_examples(plan: Plan, found: Mapping[str, Any], folder: Path, count: int
         found: its results.
         folder: for the strips, with a subfolder for each data set.
         count: number of pictures in each group.
+        same: the same pictures for all methods, see `choose_same`; else each method's own.
     """
     base = load(plan)
     listed = []
@@ -63,9 +83,10 @@ def draw_examples(plan: Plan, found: Mapping[str, Any], folder: Path, count: int
                 other = best.setdefault(entry["protocol"]["entry"], entry)
                 if (entry["miou"] or 0) > (other["miou"] or 0):
                     best[entry["protocol"]["entry"]] = entry
+        shared = choose_same(list(best.values()), count) if same else None
         for entry in best.values():
             mean = {picture["id"]: picture["miou"] for picture in entry["pictures"]}
-            for group, ids in choose(entry["pictures"], count).items():
+            for group, ids in (shared or choose(entry["pictures"], count)).items():
                 for index, one in enumerate(ids):
                     sample = by_id[one]
                     drawn, legend = _draw(runs[entry["label"]], samples.benchmark, sample, entry)

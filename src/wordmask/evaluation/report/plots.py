@@ -10,6 +10,7 @@ from typing import Any
 from wordmask.drawing import palette
 from wordmask.errors import WordmaskError
 from wordmask.evaluation.report.runs import Result
+from wordmask.evaluation.report.sweeps import charts
 from wordmask.evaluation.report.tables import best_of_sweeps, interval
 from wordmask.evaluation.summary import outside
 from wordmask.files import write_atomically
@@ -80,6 +81,8 @@ def _plots(runs: Sequence[Result]) -> Iterator[tuple[str, str, Any]]:
             name = f"{title}: {option}"
             file = f"sweep-{key}-{option.replace('.', '-')}"
             yield name, file, partial(_sweep, runs=swept, key=option, title=name, look=look)
+    colours = {found.method: look.colour(found) for found in clean}
+    yield from charts({key: here for key, _, here in _by_pictures(clean)}, colours)
     known = [found for found in runs if found.entry["miou"] is not None]
     for key, title, here in _by_pictures(known):
         if any(not found.clean for found in here):

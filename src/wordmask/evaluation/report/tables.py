@@ -143,9 +143,13 @@ def _class_table(name: str, runs: Sequence[Result]) -> Grid:
 
 
 def best_of_sweeps(runs: Sequence[Result]) -> list[Result]:
-    """One run for each method, protocol and checkpoint: the plain one, or the best of a sweep."""
+    """One run for each method, protocol and checkpoint: the plain one, or the best of a sweep.
+
+    Runs with more or fewer words than the classes are left out beside one with all of them.
+    """
+    words = [f for f in runs if f.entry["protocol"]["settings"].get("vocabulary") == "all"]
     best: dict[tuple[Any, ...], Result] = {}
-    for found in sorted(runs, key=lambda f: (not f.entry["swept"], f.entry["miou"] or 0)):
+    for found in sorted(words or runs, key=lambda f: (not f.entry["swept"], f.entry["miou"] or 0)):
         plain = () if found.entry["swept"] else found.name
         best[found.method, found.protocol, found.checkpoint, plain] = found
     swept = {key[:3] for key in best if key[3]}

@@ -253,6 +253,16 @@ class Cliptrase(Method):
                 regions.append(prototypes(clean, labels, grid, self.median))
         return tuple(regions)
 
+    def cluster_patches(
+        self, towers: Towers, pixels: Tensor
+    ) -> tuple[list[Tensor], tuple[int, int]]:
+        """DBSCAN's labels of the patches of each picture, (L,) from 0, -1 for noise, and h, w."""
+        trace = self.trace(towers, pixels, self.need(towers.clip.depth))
+        rows = self.features(towers.clip, trace).features.flatten(2).transpose(1, 2)
+        w, common, grid = self._correlations(towers, trace, self.unnormalise(pixels, towers.clip))
+        labels = [self._cluster(*one)[1] for one in zip(w, common, rows, strict=True)]
+        return labels, grid
+
     def _correlations(
         self, towers: Towers, trace: Trace, pictures: Tensor
     ) -> tuple[Tensor, Tensor, tuple[int, int]]:
