@@ -25,9 +25,11 @@ def measure(call: Callable[[], object]) -> tuple[float, float]:
 
     sampler = threading.Thread(target=sample)
     sampler.start()
-    begin = time.perf_counter()
-    call()
-    seconds = time.perf_counter() - begin
-    done.set()
-    sampler.join()
+    try:
+        begin = time.perf_counter()
+        call()
+        seconds = time.perf_counter() - begin
+    finally:  # else the thread outlives an error, and keeps the process
+        done.set()
+        sampler.join()
     return seconds, (peak - start) / 2**20

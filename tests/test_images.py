@@ -6,6 +6,8 @@ import os
 import struct
 import warnings
 import zlib
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -295,13 +297,12 @@ def encoded(kind: str) -> bytes:
     return buffer.getvalue()
 
 
+def chunk(name: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+
 def png_of_size(width: int, height: int) -> bytes:
     """Return a PNG whose header claims a size and whose data holds nearly nothing."""
-
-    def chunk(name: bytes, data: bytes) -> bytes:
-        return (
-            struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-        )
 
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     return (
@@ -350,12 +351,154 @@ def test_bad_files_get_one_line_with_their_path(
     path = tmp_path / name
     path.write_bytes(data)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # PIL's own, on damaged EXIF
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        warnings.simplefilter("error")
         with pytest.raises(ImageError) as error:
             read_image(path)
     one_line(error, path, reason)
     assert [stream.closed for stream in opened] == [True]
+
+
+ADAM7 = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2)]
+ADAM7 += [(0, 1, 1, 2)]  # PNG specification, 8.1: first column and row, and the steps
+
+
+def written_png(array: np.ndarray, interlaced: bool, missing: int = 0) -> bytes:
+    """A PNG of RGB pixels without some of its last bytes, in which all checksums are right."""
+    passes = [array[y::dy, x::dx] for x, y, dx, dy in ADAM7] if interlaced else [array]
+    raw = b"".join(b"\0" + row.tobytes() for one in passes if one.size for row in one)
+    height, width = array.shape[:2]
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, interlaced)
+    pixels = zlib.compress(raw[: len(raw) - missing])
+    half = len(pixels) // 2
+    parts = [(b"IHDR", header), (b"IDAT", pixels[:half]), (b"IDAT", pixels[half:]), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(name, data) for name, data in parts)
+
+
+@pytest.mark.parametrize("interlaced", [False, True])
+@pytest.mark.parametrize("size", [(1, 1), (3, 9), (32, 48), (50, 4)])
+def test_png_with_too_little_pixel_data_is_refused(
+    tmp_path: Path, size: tuple[int, int], interlaced: bool
+) -> None:
+    array = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    path = tmp_path / "p.png"
+    path.write_bytes(written_png(array, interlaced))
+    np.testing.assert_array_equal(read_image(path), array)
+    for missing in (1, array.nbytes // 2):
+        path.write_bytes(written_png(array, interlaced, missing))
+        with pytest.raises(ImageError, match="truncated") as error:
+            read_image(path)
+        one_line(error, path)
+
+
+def test_png_with_damaged_pixel_data_is_refused(tmp_path: Path) -> None:
+    whole = encoded("PNG")
+    start, stop = whole.index(b"IDAT") + 4, whole.rindex(b"IEND") - 8
+    for at in np.linspace(start + 2, stop - 1, 40).astype(int):
+        damaged = bytearray(whole)
+        damaged[at] ^= 16
+        (tmp_path / "p.png").write_bytes(damaged)
+        with pytest.raises(ImageError, match="cannot read") as error:
+            read_image(tmp_path / "p.png")
+        one_line(error)
+
+
+@pytest.mark.parametrize("kind", ["ICO", "PCX", "SGI", "TGA", "DDS", "FITS"])
+def test_other_formats_are_refused_whatever_the_name(tmp_path: Path, kind: str) -> None:
+    cards = ["SIMPLE  =  T", "BITPIX  =  8", "NAXIS   =  2", "NAXIS1  =  4", "NAXIS2  =  4", "END"]
+    data = "".join(card.ljust(80) for card in cards).ljust(2880).encode() + b"\x99" * 2880
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(data if kind == "FITS" else encoded(kind))
+    with pytest.raises(ImageError) as error:
+        read_image(path)
+    one_line(error, path, "not read" if kind != "TGA" else "")
+
+
+def test_allowed_formats_are_read() -> None:
+    Image.init()
+    assert set(images.FORMATS) - {"MPO", "HEIF"} <= set(Image.OPEN)  # MPO begins as JPEG
+
+
+def test_a_jpeg_of_thousands_of_scans_is_refused(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    store(UPRIGHT).save(buffer, "JPEG", progressive=True)
+    data = buffer.getvalue()
+    last = data[data.rindex(b"\xff\xda") : -2]  # it refines what is there, and may be repeated
+    path = tmp_path / "p.jpg"
+    for times in (50, 3000):
+        path.write_bytes(data[:-2] + last * times + data[-2:])
+        if times == 50:
+            assert read_image(path).shape == UPRIGHT.shape
+    with pytest.raises(ImageError, match="scans") as error:
+        read_image(path)
+    one_line(error, path)
+
+
+def damaged_tiffs() -> dict[str, bytes]:
+    """TIFF files about which libtiff prints, and about which PIL warns."""
+    buffer = io.BytesIO()
+    store(UPRIGHT).save(buffer, "TIFF", compression="tiff_lzw")
+    data = bytearray(buffer.getvalue())
+    data[8:40] = b"\xff" * 32
+    exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 7) + b"\x12\x01\x03\x00"
+    buffer = io.BytesIO()
+    store(UPRIGHT).save(buffer, "JPEG", exif=exif)
+    return {"codes.tif": bytes(data), "exif.jpg": buffer.getvalue()}
+
+
+def test_libraries_print_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    for name, data in damaged_tiffs().items():
+        path = tmp_path / name
+        path.write_bytes(data)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            if name == "exif.jpg":
+                assert read_image(path).shape == UPRIGHT.shape
+            else:
+                with pytest.raises(ImageError, match="cannot read"):
+                    read_image(path)
+        assert not caught
+        assert capfd.readouterr().err == ""
+        with warnings.catch_warnings(record=True) as caught, suppress(OSError):
+            warnings.simplefilter("always")
+            Image.open(path).load()  # to show that there is something to hide
+        assert caught or capfd.readouterr().err != ""
+    os.write(2, b"stderr is back")
+    assert capfd.readouterr().err == "stderr is back"
+
+
+def test_warnings_are_as_before_when_threads_overlap(tmp_path: Path) -> None:
+    store(UPRIGHT).save(tmp_path / "p.tiff", compression="tiff_lzw")
+    before, stderr = list(warnings.filters), os.fstat(2)
+    with ThreadPoolExecutor(8) as pool:
+        for read in pool.map(read_image, [tmp_path / "p.tiff"] * 200):
+            np.testing.assert_array_equal(read, UPRIGHT)
+    assert list(warnings.filters) == before
+    assert os.path.samestat(os.fstat(2), stderr)
+
+
+def test_a_picture_that_does_not_fit_into_memory_is_refused_before_it_is_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "large.png").write_bytes(png_of_size(20_000, 20_000))
+    monkeypatch.setattr(images, "free_memory", lambda device: 2**30)
+    monkeypatch.setattr(Image.Image, "load", lambda image: pytest.fail("it was decoded"))
+    with pytest.raises(ImageError, match=r"need about 4\.1 GiB, but 1\.0 GiB are free") as error:
+        read_image(tmp_path / "large.png", max_pixels=None)
+    one_line(error, "20000 x 20000", "smaller")
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "L", "I;16", "F"])
+def test_bands_of_rows_make_no_difference(monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (37, 23, 4), dtype=np.uint8)
+    if mode == "I;16":
+        image = Image.fromarray(noise[..., 0].astype(np.uint16) * 257)
+    elif mode == "F":
+        image = Image.fromarray(noise[..., 0] / np.float32(255))
+    else:
+        image = Image.fromarray(noise).convert(mode)
+    whole = read_image(image)
+    monkeypatch.setattr(images, "_BAND", 100)
+    np.testing.assert_array_equal(read_image(image), whole)
 
 
 def test_a_file_that_was_read_is_closed(tmp_path: Path, opened: list[io.BufferedReader]) -> None:
@@ -434,11 +577,11 @@ def test_the_limit_of_pil_is_neither_in_the_way_nor_changed(
 def test_a_limit_inside_a_decoder_of_pil_is_an_error_of_ours(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store(np.zeros((64, 64, 3), np.uint8)).save(tmp_path / "icon.ico", sizes=[(64, 64)])
+    store(np.zeros((64, 64, 3), np.uint8)).save(tmp_path / "p.webp")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
     with pytest.raises(ImageError, match="MAX_IMAGE_PIXELS") as error:
-        read_image(tmp_path / "icon.ico")
-    one_line(error, tmp_path / "icon.ico")
+        read_image(tmp_path / "p.webp")
+    one_line(error, tmp_path / "p.webp")
 
 
 # Sizes

@@ -15,13 +15,16 @@ LAYERS = (
     ("version", "errors"),
     (
         "files",
+        "progress",
         "options",
         "registry",
         "user_code",
         "journal",
         "images",
+        "memory",
         "windows",
         "affinity",
+        "devices",
         "vocabulary",
     ),
     ("drawing", "segmentation"),
@@ -34,6 +37,7 @@ LAYERS = (
     ("toybox.scenes", "datasets"),
     ("metrics",),
     ("toybox", "evaluation"),
+    ("compare", "doctor"),
     ("cli", "__main__"),
 )
 

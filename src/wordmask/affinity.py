@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from wordmask.devices import for_float64, has_sparse
 from wordmask.errors import WordmaskError
 
 BLOCK = 2**20  # numbers in a block of rows: 4 MiB, which stays in a CPU's cache
@@ -102,7 +103,7 @@ class Sharpened(ByRows):
     entries that are large against the maxima so far; a filter at the end makes that exact. Since
     every block is spread over the picture, few entries are stored in vain. If few entries are
     large, they are kept as a sparse matrix and `attention` is dropped; else its rows are computed
-    again on each use.
+    again on each use, as it is on devices without sparse matrices (Apple's).
 
     Args:
         attention: the attention, rows summing to 1.
@@ -138,10 +139,13 @@ class Sharpened(ByRows):
         keep = sparse > 0
         for block in self.blocks():
             rows = attention.rows(block)
+            keep = keep and has_sparse(rows.device)
             if column_maximum:
                 largest = rows.amax(0)
                 self.maximum = largest if self.maximum is None else self.maximum.maximum(largest)
             if not keep:
+                if not column_maximum:
+                    return
                 continue
             if not scanned:
                 values = rows.new_empty(room)
@@ -195,7 +199,7 @@ class Sharpened(ByRows):
             return out
         weight = x.new_ones(len(x), 1)
         if self.maximum is not None:
-            weight /= self.maximum[:, None] + self.epsilon
+            weight /= self.maximum[:, None].to(x.device) + self.epsilon
         weighted = torch.cat([x * weight, weight], dim=1)  # the last column adds up the rows
         for block in self.blocks():
             y = _times(self._large(block).to(x), weighted)
@@ -322,16 +326,16 @@ class MaskedSoftmax(ByRows):
             )
         self.size = len(queries)
         unit = self.keys = _unit(queries)
-        mean_query = mean_key = unit.mean(0, dtype=torch.float64)
+        mean_query = mean_key = for_float64(unit).mean(0, dtype=torch.float64)
         if keys is not queries:
             self.keys = _unit(keys)
-            mean_key = self.keys.mean(0, dtype=torch.float64)
+            mean_key = for_float64(self.keys).mean(0, dtype=torch.float64)
         mean = mean_query @ mean_key
         if not torch.isfinite(mean):
             raise WordmaskError("got features that are NaN or infinite; run the network in float32")
         self.queries, self.gamma = unit, gamma
         least = beta * mean if threshold is None else mean.new_tensor(threshold)
-        least = (gamma * least).to(unit)
+        least = (gamma * least).to(unit.dtype)
         self.below = torch.nextafter(least, torch.full_like(least, -torch.inf)).item()
 
     def rows(self, index: slice) -> Tensor:

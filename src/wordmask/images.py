@@ -9,7 +9,11 @@ import os
 import re
 import stat
 import struct
-from collections.abc import Iterator, Sequence
+import threading
+import warnings
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -22,6 +26,7 @@ from PIL.ExifTags import Base
 from torch import Tensor
 
 from wordmask.errors import ImageError, WordmaskError, unknown
+from wordmask.memory import free_memory
 
 RGB = npt.NDArray[np.uint8]
 
@@ -31,7 +36,7 @@ DEFAULT_MAX_PIXELS = 128_000_000
 # fmt: off
 IMAGE_SUFFIXES = frozenset({
     ".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg",
-    ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp",
+    ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp",
 })
 # fmt: on
 """The suffixes, in lower case, by which `find_images` recognises a picture in a folder."""
@@ -49,8 +54,13 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-# Drawing programs rather than pictures: decoding them starts Ghostscript or the Windows renderer.
-_NEVER_RUN = frozenset({"EPS", "WMF"})
+# Formats that begin with bytes of their own and hold photographs. PIL's other decoders are not
+# called: few pictures need them, some take any bytes at all, and EPS starts Ghostscript.
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "GIF", "BMP", "PPM", "AVIF", "JPEG2000", "HEIF")
+"""PIL's names of the formats that are read; HEIF with a plug-in of PIL only."""
+
+MOST_SCANS = 100  # of a JPEG: programs write up to about 12, and each goes over all pixels again
+_BAND = 2**22  # pixels that are converted at a time
 _URL = re.compile(r"[A-Za-z][\w+.-]+:/|data:")  # two letters at least: C:/ is a Windows drive
 _GIVE = "give a path, a PIL image, or a uint8 array (H, W, 3) in RGB, channels last"
 
@@ -87,7 +97,8 @@ def read_image(
     if isinstance(source, np.ndarray):
         return _read_array(source)
     if isinstance(source, Image.Image):
-        return _decode(source, f"the PIL image (mode {source.mode})", max_pixels)
+        with _quiet_warnings():
+            return _decode(source, f"the PIL image (mode {source.mode})", max_pixels)
     if isinstance(source, (str, os.PathLike)):
         return _read_file(os.fsdecode(source), max_pixels)
     shape = f" of shape {tuple(source.shape)}" if hasattr(source, "shape") else ""
@@ -118,8 +129,8 @@ def _read_file(path: str, max_pixels: int | None) -> RGB:
             raise ImageError(f"cannot read {shown}: it is a folder; give the path of one picture")
         if not stat.S_ISREG(mode):  # a pipe would block, a device may never end
             raise ImageError(f"cannot read {shown}: it is not a regular file")
-        with open(path, "rb") as stream:
-            return _decode(_open(stream, shown), shown, max_pixels)
+        with open(path, "rb") as stream, _quiet_warnings():
+            return _decode(_open(stream, shown), shown, max_pixels, stream)
     except ImageError:
         raise
     except Exception as error:  # decoders raise nearly every kind of error on damaged files
@@ -152,31 +163,49 @@ def _open(stream: BinaryIO, shown: str) -> Image.Image:
             factory, accept = Image.OPEN[name]
             accepted: bool | str = False
             try:
-                accepted = accept(prefix) if accept else True
+                accepted = accept(prefix) if accept else False
                 if isinstance(accepted, str):  # recognised, but this PIL was built without it
                     reasons.append(accepted)
-                elif accepted and name in _NEVER_RUN:
-                    raise ImageError(f"cannot read {shown}: {name} is a drawing; save it as PNG")
+                elif accepted and name not in FORMATS:
+                    reasons.append(
+                        f"it begins as {name}, which is not read; save it as PNG or JPEG"
+                    )
                 elif accepted:
                     stream.seek(0)
                     return factory(stream, "")
             except (SyntaxError, IndexError, TypeError, struct.error) as error:
-                if accept and accepted:  # it begins as this format does
+                if accepted:  # it begins as this format does
                     reasons.append(f"damaged {name} file ({_reason(error)})")
     why = "; ".join(reasons) or "it is not a picture in a known format"
     raise ImageError(f"cannot read {shown}: {why}")
 
 
-def _decode(image: Image.Image, shown: str, max_pixels: int | None) -> RGB:
+def _decode(
+    image: Image.Image, shown: str, max_pixels: int | None, stream: BinaryIO | None = None
+) -> RGB:
     width, height = image.size
     if width < 1 or height < 1:
         raise ImageError(f"cannot read {shown}: it has no pixels ({width} x {height})")
     if max_pixels is not None and width * height > max_pixels:
         raise ImageError(
             f"cannot read {shown}: {width} x {height} is {width * height} pixels, the limit is"
-            f" {max_pixels}; raise max_pixels if the picture is meant to be so large"
+            f" {max_pixels}; make it smaller first, or raise max_pixels if it is meant to be so"
+            " large"
+        )
+    # PIL holds 4 bytes a pixel (twice where it turns the picture), the array 3
+    needed, free = 11 * width * height, free_memory(torch.device("cpu"))
+    if free is not None and needed > free:
+        raise ImageError(
+            f"cannot read {shown}: {width} x {height} pixels need about {needed / 2**30:.1f} GiB,"
+            f" but {max(free, 0) / 2**30:.1f} GiB are free; make it smaller first"
         )
     try:
+        if stream is not None:
+            _CHECKS.get(image.format or "", lambda stream: None)(stream)
+        with ExitStack() as stack:
+            if image.format == "TIFF":
+                stack.enter_context(_quiet_stderr())
+            image.load()
         return _to_rgb(image, shown)
     except ImageError:
         raise
@@ -185,7 +214,7 @@ def _decode(image: Image.Image, shown: str, max_pixels: int | None) -> RGB:
 
 
 def _to_rgb(image: Image.Image, shown: str) -> RGB:
-    image.load()  # before the orientation is read: PIL turns TIFF upright while loading
+    """A loaded picture as an upright array: PIL turns TIFF upright while loading."""
     from_16_bits = image.mode.startswith("I;16") or (
         image.mode == "I" and image.format in ("PNG", "PPM")
     )
@@ -196,39 +225,45 @@ def _to_rgb(image: Image.Image, shown: str) -> RGB:
     # Not ImageOps.exif_transpose: it rewrites the whole EXIF block and fails on odd tags.
     if orientation in _UPRIGHT:
         image = image.transpose(_UPRIGHT[orientation])
+    width, height = image.size
+    rgb = np.empty((height, width, 3), np.uint8)
+    rows = max(_BAND // width, 1)
     if image.mode in ("I", "F") or from_16_bits:
         values = np.asarray(image)
-        grey = _to_8_bits(values, _value_ranges(image.mode, from_16_bits), image.mode, shown)
-        if isinstance(image.info.get("transparency"), int):
-            grey[values == image.info["transparency"]] = 255
-        return np.repeat(grey[:, :, None], 3, axis=2)
-    if image.has_transparency_data:
-        return _over_white(image)
-    return np.array(image.convert("RGB"))
+        top = _value_range(values, image.mode, from_16_bits, shown)
+        clear = image.info.get("transparency")
+        for y in range(0, height, rows):
+            band = values[y : y + rows]
+            scaled = band.astype(np.float32) * np.float32(255 / top)
+            grey = np.floor(scaled.clip(0, 255) + np.float32(0.5)).astype(np.uint8)
+            if isinstance(clear, int):
+                grey[band == clear] = 255
+            rgb[y : y + rows] = grey[:, :, None]
+        return rgb
+    convert = _over_white if image.has_transparency_data else _plain
+    for y in range(0, height, rows):
+        rgb[y : y + rows] = convert(image.crop((0, y, width, min(y + rows, height))))
+    return rgb
 
 
-def _value_ranges(mode: str, from_16_bits: bool) -> tuple[int, ...]:
-    if from_16_bits:
-        return (65535,)
-    return (1, 255, 65535) if mode == "F" else (255, 65535)
-
-
-def _to_8_bits(
-    values: npt.NDArray[np.generic], tops: tuple[int, ...], mode: str, shown: str
-) -> RGB:
-    """Scale grey values from the first range 0..top that holds them to 0..255."""
+def _value_range(values: npt.NDArray[np.generic], mode: str, from_16_bits: bool, shown: str) -> int:
+    """The top of the first range 0..top that holds the grey values."""
+    tops = (65535,) if from_16_bits else (1, 255, 65535) if mode == "F" else (255, 65535)
     low, high = float(values.min()), float(values.max())
     if not (math.isfinite(low) and math.isfinite(high)):
         raise ImageError(f"cannot read {shown}: it has NaN or infinite pixels; replace them first")
     for top in tops:
         slack = 0.05 if top == 1 else 0.0
         if -slack <= low and high <= top + slack:
-            scaled = values.astype(np.float32) * np.float32(255 / top)
-            return np.floor(scaled.clip(0, 255) + np.float32(0.5)).astype(np.uint8)
+            return top
     raise ImageError(
         f"cannot read {shown}: its values (PIL mode {mode}) run from {low:g} to {high:g};"
         " scale them to 0..255 first"
     )
+
+
+def _plain(image: Image.Image) -> RGB:
+    return np.asarray(image.convert("RGB"))
 
 
 def _over_white(image: Image.Image) -> RGB:
@@ -236,6 +271,123 @@ def _over_white(image: Image.Image) -> RGB:
         image = image.convert("LA")
     white = Image.new("RGBA", image.size, "white")
     return np.array(Image.alpha_composite(white, image.convert("RGBA")).convert("RGB"))
+
+
+# What decoders do not check -------------------------------------------------------------------
+
+
+def _check_png(stream: BinaryIO) -> None:
+    """Refuse pixel data that are damaged or end early; PIL leaves the missing rows black.
+
+    PNG specification (third edition): 5.3 chunks and their CRC, 8.1 interlacing, 10 zlib.
+    """
+    stream.seek(8)
+    inflate, expected, found = zlib.decompressobj(), 0, 0
+    while len(head := stream.read(8)) == 8:
+        (length, kind), crc = struct.unpack(">I4s", head), zlib.crc32(head[4:])
+        if kind == b"IHDR":
+            data = stream.read(length)
+            crc = zlib.crc32(data, crc)
+            expected = _png_bytes(*struct.unpack(">IIBBBBB", data))
+        elif kind == b"IDAT":
+            while length and (data := stream.read(min(length, 2**16))):
+                length -= len(data)
+                crc = zlib.crc32(data, crc)
+                while data and found < expected and not inflate.eof:
+                    found += len(inflate.decompress(data, 2**20))
+                    data = inflate.unconsumed_tail
+        elif found:
+            break
+        else:
+            stream.seek(length + 4, os.SEEK_CUR)
+            continue
+        if stream.read(4) != struct.pack(">I", crc):
+            raise OSError("damaged PNG file (wrong checksum)")
+    if found < expected:
+        raise OSError(f"damaged PNG file (truncated: {found} bytes of pixels, not {expected})")
+    stream.seek(0)
+
+
+def _png_bytes(
+    width: int, height: int, depth: int, colour: int, _: int, __: int, interlaced: int
+) -> int:
+    """Bytes of the pixels of a PNG, with the filter byte of each row."""
+    bits = depth * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[colour]
+    passes = [(0, 0, 1, 1)]  # first column and row, and the steps to the next
+    if interlaced:
+        passes = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4)]
+        passes += [(0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)]
+    sizes = [(-(-(width - x) // dx), -(-(height - y) // dy)) for x, y, dx, dy in passes]
+    return sum((1 + (w * bits + 7) // 8) * h for w, h in sizes if w > 0 and h > 0)
+
+
+def _check_jpeg(stream: BinaryIO) -> None:
+    """Refuse thousands of scans, which make a small file take minutes."""
+    stream.seek(0)
+    scans, last = 0, b""
+    while data := stream.read(2**20):
+        scans += (last + data).count(b"\xff\xda")  # in the pixel data 0xff is followed by 0
+        last = data[-1:]
+    if scans > MOST_SCANS:
+        raise OSError(f"it has {scans} scans, more than {MOST_SCANS}; save it again as JPEG")
+    stream.seek(0)
+
+
+_CHECKS: dict[str, Callable[[BinaryIO], None]] = {
+    "PNG": _check_png,
+    "JPEG": _check_jpeg,
+    "MPO": _check_jpeg,
+}
+
+
+class _Shared:
+    """A context that threads share: entered with the first of them, left with the last."""
+
+    def __init__(self, make: Callable[[], AbstractContextManager[None]]):
+        self.make, self.lock, self.inside = make, threading.Lock(), 0
+        self.stack = ExitStack()
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        with self.lock:
+            if not self.inside:
+                self.stack.enter_context(self.make())
+            self.inside += 1
+        try:
+            yield
+        finally:
+            with self.lock:
+                self.inside -= 1
+                if not self.inside:
+                    self.stack.close()
+
+
+@_Shared
+@contextmanager
+def _quiet_warnings() -> Iterator[None]:
+    """Hide warnings of decoders about metadata and sizes."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@_Shared
+@contextmanager
+def _quiet_stderr() -> Iterator[None]:
+    """Hide what libtiff prints from C on damaged files; the error itself is raised."""
+    try:
+        kept = os.dup(2)
+    except OSError:  # stderr is closed
+        yield
+        return
+    try:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 2)
+        os.close(nowhere)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def _shown(path: str) -> str:

@@ -75,6 +75,31 @@ def test_an_unknown_method(capsys):
     assert "unknown method 'cliperr'; did you mean cliper" in one_line_error(capsys)
 
 
+# -- doctor -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("columns", ["80", "100"])
+def test_doctor(capsys, monkeypatch, columns):
+    """Fits the terminal, but for the commands to copy; exit code 2 says that a part is broken."""
+    monkeypatch.setenv("COLUMNS", columns)
+    assert run(["doctor", "--offline"]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    shown, _, todo = out.partition("All that wordmask needs works.")
+    assert max(map(len, shown.splitlines())) <= int(columns)
+    for word in ("float16 works", "openai/clip-vit-base-patch16", "diffusers", "was not asked"):
+        assert word in " ".join(shown.split()), word
+    assert all(line.split()[0] in ("fails", "partial", "absent") for line in todo.split("\n")[1:-1])
+
+    monkeypatch.setattr("wordmask.doctor._cosines", lambda *_: 1 / 0)
+    assert run(["doctor", "--offline", "--json"]) == 2
+    report = json.loads(capsys.readouterr().out)
+    assert not report["works"]
+    assert report["devices"][0]["state"] == "broken"
+    assert run(["doctor", "--offline"]) == 2
+    assert "Something is broken.\nbroken  device cpu: " in capsys.readouterr().out
+
+
 def test_docstrings_are_split():
     doc = """First line.
 
@@ -123,6 +148,27 @@ def test_explain_draws_three_pictures(model, capsys):
         assert Image.open(f"e/{name}").size > (100, 100)
 
 
+def test_explain_draws_what_is_asked_for(model, capsys):
+    picture("cat.png")
+    run_it = ["explain", "cat.png", "--model", model, "--short-side", "56", "--out", "e"]
+    assert run([*run_it, "--show", "recovery,global", "--point", "5,5", "--point", "50,30"]) == 0
+    assert files("e") == ["cat_global.png", "cat_recovery.png"]
+    words = ["-c", "photo;cat", "-b", "none"]
+    assert run([*run_it, *words, "--refine", "pamr", "--set", "pamr.steps=2"]) == 0
+    assert "cat_refined.png" in files("e")
+    capsys.readouterr()
+    assert run([*run_it, *words, "--show", "all"]) == 0
+    said = capsys.readouterr()
+    assert "left out refined: " in said.err
+    assert "left out clusters: " in said.err
+    assert "diffusion" not in said.out  # nobody named one, and none is downloaded
+    assert "cat_residual.png" in files("e")
+    assert run(["explain", "--list"]) == 0
+    listed = capsys.readouterr().out
+    assert "early-last: " in listed
+    assert "CLIPer, Fig. 2b" in listed
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -131,6 +177,9 @@ def test_explain_draws_three_pictures(model, capsys):
         (["--point", "a,b"], "got --point a,b"),
         (["--method", "nothing"], "unknown method 'nothing'"),
         (["--max-pixels", "100"], "the limit is 100"),
+        (["--show", "nothing"], "unknown picture 'nothing'"),
+        (["--show", "clusters", "--method", "clip"], "needs --method cliptrase"),
+        (["--diffusion", "x"], "got the auxiliary model 'diffusion'"),
         (["--model", "./none"], "got './none' as the model"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -17,7 +18,8 @@ from PIL import Image
 
 from commands import CLASSES, FAST, files, one_line_error, picture, process, results, times
 from wordmask import Segmenter, batch
-from wordmask.cli import run
+from wordmask.cli import common, run
+from wordmask.progress import stage, steps
 from wordmask.towers.text import TextTower
 
 
@@ -581,3 +583,32 @@ def test_low_memory_gives_the_same_files(model):
     for name in ("a", "b", "c"):
         one, two = (np.asarray(Image.open(f"{out}/{name}_labels.png")) for out in ("one", "two"))
         assert np.array_equal(one, two)
+
+
+@pytest.mark.parametrize("every", [0.0, None])
+def test_slow_stages_without_a_terminal(capsys, monkeypatch, model, every):
+    """A line says which stage runs, if it takes long."""
+    picture("photo.png")
+    if every is not None:
+        monkeypatch.setattr("wordmask.cli.common.LINE_EVERY", every)
+    assert run(["segment", "photo.png", "-c", CLASSES, "--model", model, *FAST]) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[-1].startswith("[1/1] photo.png: ")
+    assert ("wordmask: naclip" in lines) == (every is not None)
+    assert (len(lines) == 1) == (every is None)
+
+
+def test_slow_stages_on_a_terminal(monkeypatch, model):
+    """The bar names the stage that runs."""
+    shown = io.StringIO()
+    monkeypatch.setattr(shown, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr("sys.stderr", shown)
+    monkeypatch.setenv("TERM", "xterm")
+    with common.progress_bar() as bar, stage("sam"):
+        bar.add_task("photo.png", total=2)
+        for done in steps("points", range(2)):
+            bar.refresh()
+            assert f"sam, points {done}/2" in shown.getvalue()
+    with common.busy("drawing"), stage("naclip"):
+        time.sleep(0.3)  # the spinner turns 12 times a second
+    assert "drawing: naclip" in shown.getvalue()

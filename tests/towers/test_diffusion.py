@@ -516,16 +516,6 @@ def test_too_large_for_memory(folder, monkeypatch):
         load_diffusion(folder)  # before weights are read, which would not fit this configuration
 
 
-def test_free_memory_reads_the_limits(tmp_path):
-    assert 2**20 < memory.free_memory(CPU) < 2**50
-    (tmp_path / "memory.current").write_text("700\n")
-    (tmp_path / "memory.stat").write_text("anon 500\ninactive_file 150\n")
-    (tmp_path / "memory.max").write_text("1000\n")
-    assert memory._free_of_group(tmp_path) == 450
-    (tmp_path / "memory.max").write_text("max\n")
-    assert memory._free_of_group(tmp_path) is None
-
-
 def test_diffusers_is_not_installed(monkeypatch):
     monkeypatch.setitem(sys.modules, "diffusers", None)
     with pytest.raises(WordmaskError, match=r'pip install "wordmask\[diffusion\]"'):

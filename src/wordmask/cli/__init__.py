@@ -15,8 +15,10 @@ import typer
 
 from wordmask.cli import (
     bench,
+    compare,
     datasets,
     demo,
+    doctor,
     evaluate,
     explain,
     methods,
@@ -38,9 +40,11 @@ app = typer.Typer(
 )
 app.command()(segment.segment)
 app.command()(explain.explain)
+app.command()(compare.compare)
 app.command()(methods.methods)
 app.command()(refiners.refiners)
 app.command()(demo.demo)
+app.command()(doctor.doctor)
 app.command()(selftest.selftest)
 app.command()(bench.bench)
 app.command()(evaluate.evaluate)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,7 +13,6 @@ from wordmask.cli.groups import ModelOptions, expand
 from wordmask.errors import WordmaskError
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
     from rich.table import Table
 
 
@@ -45,6 +43,15 @@ def bench(
             metavar="REFINERS",
             help="Measure each method with these refiners as well, as in pamr or diffusion,pamr. "
             "May be repeated.",
+            rich_help_panel="Method",
+        ),
+    ] = None,
+    options: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="OPTION=VALUE",
+            help="An option of the methods; may be repeated.",
             rich_help_panel="Method",
         ),
     ] = None,
@@ -85,9 +92,9 @@ def bench(
     height, width = read_size(size)
     named = None if methods is None else [part.strip() for part in methods.split(",")]
 
+    from wordmask.devices import pick_device, pick_dtype
     from wordmask.evaluation import cost as costs
     from wordmask.towers.families import load_clip
-    from wordmask.towers.hub import pick_device, pick_dtype
 
     flags = [*model.kinds, *(["vfm"] if random else [])]
     chosen = costs.candidates(named, refine or (), flags)
@@ -110,10 +117,11 @@ def bench(
         "words": words,
         "rounds": rounds,
         **costs.conditions(place, kind),
+        **({"set": options} if options else {}),
     }
     if random_vfm:
         settings["vfm"] = f"{costs.RANDOM_VFM} (random weights)"
-    with _progress() as bar:
+    with common.progress_bar() as bar:
         task = bar.add_task("measuring", total=len(chosen))
         rows = costs.measure(
             clip,
@@ -124,6 +132,7 @@ def bench(
             rounds=rounds,
             networks=networks,
             local_files_only=model.offline,
+            options=options or (),
             report=lambda _: bar.advance(task),
         )
     texts = {
@@ -149,16 +158,6 @@ def read_size(text: str) -> tuple[int, int]:
     if len(parts) > 2 or not all(part.isascii() and part.isdigit() for part in parts):
         raise WordmaskError(f"got --size {text}; give HEIGHTxWIDTH in pixels, as in 336x448")
     return int(parts[0]), int(parts[-1])
-
-
-def _progress() -> Progress:
-    from rich.progress import Progress
-
-    return Progress(
-        console=common.console(stderr=True),
-        transient=True,
-        disable=not common.is_terminal(sys.stderr),
-    )
 
 
 def _table(rows: list[list[str]]) -> Table:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -95,15 +94,10 @@ def check(
     as_json: AsJson = False,
 ) -> None:
     """Check a copy: counts, sizes, values, missing pairs, damaged files. Exit code 2: problems."""
-    from rich.progress import Progress
-
     from wordmask.datasets import benchmark, verify
 
     bench = benchmark(name)
-    screen = common.console(stderr=True)
-    with Progress(
-        console=screen, transient=True, disable=not common.is_terminal(sys.stderr)
-    ) as bar:
+    with common.progress_bar() as bar:
         task = bar.add_task(f"checking {bench.name}", total=None)
         report = verify(
             bench, root, complete, lambda done, of: bar.update(task, completed=done, total=of)

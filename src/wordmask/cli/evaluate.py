@@ -16,12 +16,11 @@ from wordmask.cli.protocol import ProtocolName
 from wordmask.errors import WordmaskError
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.progress import Progress as Bar
     from rich.table import Table
 
     from wordmask.evaluation.progress import Progress
 
-LINE_EVERY = 20.0  # seconds between lines without a terminal
 RUN = "What to run"
 WHERE = "Where"
 
@@ -74,6 +73,16 @@ def evaluate(
             rich_help_panel=RUN,
         ),
     ] = None,
+    names: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SOURCE[,SOURCE...]",
+            help="Run with each of these lists of class names: released (those of the method's "
+            "code), plain (the benchmark's own), or another of `wordmask datasets`. Names weigh "
+            "more than many methods; no new encoding is needed.",
+            rich_help_panel=RUN,
+        ),
+    ] = None,
     corrupt: Annotated[
         str | None,
         typer.Option(
@@ -84,6 +93,16 @@ def evaluate(
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the corruptions.", rich_help_panel=RUN)] = 0,
+    image_labels: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SOURCE",
+            help="The classes that are known to be in each picture, no other gets a pixel: "
+            "`target`, those of its mask, or a CSV file with a row for each picture, its id and "
+            "class names. For pseudo-masks. The same as --set image_labels=SOURCE.",
+            rich_help_panel=RUN,
+        ),
+    ] = None,
     limit: Annotated[
         int | None,
         typer.Option(
@@ -117,6 +136,15 @@ def evaluate(
             rich_help_panel=RUN,
         ),
     ] = 3,
+    examples: Annotated[
+        str,
+        typer.Option(
+            metavar="each|same",
+            help="each: every method's own best, median and worst pictures; same: one choice for "
+            "all methods, by the mean of their mIoUs.",
+            rich_help_panel=RUN,
+        ),
+    ] = "each",
     apart: Annotated[
         bool,
         typer.Option(
@@ -172,16 +200,20 @@ def evaluate(
     kinds = list(CORRUPTIONS) if corrupt == "all" else _split(corrupt or "")
     if pictures < 0:
         raise WordmaskError(f"got --pictures {pictures}; give 0 or more")
+    if examples not in ("each", "same"):
+        raise WordmaskError(f"got --examples {examples}; give each or same")
     for text in _split(methods):
         Entry.parse(text)  # a file may register a kind of auxiliary model
+    known = [] if image_labels is None else [f"image_labels={image_labels}"]
     plan = Plan(
         methods=_split(methods),
         datasets=_split(datasets),
         root=root,
         model=model.model,
         protocol=protocol,
-        settings=tuple(assignments or ()),
+        settings=(*(assignments or ()), *known),
         sweep=tuple(sweep or ()),
+        names=_split(names or ""),
         corruptions=tuple(kinds),
         seed=seed,
         limit=limit,
@@ -199,14 +231,24 @@ def evaluate(
     if int(os.environ.get("RANK", 0)):  # of torchrun: only the first process prints
         run(plan, out, workers=workers, overwrite=overwrite)
         return
-    with _Display() as display:
-        found = run(plan, out, workers=workers, overwrite=overwrite, report=display.show)
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=20),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(elapsed_when_finished=True),
+        TextColumn("{task.fields[scores]}", markup=False),
+    )
+    with common.progress_bar(*columns, transient=False) as bar:
+        report = _Display(bar).show
+        found = run(plan, out, workers=workers, overwrite=overwrite, report=report)
     if found is None:
         return
     results.write(found, out)
     if pictures:
         with common.busy("drawing"):
-            draw_examples(plan, found, out / "pictures", pictures)
+            draw_examples(plan, found, out / "pictures", pictures, examples == "same")
     console = common.console()
     for table in tabulate(found):
         console.print(table)
@@ -237,7 +279,7 @@ def tabulate(found: dict[str, Any]) -> list[Table]:
             title += f" of {first['expected']}"
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left")
         table.add_column("method", style="bold", overflow="fold")
-        for head in ("mIoU", "95 %", "published", "pixels", "ms"):
+        for head in ("mIoU", "95 %", "plain", "published", "pixels", "ms"):
             table.add_column(head, justify="right", no_wrap=True)
         for entry in entries:
             means, seconds = entry["metrics"], entry["seconds"]
@@ -247,6 +289,7 @@ def tabulate(found: dict[str, Any]) -> list[Table]:
                 entry["label"],
                 percent(entry["miou"]),
                 f"{percent(low)} to {percent(high)}",
+                percent(entry.get("plain")),
                 "-" if number is None else f"{number.value:g}",
                 percent(means["pixel_accuracy"]),
                 f"{1000 * (seconds['encode'] + seconds['decide']):.0f}",
@@ -256,35 +299,18 @@ def tabulate(found: dict[str, Any]) -> list[Table]:
 
 
 class _Display:
-    """A progress bar on a terminal; elsewhere a line every `LINE_EVERY` seconds."""
+    """Shows the mIoU so far on a progress bar; without one, by a line every `LINE_EVERY` seconds.
 
-    def __init__(self) -> None:
-        self.live = common.is_terminal(sys.stderr)
-        self.console: Console = common.console(stderr=True)
-        self.bar: Any = None
+    Args:
+        bar: with a column for the field `scores`; disabled if there is no terminal.
+    """
+
+    def __init__(self, bar: Bar):
+        self.bar = bar
         self.task: Any = None
         self.key: Any = None
         self.finished: Any = None
         self.printed = 0.0
-
-    def __enter__(self) -> _Display:
-        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-        from rich.progress import Progress as Bar
-
-        self.bar = Bar(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=20),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(elapsed_when_finished=True),
-            TextColumn("{task.fields[scores]}", markup=False),
-            console=self.console,
-            disable=not self.live,
-        )
-        self.bar.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.bar.stop()
 
     def show(self, progress: Progress) -> None:
         """Show the progress."""
@@ -301,7 +327,7 @@ class _Display:
         if done and self.finished == self.key:
             return
         self.finished = self.key if done else None
-        if not self.live and (done or now - self.printed >= LINE_EVERY):
+        if self.bar.disable and (done or now - self.printed >= common.LINE_EVERY):
             self.printed = now
             text = f"{name} {progress.done}/{progress.total}: mIoU {scores}"
             print(common.one_line(text, 400), file=sys.stderr)

@@ -19,7 +19,6 @@ from wordmask.cli.groups import (
 )
 
 if TYPE_CHECKING:
-    from rich import progress
     from rich.table import Table
 
     from wordmask.batch import FolderJob, Processed, Summary
@@ -107,9 +106,9 @@ def segment(
     chosen = check_formats(name.strip() for name in given)
     vocabulary, background = words.read()
 
+    from wordmask.devices import pick_device, pick_dtype
     from wordmask.images import DEFAULT_MAX_PIXELS
     from wordmask.towers.auxiliary import KINDS
-    from wordmask.towers.hub import pick_device, pick_dtype
 
     built, variant = method.read()
     refiners = method.read_refiners()
@@ -131,7 +130,11 @@ def segment(
         return
     job.check_first(DEFAULT_MAX_PIXELS if max_pixels is None else max_pixels or None)
     segmenter = model.load(built, variant, refiners, max_pixels=max_pixels, low_memory=low_memory)
-    with _bar() as bar:
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+    from rich.progress import TimeRemainingColumn as Remaining
+
+    columns = BarColumn(bar_width=24), MofNCompleteColumn(), Remaining(elapsed_when_finished=True)
+    with common.progress_bar(*columns, TextColumn("{task.description}", markup=False)) as bar:
         task = bar.add_task("", total=len(job.todo))
 
         def report(one: Processed) -> None:
@@ -146,22 +149,6 @@ def segment(
     _print_end(job)
     if job.summary.failed:
         raise typer.Exit(1)
-
-
-def _bar() -> progress.Progress:
-    """A progress bar on a terminal; elsewhere it is disabled and plain lines are printed."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-    from rich.progress import TimeRemainingColumn as Remaining
-
-    return Progress(
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        Remaining(elapsed_when_finished=True),
-        TextColumn("{task.description}", markup=False),
-        console=common.console(stderr=True),
-        transient=True,
-        disable=not common.is_terminal(sys.stderr),
-    )
 
 
 # -- output -------------------------------------------------------------------------------------

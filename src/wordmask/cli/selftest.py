@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -94,14 +93,9 @@ def _names(text: str | None) -> list[str] | None:
 def _measure(
     chosen: list[Candidate], scenes: int, seed: int, model: str, networks: dict[str, str]
 ) -> list[Measurement]:
-    from rich.progress import Progress
-
     from wordmask.toybox.selftest import measure
 
-    screen = common.console(stderr=True)
-    with Progress(
-        console=screen, transient=True, disable=not common.is_terminal(sys.stderr)
-    ) as bar:
+    with common.progress_bar() as bar:
         task = bar.add_task("measuring", total=len(chosen))
         return measure(chosen, scenes, seed, model, lambda _: bar.advance(task), networks)
 

@@ -24,9 +24,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from wordmask.devices import synchronise
 from wordmask.errors import WordmaskError, unknown
 from wordmask.evaluation.markdown import markdown_table
-from wordmask.methods import METHODS, create_method
+from wordmask.methods import METHODS, create_method, parse_option
 from wordmask.refiners import read_refiners
 from wordmask.registry import split_variant
 from wordmask.segmenter import Segmenter
@@ -56,6 +57,7 @@ class Cost:
         refine: refiners in order, "" for none.
         networks: auxiliary networks that ran, source by kind.
         parameters: of CLIP, both encoders, and of those networks.
+        network_parameters: of those networks alone.
         flops: floating point operations for one picture, a multiply-add being two (torch's count;
             papers often count it as one).
         milliseconds: median time of a round, over the pictures of the batch.
@@ -74,6 +76,7 @@ class Cost:
     encoding: float
     images_per_second: float
     memory: float | None
+    network_parameters: int = 0
 
 
 def candidates(
@@ -113,6 +116,7 @@ def measure(
     rounds: int = 10,
     networks: Mapping[str, Any] | None = None,
     local_files_only: bool = False,
+    options: Sequence[str] = (),
     report: Callable[[Cost], object] = lambda _: None,
 ) -> list[Cost]:
     """Measure methods one after the other, on random pixels.
@@ -125,6 +129,7 @@ def measure(
         words: number of classes, without background.
         rounds: number of timed rounds, after one that is not timed.
         networks, local_files_only: as for `Segmenter.from_pretrained`.
+        options: changes of all methods, `option=value`.
         report: called with each row when it is measured.
 
     Raises:
@@ -143,6 +148,7 @@ def measure(
             method,
             variant,
             refine=refine or None,
+            options=dict(parse_option(method, text) for text in options),
             networks=networks,
             local_files_only=local_files_only,
         )
@@ -156,9 +162,9 @@ def _measure(
 ) -> Cost:
     tower = segmenter.tower
     random = torch.Generator().manual_seed(0)
-    pixels = torch.randn(batch, 3, *size, generator=random).to(tower.device)
-    texts = F.normalize(torch.randn(words, tower.width, generator=random), dim=-1)
-    texts = texts.to(tower.device)
+    pixels = torch.randn(batch, 3, *size, generator=random)  # on the CPU, as a picture from a file
+    rows = F.normalize(torch.randn(words, tower.width, generator=random), dim=-1)
+    texts = segmenter.encode_text(rows)
 
     def encode() -> Any:
         return segmenter.encode(pixels)
@@ -172,6 +178,7 @@ def _measure(
     for kind in used:
         network = getattr(segmenter.networks, kind)
         models += network.modules() if hasattr(network, "modules") else [network.model]
+    own = {id(x) for x in tower.model.parameters()}
     # by id, since a network may occur twice
     parameters = {id(x): x for model in models for x in model.parameters()}
     buffers = {id(x): x for model in models for x in model.buffers()}
@@ -185,6 +192,7 @@ def _measure(
         refine=refine,
         networks=used,
         parameters=sum(x.numel() for x in parameters.values()),
+        network_parameters=sum(x.numel() for key, x in parameters.items() if key not in own),
         flops=flops // batch,
         milliseconds=1000 * seconds / batch,
         encoding=1000 * encoding / batch,
@@ -197,17 +205,12 @@ def _median(call: Callable[[], object], rounds: int, device: torch.device) -> fl
     """Median seconds of a call."""
     times = []
     for _ in range(rounds):
-        _wait(device)
+        synchronise(device)
         start = time.perf_counter()
         call()
-        _wait(device)
+        synchronise(device)
         times.append(time.perf_counter() - start)
     return statistics.median(times)
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def count_flops(call: Callable[[], object]) -> int:
@@ -227,8 +230,8 @@ def count_flops(call: Callable[[], object]) -> int:
 def peak_memory(call: Callable[[], object], device: torch.device) -> float | None:
     """Peak memory of a call in MiB, above that before it.
 
-    On a GPU it is the memory allocated by torch; on a CPU the rise of the resident set, sampled
-    every half millisecond (Linux only; None elsewhere).
+    With CUDA it is the memory allocated by torch; on a CPU the rise of the resident set, sampled
+    every half millisecond (Linux only; None elsewhere). Apple's GPUs report no peak: None.
     """
     gc.collect()
     if device.type == "cuda":
@@ -322,6 +325,7 @@ def _make(kind: Any, config: Any, device: torch.device, dtype: torch.dtype) -> n
 def conditions(device: torch.device, dtype: torch.dtype) -> dict[str, str | int]:
     """The hardware and software of the measurement, as plain values."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
+    name = f"Apple's GPU, {name}" if device.type == "mps" else name
     return {
         "device": name,
         "dtype": str(dtype).removeprefix("torch."),

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from wordmask.devices import synchronise
 from wordmask.errors import WordmaskError
 from wordmask.methods import Method
+from wordmask.segmenter import Segmenter
 from wordmask.towers.clip import Need, Trace
 
 
@@ -88,7 +89,29 @@ class SharedTower:
         self.seconds = 0.0
 
 
-def synchronise(device: torch.device) -> None:
-    """Wait for a GPU, so that times are correct."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+def share_encoders(
+    segmenters: Mapping[Hashable, Segmenter], share: bool = True
+) -> tuple[dict[Hashable, Segmenter], list[SharedTower]]:
+    """Segmenters that only encode, with one pass of the network for methods of the same pixels.
+
+    Args:
+        segmenters: one for each encoding, by any key.
+        share: False: every one has a pass of its own.
+
+    Returns:
+        The encoders by key, without refiners; and the towers to `forget` after each picture.
+    """
+    encoders: dict[Hashable, Segmenter] = {}
+    towers: list[SharedTower] = []
+    depth = next(iter(segmenters.values())).tower.depth
+    for members, need in share_passes([one.method for one in segmenters.values()], depth):
+        users = {key: one for key, one in segmenters.items() if one.method in members}
+        tower = None
+        if share and len(members) > 1:
+            tower = SharedTower(next(iter(users.values())).tower, need)
+            towers.append(tower)
+        for key, segmenter in users.items():
+            encoders[key] = segmenter.with_method(segmenter.method)
+            if tower is not None:
+                encoders[key].tower = tower  # type: ignore[assignment]
+    return encoders, towers

@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from wordmask.errors import WordmaskError
+from wordmask.progress import steps
 from wordmask.refiners.base import Refiner, RefinerInput, register_refiner
 from wordmask.towers.auxiliary import AuxiliaryModels
-from wordmask.towers.sam import Masks, SamImage, centres
+from wordmask.towers.sam import PROMPTS, Masks, SamImage, centres
 
-POINTS = 64  # points of the grid of `vote` with masks held at once
 STABLE = 1.0  # the shift of the logits' threshold under which a stable mask stays the same
 SMALL = 64  # long side of the grid on which masks are compared with each other
 
@@ -81,7 +81,8 @@ class Sam(Refiner):
         ]
         y, x = torch.meshgrid(*axes, indexing="ij")
         points = torch.stack([x, y], -1).flatten(0, 1)[:, None]
-        good = [self.good_masks(embedded.predict(some)) for some in points.split(POINTS)]
+        some = steps("points", points.split(PROMPTS), len(points), len)
+        good = [self.good_masks(embedded.predict(prompts)) for prompts in some]
         return self.choose(torch.cat([m for m, _ in good]), torch.cat([q for _, q in good]))
 
     def refine(self, prepared: Any, scores: Tensor) -> Tensor:
@@ -127,9 +128,10 @@ class Sam(Refiner):
             return list(image.predict(boxes=boxes).best)
         if self.prompt == "surgery":
             prompts = [text_to_points(scores[c], image.size) for c in classes]
-            return [image.predict(p[None], labels[None]).best[0] for p, labels in prompts]
+            some = steps("prompts", prompts)
+            return [image.predict(p[None], labels[None]).best[0] for p, labels in some]
         masks = []
-        for c, own in zip(classes, peaks, strict=True):
+        for c, own in steps("prompts", list(zip(classes, peaks, strict=True))):
             others = torch.cat([scores[:c], scores[c + 1 :]])
             above = scores[c] - others.amax(0) if len(others) else scores[c]
             margin = 5 * above / above.abs().mean().clamp_min(1e-12)

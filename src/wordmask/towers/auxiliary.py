@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from wordmask.errors import WordmaskError, unknown
+from wordmask.progress import stage
 from wordmask.registry import check_name
 
 if TYPE_CHECKING:
@@ -119,9 +120,10 @@ class AuxiliaryModels:
             sources or {}
         )
         self.device = device or torch.device("cpu")
+        self.dtype = dtype or torch.float32
         self._where: dict[str, Any] = {
             "device": self.device,
-            "dtype": dtype or torch.float32,
+            "dtype": self.dtype,
             "cache_dir": cache_dir,
             "local_files_only": local_files_only,
         }
@@ -142,7 +144,8 @@ class AuxiliaryModels:
                 module, _, function = load.partition(":")
                 load = getattr(import_module(module), function)
             source = self.sources.get(kind, KINDS[kind].source)
-            self._loaded[kind] = load(source, **self._where)
+            with stage(f"loading {source if isinstance(source, str) else kind}"):
+                self._loaded[kind] = load(source, **self._where)
         return self._loaded[kind]
 
     def __getattr__(self, kind: str) -> Any:

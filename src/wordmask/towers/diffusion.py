@@ -20,7 +20,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wordmask.affinity import ByRows, HeadAttention
+from wordmask.devices import check_finite
 from wordmask.errors import WordmaskError, unknown
+from wordmask.progress import stage, steps
 from wordmask.towers.fetch import (
     DIFFUSERS,
     TOKENIZER,
@@ -169,7 +171,7 @@ class DiffusionTower:
         t = self.timestep(time_step) if t is None else t
         latent = self.noised(self.encode(image, size or (self.size, self.size)), t, seed, noise)
         found: dict[str, tuple[list[HeadAttention], tuple[int, int]]] = {}
-        for name, x in self._walk(latent, t):
+        for name, x in steps("UNet", self._walk(latent, t)):
             if name in wanted:
                 found[str(name)] = self._heads(str(name), x), (x.shape[-2], x.shape[-1])
             if len(found) == len(set(wanted)):
@@ -209,8 +211,9 @@ class DiffusionTower:
     def _block(self, image: Tensor, t: int, block: int, seed: int) -> Tensor:
         latent = self.noised(self.encode(image, (image.shape[-2], image.shape[-1])), t, seed)
         last = 0
-        for name, x in self._walk(latent, t):
+        for name, x in steps("UNet", self._walk(latent, t)):
             if name == block:
+                check_finite(x, f"the features of {self.source}", self.dtype)
                 return x.float()
             last = name if isinstance(name, int) else last
         raise WordmaskError(f"got block {block}; this UNet has blocks 1 to {last}")
@@ -226,7 +229,9 @@ class DiffusionTower:
         """
         height, width = (max(round(side / self.factor), 1) * self.factor for side in size)
         pixels = F.interpolate(image[None].to(self.device), size=(height, width))
-        mean = self.vae.encode((2 * pixels - 1).to(self.dtype)).latent_dist.mean
+        with stage("VAE"):
+            mean = self.vae.encode((2 * pixels - 1).to(self.dtype)).latent_dist.mean
+        check_finite(mean, f"the latents that the VAE of {self.source} gives", self.dtype)
         return mean * self.vae.config.scaling_factor
 
     @torch.inference_mode()
@@ -306,6 +311,7 @@ class DiffusionTower:
             project(z)[0].unflatten(-1, (block.attn1.heads, -1)).transpose(0, 1)
             for project in (block.attn1.to_q, block.attn1.to_k)
         )  # (M, L, d)
+        check_finite(torch.stack([q, k]), f"queries or keys of {self.source}", self.dtype)
         return [HeadAttention(*pair, block.attn1.scale) for pair in zip(q, k, strict=True)]
 
     def _layer(self, name: str) -> str:

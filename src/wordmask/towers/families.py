@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from wordmask.devices import pick_device, pick_dtype
 from wordmask.errors import WordmaskError
 from wordmask.files import default_cache_dir
 from wordmask.towers.blip import BlipText, BlipTower
@@ -32,8 +33,6 @@ from wordmask.towers.hub import (
     check_complete,
     load_from,
     model_type,
-    pick_device,
-    pick_dtype,
     read_normalisation,
 )
 from wordmask.towers.siglip import SiglipText, SiglipTower

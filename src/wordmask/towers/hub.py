@@ -48,7 +48,8 @@ def build_model(text: str) -> tuple[Any, Any]:
     if not callable(function):
         raise WordmaskError(f"{text} is not a function; give one without arguments")
     try:
-        built = function()
+        with _no_conversion():
+            built = function()
     except Exception as error:
         raise WordmaskError(f"{text} failed: {describe_error(error)}") from error
     model, tokenizer = built if isinstance(built, tuple) and len(built) == 2 else (built, None)
@@ -254,6 +255,19 @@ def read_normalisation(
 
 
 @contextmanager
+def _no_conversion() -> Iterator[None]:
+    """Keep transformers from asking the hub for a conversion, in a thread that outlives a run."""
+    name = "DISABLE_SAFETENSORS_CONVERSION"
+    before = os.environ.get(name)
+    os.environ[name] = before or "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+
+
+@contextmanager
 def _quiet() -> Iterator[None]:
     """Hide messages and progress bars of the libraries while loading."""
     from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars
@@ -277,37 +291,3 @@ def _quiet() -> Iterator[None]:
             logging.enable_progress_bar()
         if off:
             disable_progress_bars()
-
-
-def pick_device(device: str | torch.device | None) -> torch.device:
-    """The device by name; None takes a GPU if there is one.
-
-    Raises:
-        WordmaskError: a device that does not exist here.
-    """
-    if device is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-        torch.empty(0, device=chosen)
-    # torch raises each of these, by the kind of device that is missing
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        first = str(error).splitlines()[0]
-        raise WordmaskError(f"got device {device!r}, which is not usable here: {first}") from None
-    return chosen
-
-
-def pick_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:
-    """The dtype by name; None is float32 on a CPU and float16 on a GPU.
-
-    Raises:
-        WordmaskError: anything but float32, float16 and bfloat16.
-    """
-    known = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-    if dtype is None:
-        return torch.float16 if device.type == "cuda" else torch.float32
-    found = known.get(dtype, dtype) if isinstance(dtype, str) else dtype
-    if found not in known.values():
-        raise WordmaskError(f"got dtype {dtype!r}; choose from: {', '.join(known)}")
-    assert isinstance(found, torch.dtype)
-    return found

@@ -16,7 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from wordmask.devices import check_finite
 from wordmask.errors import WordmaskError
+from wordmask.progress import stage, steps
 from wordmask.towers.fetch import TRANSFORMERS, Files, weight_settings
 from wordmask.towers.hub import (
     at_revision,
@@ -109,10 +111,12 @@ class SamTower:
         x = F.interpolate(x, size=covered, mode="bilinear", antialias=True)
         x = (x - x.new_tensor(self.mean)[:, None, None]) / x.new_tensor(self.std)[:, None, None]
         x = F.pad(x, (0, self.side - covered[1], 0, self.side - covered[0]))
-        embeddings = self.model.get_image_embeddings(x.to(self.dtype))
-        if isinstance(embeddings, Tensor):
-            return SamImage(self, (embeddings,), (height, width), covered)
-        return SamImage(self, tuple(embeddings), (height, width), covered)
+        with stage("embedding the picture"):
+            embeddings = self.model.get_image_embeddings(x.to(self.dtype))
+        levels = (embeddings,) if isinstance(embeddings, Tensor) else tuple(embeddings)
+        for level in levels:
+            check_finite(level, f"the embeddings of {self.source}", self.dtype)
+        return SamImage(self, levels, (height, width), covered)
 
 
 @dataclass(frozen=True)
@@ -184,7 +188,7 @@ class SamImage:
         if masks is not None:
             prompts["input_masks"] = self._mask_prompts(masks)
         logits, iou = [], []
-        for start in range(0, count, PROMPTS):
+        for start in steps("prompts", range(0, count, PROMPTS), count, lambda _: PROMPTS):
             part = {name: x[start : start + PROMPTS] for name, x in prompts.items()}
             here = [x.expand(min(PROMPTS, count - start), -1, -1, -1) for x in self.embeddings]
             out = self.tower.model(
@@ -207,7 +211,7 @@ class SamImage:
             (groups, h, w) logits; negative everywhere for a group without points.
         """
         out = torch.full((len(groups), *self.grid), OUTSIDE, device=self.tower.device)
-        for k, group in enumerate(groups):
+        for k, group in enumerate(steps("prompts", groups)):
             if not len(group):
                 continue
             own = pick_evenly(group, most)

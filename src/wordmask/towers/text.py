@@ -21,8 +21,8 @@ from torch import Tensor
 
 from wordmask import vocabulary
 from wordmask.errors import WordmaskError
-from wordmask.files import default_cache_dir as default_cache_dir
 from wordmask.files import write_atomically
+from wordmask.progress import steps
 from wordmask.towers.weights import hash_weights, mark
 
 CACHE_FORMAT = 1  # to be increased when the same key would hold other numbers
@@ -163,8 +163,9 @@ class TextTower:
         tokens, is_cut = self._tokenize(prompts)
         order = sorted(range(len(prompts)), key=lambda i: len(tokens[i]))  # little padding
         sums = torch.zeros(len(names), self._width(), dtype=torch.float64)
-        for start in range(0, len(order), self.batch_size):
-            batch = order[start : start + self.batch_size]
+        starts = range(0, len(order), self.batch_size)
+        batches = [order[start : start + self.batch_size] for start in starts]
+        for batch in steps("encoding words, prompts", batches, len(order), len):
             features = self._features([tokens[i] for i in batch])
             embeddings = F.normalize(features.float(), dim=-1).cpu().double()  # (b, E)
             rows = [row for row, i in enumerate(batch) for _ in owners[prompts[i]]]

@@ -16,7 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from wordmask.devices import check_finite
 from wordmask.errors import WordmaskError
+from wordmask.memory import free_memory
 from wordmask.towers.clip import position_embedding
 from wordmask.towers.fetch import TRANSFORMERS, Files, weight_settings
 from wordmask.towers.hub import (
@@ -27,7 +29,7 @@ from wordmask.towers.hub import (
     read_normalisation,
     read_source,
 )
-from wordmask.towers.memory import check_memory, free_memory
+from wordmask.towers.memory import check_memory
 from wordmask.towers.weights import loaded_from
 
 if TYPE_CHECKING:
@@ -157,6 +159,7 @@ class VfmTower:
         if self.family.position == "rotary":
             extra["position_embeddings"] = self.model.rope_embeddings(pixels)
         x = self._run(x, facet, extra)
+        check_finite(x, f"the features of {self.source}", self.dtype)
         if facet == "output":
             x = self.model.norm(x) if hasattr(self.model, "norm") else self.model.layernorm(x)
         patches = x[:, -grid[0] * grid[1] :]  # after class and register tokens
@@ -223,6 +226,7 @@ class VfmTower:
         if self.model.pos_embed is not None:
             x = x + self.model.pos_embed
         x = self._run(x, facet, {})
+        check_finite(x, f"the features of {self.source}", self.dtype)
         x = self.model.neck(x) if facet == "output" else x.permute(0, 3, 1, 2)
         return x[:, :, :h, :w].float()
 

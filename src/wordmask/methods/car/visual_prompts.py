@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from wordmask.devices import for_float64
+
 PROMPTS = ("blur", "gray", "black", "circle")
 RED = (1.0, 0.0, 0.0)
 BLUR_SIDE, BLUR_SIGMA = 15, 2.6  # a 15 x 15 Gaussian, its width by OpenCV's rule for that side
@@ -52,6 +54,7 @@ def blur(picture: Tensor) -> Tensor:
 
 def ellipse_around(mask: Tensor) -> Tensor:
     """The outline (H, W) bool of the ellipse that touches the bounding box of a mask (H, W)."""
+    device, mask = mask.device, for_float64(mask)
     y, x = mask.nonzero(as_tuple=True)
     low, high = torch.stack([y.min(), x.min()]).double(), torch.stack([y.max(), x.max()]).double()
     centre, half = (low + high) / 2, ((high - low) / 2).clamp_min(1)
@@ -62,4 +65,4 @@ def ellipse_around(mask: Tensor) -> Tensor:
     radius = (down[:, None] ** 2 + across**2).sqrt()  # 1 on the ellipse
     slope = ((down[:, None] / half[0]) ** 2 + (across / half[1]) ** 2).sqrt() / radius
     distance = (radius - 1).abs() / slope  # in pixels, near the ellipse
-    return distance <= max(min(mask.shape) / 100, 1.5) / 2
+    return (distance <= max(min(mask.shape) / 100, 1.5) / 2).to(device)

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from wordmask.devices import check_finite
 from wordmask.encoding import DenseFeatures, Encoding
 from wordmask.errors import WordmaskError
 from wordmask.methods.base import Method, Towers, cosine, register, to_grid
@@ -112,6 +113,7 @@ class Cliptrase(Method):
         },
     }
     own_windows = True
+    takes_regions = True
     scoring = Method.scoring | {"vote", "class_prior"}
 
     resample: Literal["pil-bicubic", "pil-bilinear", "cv2-bilinear"] = "pil-bicubic"
@@ -207,15 +209,23 @@ class Cliptrase(Method):
 
     # -- clusters, regions ----------------------------------------------------------------------
 
-    def encode(self, towers: Towers, pixels: Tensor) -> DenseFeatures:
+    def encode(
+        self, towers: Towers, pixels: Tensor, regions: Tensor | None = None
+    ) -> DenseFeatures:
         """Features, and the maps that cut each picture into regions.
 
         Clusters are those of the whole picture; with windows, features are their mean over windows.
+        regions (B, H, W) integers: as for `features`, in pixels; of the whole picture alone.
         """
         tower = towers.clip
         tower.require_class_token(self.title)
         trace = self.trace(towers, pixels, self.need(tower.depth))
-        dense = self.features(tower, trace)
+        if regions is not None:
+            if self.window:
+                raise WordmaskError(f"got regions and window={self.window}; set window=0")
+            near = F.interpolate(regions[:, None].float(), trace.grid, mode="nearest-exact")
+            regions = near[:, 0].long()
+        dense = self.features(tower, trace, regions)
         features, state = dense.features, dense.state
         if self.clusters != "none":
             state = replace(state, maps=self._regions(towers, trace, features, pixels))
@@ -229,6 +239,7 @@ class Cliptrase(Method):
         """Maps (1 + K, h', w') of each picture, see `Regions`; map 0 is highest outside regions."""
         pictures = self.unnormalise(pixels, towers.clip)  # (B, 3, H, W) in [0, 1]
         w, common, grid = self._correlations(towers, trace, pictures)
+        check_finite(w, "the correlations of patches", towers.clip.dtype)
         rows = features.flatten(2).transpose(1, 2)  # (B, L, E)
         regions = []
         for i in range(len(pixels)):
@@ -241,6 +252,16 @@ class Cliptrase(Method):
             else:
                 regions.append(prototypes(clean, labels, grid, self.median))
         return tuple(regions)
+
+    def cluster_patches(
+        self, towers: Towers, pixels: Tensor
+    ) -> tuple[list[Tensor], tuple[int, int]]:
+        """DBSCAN's labels of the patches of each picture, (L,) from 0, -1 for noise, and h, w."""
+        trace = self.trace(towers, pixels, self.need(towers.clip.depth))
+        rows = self.features(towers.clip, trace).features.flatten(2).transpose(1, 2)
+        w, common, grid = self._correlations(towers, trace, self.unnormalise(pixels, towers.clip))
+        labels = [self._cluster(*one)[1] for one in zip(w, common, rows, strict=True)]
+        return labels, grid
 
     def _correlations(
         self, towers: Towers, trace: Trace, pictures: Tensor

@@ -1,4 +1,4 @@
-"""CLIP-ES (Lin et al., CLIP is Also an Efficient Segmenter, CVPR 2023): its maps, used by CaR.
+"""The maps of CLIP-ES and their affinity, of which CaR makes its masks too.
 
 Q texts, T tokens, L = h*w patches, D token width, E joint width.
 """
@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from wordmask.towers.clip import ClipTower
+from wordmask.progress import steps
+from wordmask.towers.clip import ClipTower, Trace
 
 
 def cosine_maps(
@@ -41,7 +42,7 @@ def cosine_maps(
         cosines = texts @ F.normalize(feature, dim=0)
         gradients = [  # of L cosines: what one patch adds to their mean would vanish in float16
             torch.autograd.grad(patches * cosine, shift, retain_graph=True)[0][0, 0]
-            for cosine in cosines
+            for cosine in steps("gradients", cosines)
         ]
     gradient = torch.stack(gradients).float() / patches**2  # (Q, D)
     return cosines.detach(), gradient @ z[0, first:].float().T
@@ -59,6 +60,14 @@ def gradcam(logits: Tensor, signed: Tensor) -> Tensor:
     return over_maximum((signed - weights @ signed).relu())
 
 
+def affinities(trace: Trace) -> Tensor:
+    """The affinities (B, L, L) from the summed attention of a pass, the mean over its heads."""
+    assert trace.attention_sum is not None
+    patches = trace.grid[0] * trace.grid[1]
+    attention = trace.attention_sum.mean(1)[:, -patches:, -patches:]
+    return torch.stack([affinity(a) for a in attention])
+
+
 def affinity(attention: Tensor, rounds: int = 3) -> Tensor:
     """The affinity that spreads maps: attention (L, L) made doubly stochastic, symmetric, squared.
 
@@ -71,6 +80,15 @@ def affinity(attention: Tensor, rounds: int = 3) -> Tensor:
     return attention @ attention
 
 
+def spread_in_boxes(maps: Tensor, spread: Tensor, threshold: float) -> Tensor:
+    """Spread maps (n, h, w) inside the boxes of their parts above a threshold by spread (L, L).
+
+    Returns them divided by their maxima. Source: CLIP-ES, section 3.3.
+    """
+    boxes = component_boxes(maps > threshold)
+    return over_maximum((maps * boxes).flatten(1) @ spread.T).view_as(maps)
+
+
 def over_maximum(maps: Tensor) -> Tensor:
     """Each map (n, L) divided by its maximum; a map of zeros stays."""
     peak = maps.amax(1, keepdim=True)
@@ -78,9 +96,13 @@ def over_maximum(maps: Tensor) -> Tensor:
 
 
 def component_boxes(masks: Tensor) -> Tensor:
-    """The bounding boxes of all 8-connected components of each mask (n, h, w), filled; bool."""
+    """The bounding boxes of all 8-connected components of each mask (n, h, w), filled; bool.
+
+    Computed on the CPU: every step looks at its result, and Apple's GPUs have no float64.
+    """
+    device, masks = masks.device, masks.cpu()
     count = masks.numel()
-    number = torch.arange(1, count + 1, dtype=torch.float64, device=masks.device)
+    number = torch.arange(1, count + 1, dtype=torch.float64)
     number = number.view(masks.shape) * masks
     while True:  # the highest number of a component reaches all of it
         wider = F.max_pool2d(number[:, None], 3, 1, 1)[:, 0] * masks
@@ -100,4 +122,4 @@ def component_boxes(masks: Tensor) -> Tensor:
     boxes = torch.zeros_like(masks)
     for owner, _, top, bottom, left, right in zip(*edges, strict=True):
         boxes[owner, top : bottom + 1, left : right + 1] = True
-    return boxes
+    return boxes.to(device)

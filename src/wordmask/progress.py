@@ -1,0 +1,88 @@
+"""Progress of slow stages: code says what it is doing, and whoever wants to know listens.
+
+    for some in steps("points", points.split(16), len(points), len): ...  # in a method or network
+    with listening(print): segmenter(picture, words)                      # in a command
+
+Without a listener, nothing happens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sized
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TypeVar
+
+Item = TypeVar("Item")
+
+
+class _Listener:
+    """Who listens, and the stages that run, the outermost first."""
+
+    def __init__(self, show: Callable[[str], object]):
+        self.show = show
+        self.stages: list[str] = []
+
+    def say(self, depth: int, *text: str) -> None:
+        """Put the stage at a depth, without any inside it, or none."""
+        self.stages[depth:] = text
+        self.show(", ".join(self.stages))
+
+
+_listener: ContextVar[_Listener | None] = ContextVar("listener", default=None)
+
+
+@contextmanager
+def listening(show: Callable[[str], object]) -> Iterator[None]:
+    """Call `show` with a line such as "sam, points 64/256" whenever a stage of this thread goes on.
+
+    An empty line says that no stage runs.
+    """
+    token = _listener.set(_Listener(show))
+    try:
+        yield
+    finally:
+        _listener.reset(token)
+
+
+@contextmanager
+def stage(text: str) -> Iterator[None]:
+    """Say that a stage runs, until it ends."""
+    if (listener := _listener.get()) is None:
+        yield
+        return
+    depth = len(listener.stages)
+    listener.say(depth, text)
+    try:
+        yield
+    finally:
+        listener.say(depth)
+
+
+def steps(
+    text: str,
+    items: Iterable[Item],
+    total: int | None = None,
+    count: Callable[[Item], int] = lambda item: 1,
+) -> Iterator[Item]:
+    """The items, one after the other, while a stage says how many are done.
+
+    Args:
+        text: what they are. A single item says nothing.
+        items: to be gone over.
+        total: what their counts add up to; None: the number of `items`, if it is known.
+        count: how much an item counts.
+    """
+    known = len(items) if isinstance(items, Sized) else None
+    listener = _listener.get()
+    if listener is None or known == 1:
+        yield from items
+        return
+    total, done, depth = known if total is None else total, 0, len(listener.stages)
+    try:
+        for item in items:
+            listener.say(depth, f"{text} {done}" if total is None else f"{text} {done}/{total}")
+            yield item
+            done += count(item)
+    finally:
+        listener.say(depth)
