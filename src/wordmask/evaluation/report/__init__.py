@@ -51,7 +51,7 @@ def report(folder: Path, partial: bool = False) -> dict[str, Path]:
     for name, text in texts.items():
         write_atomically(folder / name, lambda file, t=text: file.write(t.encode()))  # type: ignore[misc]
     files = {name: folder / name for name in texts}
-    return files | {path.name: path for _, path in drawn}
+    return files | {f"plots/{path.name}": path for _, path in drawn}
 
 
 def _markdown(own: Sequence[Grid], papers: Sequence[Grid], drawn: plots.Drawn) -> str:
