@@ -277,7 +277,7 @@ class TextTower:
             )
         if self.tokenizer is None:
             raise WordmaskError(
-                f"names need a tokenizer{self.lacks and ', and ' + self.lacks}; pass "
+                f"names need a tokenizer{self.lacks and f', and {self.lacks}; fetch it'}; pass "
                 "tokenizer=..., or text features as a tensor"
             )
         return self.text_model, self.text_projection, self.tokenizer
