@@ -2,7 +2,7 @@
 
     python benchmarks/gpu.py
     python benchmarks/gpu.py --random openai/clip-vit-base-patch16
-    python benchmarks/gpu.py --model openai/clip-vit-base-patch16 --network sam=facebook/sam-vit-base
+    python benchmarks/gpu.py --model openai/clip-vit-base-patch16 --network vfm=facebook/dino-vitb8
     python benchmarks/gpu.py --device cpu --dtype bfloat16    # without a GPU: a type with another
 
 Every variant of every method, then every variant of every refiner on `clearclip`, on a rendered
