@@ -184,7 +184,7 @@ def _measure(
     buffers = {id(x): x for model in models for x in model.buffers()}
     whole()
     peak = peak_memory(whole, tower.device)
-    seconds, encoding = (_median(call, rounds, tower.device) for call in (whole, encode))
+    seconds, encoding = (median_seconds(call, rounds, tower.device) for call in (whole, encode))
     weights = sum(x.numel() * x.element_size() for x in (parameters | buffers).values()) / 2**20
     return Cost(
         method=segmenter.method.name,
@@ -201,8 +201,8 @@ def _measure(
     )
 
 
-def _median(call: Callable[[], object], rounds: int, device: torch.device) -> float:
-    """Median seconds of a call."""
+def median_seconds(call: Callable[[], object], rounds: int, device: torch.device) -> float:
+    """The median of so many calls, each until the device is done."""
     times = []
     for _ in range(rounds):
         synchronise(device)
