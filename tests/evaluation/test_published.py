@@ -172,6 +172,16 @@ def test_the_papers_protocol_is_not_the_official_one():
         assert numbers(run) == []
 
 
+def test_a_file_from_before_a_setting_existed_has_its_default():
+    run = state("clearclip", "voc20")
+    settings = run.entry["protocol"]["settings"]
+    del settings["regions"]
+    assert ("ClearCLIP, supplement, Table 2", "miou", 80.9) in numbers(run)
+    del settings["window"]
+    near = find_near(run)
+    assert near.differences == ("window not recorded (the row: 448)",)
+
+
 def test_a_run_far_from_every_row_is_not_near():
     assert find_near(state("clearclip", "voc21", protocol="untuned")) is None
     assert find_near(state("clip", "toybox", protocol="untuned")) is None

