@@ -292,7 +292,7 @@ def compare_benchmark(
     step = max(len(samples) / count, 1)
     every = [samples[int((i + 0.5) * step)] for i in range(min(count, len(samples)))]
     chosen = [by_id[one] for one in ids] or every
-    runs = make_runs(plan, base or load(plan), bench)
+    runs = make_runs(plan, base or load(plan), samples)
     views = {run.protocol.view for run in runs}
     if len(views) > 1:
         raise WordmaskError(
