@@ -116,7 +116,7 @@ def _heat(found: Swept, title: str) -> Callable[[Any], None]:
                     color="white" if dark else "black",
                 )
         best = np.unravel_index(np.nanargmax(found.values), found.values.shape)
-        axes.add_patch(_frame(float(best[1]), float(best[0])))
+        axes.add_patch(_frame(int(best[1]), int(best[0])))
         axes.set_yticks(range(rows), found.rows[1])
         axes.set_xticks(range(columns), found.columns[1])
         axes.set(ylabel=found.rows[0], xlabel=found.columns[0])
