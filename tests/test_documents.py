@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import doctest
 import importlib
 import json
@@ -122,6 +123,32 @@ def test_python_examples(tmp_path, monkeypatch):
     assert Path("coffee_overlay.png").is_file()
     assert Path("masks-demo/scene_labels.png").is_file()
     assert Path("runs/mine/state").is_dir()
+
+
+def definitions(file: Path) -> set[str]:
+    """`::NAME` and `::CLASS::NAME` of all that a Python file defines."""
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    kinds = (ast.FunctionDef, ast.ClassDef)
+    outer = [one for one in tree.body if isinstance(one, kinds)]
+    inner = {f"::{one.name}::{x.name}" for one in outer for x in one.body if isinstance(x, kinds)}
+    return {f"::{one.name}" for one in outer} | inner
+
+
+def test_tests_that_are_named_exist():
+    """In every document; and every promise of docs/reliability.md names one."""
+    documents = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "benchmarks" / "README.md"]
+    for document in documents:
+        named = re.findall(
+            r"\b(tests/[\w/]+\.py)((?:::\w+)*)", document.read_text(encoding="utf-8")
+        )
+        for file, name in named:
+            assert (ROOT / file).is_file(), f"{document.name}: {file}"
+            assert not name or name in definitions(ROOT / file), f"{document.name}: {file}{name}"
+    promises = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
+    rows = [line for line in promises.splitlines() if re.match(r"\| [A-Z]", line)]
+    assert len(rows) >= 25
+    for row in rows:
+        assert re.search(r"tests/[\w/]+\.py::\w+", row), row
 
 
 def test_docstring_examples():

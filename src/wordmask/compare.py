@@ -36,6 +36,7 @@ from wordmask.text_queries import TextQueries
 FEW = 5  # columns up to which panels are large
 LARGE, SMALL = 320, 220  # height of a panel in pixels
 ALPHA = 0.65  # of the classes over the picture
+SAME_FOR_ALL = {"vocabulary": "all", "image_labels": "none", "regions": "none"}  # of protocols
 SUFFIXES = (".png", ".html")
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #1c1c1e; margin: 1.5rem; }
@@ -293,6 +294,13 @@ def compare_benchmark(
     every = [samples[int((i + 0.5) * step)] for i in range(min(count, len(samples)))]
     chosen = [by_id[one] for one in ids] or every
     runs = make_runs(plan, base or load(plan), samples)
+    for run in runs:
+        known = {key: run.protocol.settings()[key] for key in SAME_FOR_ALL}
+        for key in (key for key, value in known.items() if value != SAME_FOR_ALL[key]):
+            raise WordmaskError(
+                f"{run.label} has {key}={known[key]} here, but methods are compared with the same "
+                f"words and nothing known of a picture; add --set {key}={SAME_FOR_ALL[key]}"
+            )
     views = {run.protocol.view for run in runs}
     if len(views) > 1:
         raise WordmaskError(

@@ -146,12 +146,26 @@ def _machine() -> Iterator[Finding]:
         total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):  # not on Windows
         total = None
+    free = _free_memory()
     text = "unknown" if total is None else size_text(total)
-    yield Finding("memory", "ok", text, details={"bytes": total})
+    text += "" if free is None else f", {size_text(free)} free"
+    yield Finding("memory", "ok", text, details={"bytes": total, "free": free})
     names = [*VARIABLES, *(name for name in sorted(os.environ) if name.lower().endswith("_proxy"))]
     told = {name: os.environ[name] for name in names if os.environ.get(name)}
     text = ", ".join(f"{name}={value}" for name, value in told.items()) or "nothing set"
     yield Finding("environment", "ok", text, details={"variables": told})
+
+
+def _free_memory() -> int | None:
+    """Bytes that this process may still take, also in a container; None if it cannot be told."""
+    try:
+        import torch
+
+        from wordmask.memory import free_memory
+
+        return free_memory(torch.device("cpu"))
+    except Exception:  # `_devices` says that torch is broken
+        return None
 
 
 def _packages() -> Iterator[Finding]:
@@ -381,12 +395,12 @@ def _caches() -> Iterator[Finding]:
     """Where things are kept, how large they are, and what unfinished downloads left behind."""
     from huggingface_hub import constants
 
-    from wordmask.towers.text import default_cache_dir
+    from wordmask.files import default_cache_dir
 
     places = {
         "hub": (_hub_cache(), "checkpoints, also Stable Diffusion's"),
         "xet": (Path(constants.HF_XET_CACHE), "pieces of downloads"),
-        "text": (default_cache_dir(), "embeddings of words"),
+        "text": (default_cache_dir(), "embeddings of words, hashes of weights"),
     }
     for name, (path, what) in places.items():
         there = path

@@ -45,10 +45,12 @@ class Pipeline:
         sizes: Sequence[tuple[int, int]],
         images: Sequence[np.ndarray] = (),
         single: bool = False,
+        regions: Tensor | None = None,
     ) -> Encoding:
         """Encode normalised pixels (B, 3, H', W'), whole or in windows.
 
-        sizes, images, single: as in `Encoding`.
+        sizes, images, single: as in `Encoding`; regions: (1, H, W), of one picture, see
+        `Segmenter.encode`.
         """
         windows = self.method.place_windows(pixels.shape[2], pixels.shape[3])
         batch = pixels
@@ -57,11 +59,12 @@ class Pipeline:
             batch = torch.stack(crops, dim=1).flatten(0, 1)  # windows of a picture side by side
         batch, pad = self.method.pad(batch, self.towers.clip.patch)
         at_once = CPU_BATCH if self.towers.clip.device.type == "cpu" else BATCH
+        given = {} if regions is None else {"regions": regions}
         with stage(self.method.name):
             batches = steps(
                 "windows" if windows else "pictures", batch.split(at_once), len(batch), len
             )
-            parts = [self.method.encode(self.towers, x) for x in batches]
+            parts = [self.method.encode(self.towers, x, **given) for x in batches]
         dense = DenseFeatures.join(parts)
         check_finite(dense.features, "the image features", self.towers.clip.dtype)
         encoding = Encoding(

@@ -170,19 +170,24 @@ class Segmenter:
         """Method, refiners and networks combined."""
         return Pipeline(self.method, self.towers, self.refiners, self.low_memory)
 
-    def encode(self, image: Any) -> Encoding:
+    def encode(self, image: Any, regions: Any = None) -> Encoding:
         """Encode a picture, or several that have the same size once resized, with the method.
 
         Args:
             image: a path, a PIL image, a uint8 array (H, W, 3), a list of these, or a float tensor
                 (B, 3, H, W) already normalised, which is not resized.
+            regions: integers (H, W), the true region of each pixel of one picture, for an upper
+                bound: a method with `takes_regions` lets patches attend within theirs alone.
 
         Returns:
             An `Encoding`; `features` are (B, E, h, w) before L2 normalisation.
 
         Raises:
-            WordmaskError: a picture that cannot be read, a wrong shape, NaN, mixed sizes in a list.
+            WordmaskError: a picture that cannot be read, a wrong shape, NaN, mixed sizes in a list;
+                regions for several pictures, or for a method that takes none.
         """
+        if regions is not None:
+            regions = self._regions(image, regions)
         if isinstance(image, Tensor):
             self.method.check(image, self.tower)
             return self.pipeline.encode(image, [(image.shape[2], image.shape[3])] * len(image))
@@ -199,7 +204,19 @@ class Segmenter:
                 "encode them one by one, or call segmenter(images, words)"
             )
         sizes = [(p.shape[0], p.shape[1]) for p in pictures]
-        return self.pipeline.encode(torch.stack(prepared), sizes, pictures, single)
+        return self.pipeline.encode(torch.stack(prepared), sizes, pictures, single, regions)
+
+    def _regions(self, image: Any, regions: Any) -> Tensor:
+        """Regions of one picture as (1, H, W)."""
+        if not self.method.takes_regions:
+            raise WordmaskError(f"got regions for {self.method.name}; it takes none")
+        regions = torch.from_numpy(np.asarray(regions).astype(np.int64))
+        if isinstance(image, (Tensor, list, tuple)) or regions.ndim != 2:
+            shape = tuple(regions.shape)
+            raise WordmaskError(
+                f"got regions of shape {shape}; give (H, W) with one picture, not a list or tensor"
+            )
+        return regions[None].to(self.tower.device)
 
     def prepare_refiner(self, encoding: Encoding, i: int, refiner: Refiner) -> Any:
         """What a refiner needs of picture i of an encoding, computed once and cached in it."""

@@ -70,6 +70,19 @@ class TextQueries:
         """The rows of background names, (K, E); K may be 0."""
         return self.embeddings[self.owner == self.classes]
 
+    def keep(self, classes: Sequence[int]) -> TextQueries:
+        """The same with these classes alone (increasing indices); the background stays."""
+        kept = torch.as_tensor([*classes, self.classes], device=self.owner.device)
+        rows = torch.isin(self.owner, kept)
+        words = self.vocabulary and Vocabulary([self.vocabulary.classes[i] for i in classes])
+        return dataclasses.replace(
+            self,
+            embeddings=self.embeddings[rows],
+            owner=torch.searchsorted(kept, self.owner[rows]),
+            names=tuple(self.names[i] for i in classes),
+            vocabulary=words,
+        )
+
     def select(self, image_labels: Sequence[str | int]) -> Tensor:
         """Return which classes are among image-level labels (names or numbers from 0), (C,) bool.
 

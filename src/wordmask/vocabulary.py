@@ -313,7 +313,7 @@ def pick_distractors(
             f"received {len(words)} and {len(offered)} embeddings for {len(names)} words and "
             f"{len(stock)} stock words; give one row for each"
         )
-    other = [i for i, word in enumerate(stock) if not any(_same_word(word, n) for n in names)]
+    other = [i for i, word in enumerate(stock) if not any(same_word(word, n) for n in names)]
     if not len(names) or not other:
         return other
     cosines = words @ offered.T  # (N, S)
@@ -465,7 +465,7 @@ def _singulars(word: str) -> set[str]:
     return forms
 
 
-def _same_word(one: str, other: str) -> bool:
+def same_word(one: str, other: str) -> bool:
     """Whether two names are the same word, or noun phrases with the same head."""
     a, b = _head(one), _head(other)
     return a in _singulars(b) or b in _singulars(a)

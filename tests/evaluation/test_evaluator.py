@@ -140,6 +140,40 @@ def _options(entry):
     return {k: v for k, v in entry["protocol"]["settings"].items() if k in names}
 
 
+def test_true_regions_are_told_to_the_method(folder, tiny, tmp_path):
+    """regions=target: the counts are those of encodings that were given the target by hand."""
+    model, rows = tiny
+    told = ("clusters=none", "attention=correlation", "regions=target")
+    plan = make_plan(
+        folder, model, methods=("cliptrase", "cliptrase:official"), limit=6,
+        settings=(NATIVE, *told), calibration=False,
+    )  # fmt: skip
+    entry, _ = evaluate(plan, tmp_path / "told")["runs"]
+    assert entry["protocol"]["settings"]["regions"] == "target"
+    segmenter = Segmenter.from_pretrained(model, "cliptrase", options=_options(entry))
+    texts = segmenter.encode_text(rows)
+    counts, plain = np.zeros((2, 2), int)
+    for sample in benchmark("folder").open(folder)[:6]:
+        truth = sample.target()
+        known = truth != VOID
+        for right, regions in ((counts, truth), (plain, None)):
+            encoding = segmenter.encode(sample.image, regions)
+            answer = segmenter.score(encoding, texts).labels()
+            right += (answer == truth)[known].sum(), known.sum()
+    assert entry["metrics"]["pixel_accuracy"] == pytest.approx(counts[0] / counts[1], abs=1e-6)
+    assert counts[0] != plain[0]
+    with pytest.raises(WordmaskError, match="maskclip takes no regions"):
+        evaluate(dataclasses.replace(plan, methods=("maskclip",), settings=told[2:]), tmp_path)
+    with pytest.raises(WordmaskError, match="it takes none"):
+        segmenter.with_method("clip").encode(sample.image, truth)
+    with pytest.raises(WordmaskError, match=r"give \(H, W\) with one picture"):
+        segmenter.encode([sample.image], truth)
+    with pytest.raises(WordmaskError, match="set window=0"):
+        segmenter.with_method("cliptrase", options={"window": 32, "stride": 16}).encode(
+            sample.image, truth
+        )
+
+
 def test_results_hold_all_that_they_depend_on(unbroken):
     results, _ = unbroken
     assert json.loads(json.dumps(results, allow_nan=False)) == results

@@ -131,8 +131,9 @@ class TestEveryMethod:
 
     def test_bfloat16_agrees(self, texts, method, variant):
         clip, image = tiny_clip(), pictures(1, 160, 160, smooth=32)
-        # a region whose two best classes are close may flip as a whole: no clusters here
-        options = {"eps": 1e-9} if method == "cliptrase" else None
+        # a region whose two best classes are close may flip as a whole: no clusters here; and so
+        # may a box: these maps have parts near 0.7, the threshold of the other variant
+        options = {"cliptrase": {"eps": 1e-9}, "clip_es": {"box_threshold": 0.4}}.get(method)
         full = segmenter_of(clip, method, variant, options)(image, texts)[0].labels
         clip.bfloat16()
         half = segmenter_of(clip, method, variant, options)(image, texts)[0].labels

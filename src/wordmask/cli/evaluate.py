@@ -73,6 +73,16 @@ def evaluate(
             rich_help_panel=RUN,
         ),
     ] = None,
+    names: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SOURCE[,SOURCE...]",
+            help="Run with each of these lists of class names: released (those of the method's "
+            "code), plain (the benchmark's own), or another of `wordmask datasets`. Names weigh "
+            "more than many methods; no new encoding is needed.",
+            rich_help_panel=RUN,
+        ),
+    ] = None,
     corrupt: Annotated[
         str | None,
         typer.Option(
@@ -203,6 +213,7 @@ def evaluate(
         protocol=protocol,
         settings=(*(assignments or ()), *known),
         sweep=tuple(sweep or ()),
+        names=_split(names or ""),
         corruptions=tuple(kinds),
         seed=seed,
         limit=limit,
@@ -268,7 +279,7 @@ def tabulate(found: dict[str, Any]) -> list[Table]:
             title += f" of {first['expected']}"
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left")
         table.add_column("method", style="bold", overflow="fold")
-        for head in ("mIoU", "95 %", "published", "pixels", "ms"):
+        for head in ("mIoU", "95 %", "plain", "published", "pixels", "ms"):
             table.add_column(head, justify="right", no_wrap=True)
         for entry in entries:
             means, seconds = entry["metrics"], entry["seconds"]
@@ -278,6 +289,7 @@ def tabulate(found: dict[str, Any]) -> list[Table]:
                 entry["label"],
                 percent(entry["miou"]),
                 f"{percent(low)} to {percent(high)}",
+                percent(entry.get("plain")),
                 "-" if number is None else f"{number.value:g}",
                 percent(means["pixel_accuracy"]),
                 f"{1000 * (seconds['encode'] + seconds['decide']):.0f}",

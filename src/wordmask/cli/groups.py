@@ -427,7 +427,7 @@ class ModelOptions(NetworkOptions):
         typer.Option(
             metavar="TYPE",
             help="float32, float16 or bfloat16.",
-            show_default="float32 on a CPU, float16 on a GPU",
+            show_default="float16 with CUDA, else float32",
             rich_help_panel=MODEL,
         ),
     ] = None

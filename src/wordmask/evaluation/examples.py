@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from wordmask.datasets import VOID, Sample
+from wordmask.datasets import VOID, Benchmark, Sample
 from wordmask.drawing import overlay, palette, strip
 from wordmask.evaluation.plan import CLEAN, Plan, check
-from wordmask.evaluation.runs import Run, load, make_runs
+from wordmask.evaluation.runs import Run, encode_view, label, load, make_runs
 from wordmask.evaluation.views import view_picture, view_target
 from wordmask.files import write_atomically
 from wordmask.images import read_image
@@ -89,7 +89,7 @@ def draw_examples(
             for group, ids in (shared or choose(entry["pictures"], count)).items():
                 for index, one in enumerate(ids):
                     sample = by_id[one]
-                    drawn, legend = _draw(runs[entry["label"]], sample, entry)
+                    drawn, legend = _draw(runs[entry["label"]], samples.benchmark, sample, entry)
                     file = f"{name}/{_file(entry['label'])}-{group}-{index + 1}.jpg"
                     path = folder / file
                     path.parent.mkdir(parents=True, exist_ok=True)
@@ -115,19 +115,16 @@ def _file(label: str) -> str:
 
 
 def _draw(
-    run: Run, sample: Sample, entry: Mapping[str, Any]
+    run: Run, bench: Benchmark, sample: Sample, entry: Mapping[str, Any]
 ) -> tuple[Image.Image, list[dict[str, Any]]]:
     """Picture, target and prediction side by side; and their classes, most pixels first."""
-    view = run.protocol.view
-    pieces = view_picture(read_image(sample.image), view)
-    shown = np.concatenate(pieces, axis=1)
-    target = sample.target()
-    texts = run.known_texts(sample, target)
+    view, image, target = run.protocol.view, read_image(sample.image), sample.target()
+    shown = np.concatenate(view_picture(image, view), axis=1)
+    encodings = encode_view(run.segmenter, image, target, run.protocol)
+    prediction = label(run, run.words(sample, target, bench), encodings)
     target = view_target(target, view)
-    scored = [run.segmenter.score(piece, texts) for piece in pieces]
-    prediction = np.concatenate([one.labels() for one in scored], axis=1).astype(np.uint16)
     void = target == VOID
-    names = [one["name"] for one in entry["classes"]][-run.texts.classes :]
+    names = [one["name"] for one in entry["classes"]][-bench.classes :]
     target = np.where(void, np.uint16(0), target)
     panels = [Image.fromarray(shown)]
     panels += [overlay(shown, labels, names, legend=False) for labels in (target, prediction)]

@@ -37,7 +37,8 @@ STANDARD = (  # data sets on which the shared settings hold unless a source chan
     "ade150",
 )
 FIELDS = (  # besides the options
-    "names", "background", "view", "void", "definition", "image_labels", "refine"
+    "names", "vocabulary", "background", "view", "void", "definition", "image_labels", "refine",
+    "regions",
 )  # fmt: skip
 
 
@@ -99,6 +100,9 @@ class Protocol:
         method, variant, dataset, backbone: what the settings are for.
         options: all options of the method.
         names: the source of the class names, see the data set's `names`.
+        vocabulary: the words to choose from: "all" (the classes of the data set), a number N (fewer
+            classes, those of the picture among them; or all and words of other data sets, whose
+            pixels count as labelled with none of the classes), or "+K" (all, and K other words).
         background: the rule, as on the command line; `*` stands for the data set's own background
             words under `names`, `**` for all that the released code lists, those included that are
             a class too: the background then takes its pixels.
@@ -111,6 +115,8 @@ class Protocol:
             ("present"). Both are always reported; this one is the headline.
         image_labels: the classes that are known to be in each picture, so that no other gets a
             pixel: "none" are known, those in its "target", or those in a CSV file.
+        regions: "target" tells the method the true regions of the target, for an upper bound, if
+            it `takes_regions`; "none" otherwise.
         origins: where each setting comes from: "released", "stated", "fixed", "given" (refiners in
             the entry), "--set"; those left out are defaults of the method.
         source: the code or paper of released or stated settings.
@@ -125,11 +131,13 @@ class Protocol:
     options: Mapping[str, Any]
     names: str
     background: str
+    vocabulary: str = "all"
     refine: tuple[tuple[str, Mapping[str, Any]], ...] = ()
     view: str = "original"
     void: str = "ignore"
     definition: str = "union"
     image_labels: str = "none"
+    regions: str = "none"
     origins: Mapping[str, str] = field(default_factory=dict)
     source: str = ""
     notes: tuple[str, ...] = ()
@@ -154,12 +162,14 @@ class Protocol:
         flat = {
             **self.options,
             "names": self.names,
+            "vocabulary": self.vocabulary,
             "background": self.background,
             "view": self.view,
             "void": self.void,
             "definition": self.definition,
             "image_labels": self.image_labels,
             "refine": refine,
+            "regions": self.regions,
         }
         for name, options in self.refine:
             flat |= {f"{split_variant(name)[0]}.{key}": value for key, value in options.items()}
@@ -237,7 +247,7 @@ def make_protocol(
     names = _names_source(bench, fields.get("names", "plain"), "names" in given)
     fallback = "none"
     if bench.has_background:
-        listed = name != "untuned" and bench.background_words.get(names)
+        listed = name != "untuned" and ("names" in given or bench.background_words.get(names))
         fallback = "names:*" if listed else "auto"
     protocol = Protocol(
         name=name,
@@ -248,11 +258,13 @@ def make_protocol(
         options=method.options(),
         names=names,
         background=fields.get("background", fallback),
+        vocabulary=_vocabulary(fields.get("vocabulary", "all")),
         refine=_refiners(refine, source.refiners, bench.name, backbone, by_refiner),
         view=_view(fields.get("view", "original")),
         void=_choice("void", fields.get("void", "ignore"), ("ignore", "background")),
         definition=_choice("definition", fields.get("definition", "union"), ("union", "present")),
         image_labels=fields.get("image_labels", "none"),
+        regions=_choice("regions", fields.get("regions", "none"), ("none", "target")),
         origins=origins,
         source=source.where,
         notes=notes,
@@ -260,6 +272,10 @@ def make_protocol(
     if protocol.void == "background" and not bench.has_background:
         raise WordmaskError(
             f"got void=background, but {bench.name} has no background; leave it at ignore"
+        )
+    if protocol.regions != "none" and not METHODS[entry.method].takes_regions:
+        raise WordmaskError(
+            f"got regions=target, but {entry.method} takes no regions; leave it out"
         )
     read_background(protocol.background, ())
     return protocol
@@ -377,6 +393,12 @@ def _view(text: str) -> str:
     if text in VIEWS or re.fullmatch(r"crop:[1-9]\d{0,4}", text):
         return text
     raise WordmaskError(f"got view={text}; give original, halves or crop:N, as in crop:336")
+
+
+def _vocabulary(text: str) -> str:
+    if text == "all" or re.fullmatch(r"\+?[1-9]\d{0,4}", text):
+        return text
+    raise WordmaskError(f"got vocabulary={text}; give all, a number of words, or +K for K others")
 
 
 def crop_size(view: str) -> int:

@@ -18,7 +18,7 @@ from wordmask.errors import WordmaskError, unknown
 from wordmask.methods.base import Method, Towers, register, to_grid
 from wordmask.methods.car.paint import PaintRule
 from wordmask.methods.car.visual_prompts import PROMPTS, Prompter
-from wordmask.methods.clip_es.maps import affinity, cosine_maps, gradcam, spread_in_boxes
+from wordmask.methods.clip_es.maps import affinities, cosine_maps, gradcam, spread_in_boxes
 from wordmask.progress import steps
 from wordmask.text_queries import TextQueries
 from wordmask.towers.clip import ClipTower, Need, Trace
@@ -164,10 +164,7 @@ class Car(Method):
 
     def features(self, tower: ClipTower, trace: Trace) -> DenseFeatures:
         """CLIP's features as they are, F^{N-1}, and the affinity that spreads the maps."""
-        assert trace.attention_sum is not None
-        patches = trace.grid[0] * trace.grid[1]
-        attention = trace.attention_sum.mean(1)[:, -patches:, -patches:]
-        spread = torch.stack([affinity(a) for a in attention])  # (B, L, L)
+        spread = affinities(trace)
         features = to_grid(tower.project(trace.states[tower.depth]), trace.grid)
         return DenseFeatures(features, Proposals(trace.states[tower.depth - 1], spread))
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from wordmask.progress import steps
-from wordmask.towers.clip import ClipTower
+from wordmask.towers.clip import ClipTower, Trace
 
 
 def cosine_maps(
@@ -58,6 +58,14 @@ def gradcam(logits: Tensor, signed: Tensor) -> Tensor:
     others = logits.expand(len(logits), -1).clone().fill_diagonal_(-torch.inf)
     weights = torch.softmax(others, dim=1).nan_to_num(0)  # (Q, Q), rows of a single text are 0
     return over_maximum((signed - weights @ signed).relu())
+
+
+def affinities(trace: Trace) -> Tensor:
+    """The affinities (B, L, L) from the summed attention of a pass, the mean over its heads."""
+    assert trace.attention_sum is not None
+    patches = trace.grid[0] * trace.grid[1]
+    attention = trace.attention_sum.mean(1)[:, -patches:, -patches:]
+    return torch.stack([affinity(a) for a in attention])
 
 
 def affinity(attention: Tensor, rounds: int = 3) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor
 from wordmask.encoding import DenseFeatures, Encoding
 from wordmask.errors import WordmaskError
 from wordmask.methods.base import Method, Towers, register, to_grid
-from wordmask.methods.clip_es.maps import affinity, cosine_maps, gradcam, spread_in_boxes
+from wordmask.methods.clip_es.maps import affinities, cosine_maps, gradcam, spread_in_boxes
 from wordmask.scoring import ClassMapRule
 from wordmask.text_queries import TextQueries
 from wordmask.towers.clip import ClipTower, Need, Trace
@@ -92,10 +92,7 @@ class ClipEs(Method):
 
     def features(self, tower: ClipTower, trace: Trace) -> DenseFeatures:
         """CLIP's features as they are, F^{N-1}, and the affinity."""
-        assert trace.attention_sum is not None
-        patches = trace.grid[0] * trace.grid[1]
-        attention = trace.attention_sum.mean(1)[:, -patches:, -patches:]
-        spread = torch.stack([affinity(a) for a in attention])  # (B, L, L)
+        spread = affinities(trace)
         features = to_grid(tower.project(trace.states[tower.depth]), trace.grid)
         return DenseFeatures(features, LateStates(trace.states[tower.depth - 1], spread))
 
