@@ -82,6 +82,7 @@ def test_pictures(tmp_path):
     scene = toybox.render(demo.SEED, demo.SIZE, things=(4, 5))  # as `wordmask demo` does
     Image.fromarray(scene.image).save(tmp_path / "scene" / "scene.png")
     quick = text.replace("--pictures 3", "--pictures 1").replace("side=144", "side=48")
+    quick = quick.replace("--dataset toybox", "--dataset toybox --set diffusion.side=48")
     steps = [("run", one) for _, one in marked(quick, "run")]
     assert len(steps) == 3
     (tmp_path / "steps.json").write_text(json.dumps(steps), encoding="utf-8")
