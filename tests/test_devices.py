@@ -6,6 +6,9 @@ registered, as in `methods/test_methods.py`.
 
 from __future__ import annotations
 
+import importlib.util
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -209,6 +212,29 @@ def test_bench_gives_pictures_as_a_user_does(place, monkeypatch):
     assert one.milliseconds > 0
     assert seen
     assert not any(isinstance(x, Far) for x in seen)
+
+
+def test_the_benchmark_for_a_gpu_runs_without_one(monkeypatch, capsys):
+    """In bfloat16 on the CPU; its exit status says whether all rows are within the bounds."""
+    path = Path(__file__).parents[1] / "benchmarks" / "gpu.py"
+    spec = importlib.util.spec_from_file_location("gpu_benchmark", path)
+    benchmark = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(benchmark)
+    given = "--device cpu --dtype bfloat16 --methods clip --refiners vfm --rounds 1"
+    monkeypatch.setattr(sys, "argv", ["gpu.py", *given.split()])
+    assert benchmark.main() == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()[4:7]]
+    assert [row[:2] for row in rows] == [
+        ["clip:paper", rows[0][1]],
+        ["clearclip:paper", "vfm:proxyclip"],
+        ["clearclip:paper", "vfm:cliper"],
+    ]
+    assert float(rows[0][1]) > 0  # milliseconds
+    assert all(0 < float(row[-1]) < 0.15 for row in rows)
+    monkeypatch.setitem(benchmark.BOUNDS, torch.bfloat16, (1.0, 0.0))
+    monkeypatch.setattr(sys, "argv", [*sys.argv[:-4], "--refiners", "--rounds", "1"])
+    assert benchmark.main() == 1
+    assert "OUTSIDE" in capsys.readouterr().out
 
 
 # -- the emulation itself -------------------------------------------------------------------------

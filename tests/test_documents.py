@@ -16,6 +16,8 @@ from PIL import Image
 
 import wordmask
 from wordmask import toybox
+from wordmask.explain import VIEWS
+from wordmask.toybox import demo
 
 ROOT = Path(__file__).parents[1]
 PLUGIN = ROOT / "examples" / "plugin" / "src" / "wordmask_example"
@@ -67,6 +69,39 @@ def test_extending(tmp_path):
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     assert "protocol is used" in (tmp_path / "evaluation" / "results.md").read_text()
+
+
+def test_pictures(tmp_path):
+    """The commands of docs/pictures.md that need no download run, and its images exist."""
+    text = (ROOT / "docs" / "pictures.md").read_text(encoding="utf-8")
+    for image in re.findall(r"\]\((images/\S+)\)", text):
+        assert (ROOT / "docs" / image).is_file(), image
+    named = set(re.findall(r"^\| `([a-z-]+)` \|", text, re.MULTILINE))
+    assert named == set(VIEWS)
+    (tmp_path / "scene").mkdir()
+    scene = toybox.render(demo.SEED, demo.SIZE, things=(4, 5))  # as `wordmask demo` does
+    Image.fromarray(scene.image).save(tmp_path / "scene" / "scene.png")
+    quick = text.replace("--pictures 3", "--pictures 1").replace("side=144", "side=48")
+    steps = [("run", one) for _, one in marked(quick, "run")]
+    assert len(steps) == 3
+    (tmp_path / "steps.json").write_text(json.dumps(steps), encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT],
+        cwd=tmp_path,
+        env={
+            **os.environ,
+            "PYTHONPATH": str(Path(wordmask.__file__).parents[1]),
+            "OMP_NUM_THREADS": "1",
+            "HF_HUB_OFFLINE": "1",
+        },
+        capture_output=True,
+        text=True,
+        timeout=400,
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    drawn = {path.stem for path in (tmp_path / "explained").iterdir()}
+    assert drawn == {f"scene_{name}" for name in set(VIEWS) - {"attention", "layers", "classes"}}
+    assert (tmp_path / "compared.png").is_file()
 
 
 def test_python_examples(tmp_path, monkeypatch):

@@ -111,6 +111,15 @@ def test_area_threshold_drops_small_classes():
     assert 2 not in decide(scores, size, texts_of(1, 1), Background.none(), area_threshold=0.1)
 
 
+def test_area_threshold_that_drops_all_drops_none():
+    """Without a background four classes with a quarter each stay as they are."""
+    scores = torch.eye(4).view(4, 1, 4).repeat_interleave(2, 2)
+    labels = decide(scores, (1, 8), texts_of(1, 1, 1, 1), Background.none(), area_threshold=0.3)
+    assert labels.tolist() == [[1, 1, 2, 2, 3, 3, 4, 4]]
+    threshold = Background.threshold(0.01)
+    assert not decide(scores, (1, 8), texts_of(1, 1, 1, 1), threshold, area_threshold=0.3).any()
+
+
 def test_min_max_compares_shapes():
     """A class that is lower everywhere still wins where its own map peaks."""
     scores = torch.tensor([[[0.8, 0.9]], [[0.2, 0.1]]])
@@ -131,7 +140,9 @@ def test_class_maps_by_hand():
     assert found.tolist() == [[1, 3, 0]]
     found = decide(scores, size, texts, Background.complement(2), "cliper", score_threshold=0.3)
     assert found.tolist() == [[1, 3, 0]]  # 0.9 > 0.1^2, 0.6 > 0.4^2, 0.05 < 0.95^2
-    none = decide(scores, size, texts, Background.none(), "cliper", score_threshold=5.0)
+    every = decide(scores, size, texts, Background.none(), "cliper", score_threshold=5.0)
+    assert every.tolist() == [[1, 3, 1]]  # all stand where all are dropped
+    none = decide(scores, size, texts, Background.threshold(0.1), "cliper", score_threshold=5.0)
     assert not none.any()
 
 

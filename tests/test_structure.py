@@ -37,7 +37,7 @@ LAYERS = (
     ("toybox.scenes", "datasets"),
     ("metrics",),
     ("toybox", "evaluation"),
-    ("doctor",),
+    ("compare", "doctor"),
     ("cli", "__main__"),
 )
 

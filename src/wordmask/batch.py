@@ -258,7 +258,8 @@ class FolderJob:
                 encoding = self._attempt([i], report, segmenter.encode, self.todo[i].path)
                 if encoding is not None:
                     encodings[i] = encoding
-            scored = self._attempt(encodings, report, _score, segmenter, encodings, texts)
+            known = [self.todo[i].image_labels for i in encodings]
+            scored = self._attempt(encodings, report, _score, segmenter, encodings, texts, known)
             for i, one in zip(encodings, scored or (), strict=False):
                 if not self.summary.segmented:
                     self.journal.drop([*others, *(picture.name for picture in self.todo)])
@@ -289,7 +290,7 @@ class FolderJob:
 
     def _finish(self, picture: Picture, scored: Scored, entry: dict[str, Any]) -> Segmentation:
         """Write the results of one picture, each file whole or not at all."""
-        result = scored.segmentation(picture.image_labels)
+        result = scored.segmentation()
         for one, file in zip(self.formats, picture.files(self.out, self.formats), strict=True):
             make_folder(file.parent)
             write_atomically(file, _writer(one, result, picture, self.words))
@@ -322,9 +323,10 @@ class FolderJob:
 
 
 def _score(
-    segmenter: Segmenter, encodings: dict[int, Encoding], texts: TextQueries
+    segmenter: Segmenter, encodings: dict[int, Encoding], texts: TextQueries, known: Sequence[Any]
 ) -> list[Scored]:
-    return list(segmenter.score_all(list(encodings.values()), texts))
+    given = [known] if any(one is not None for one in known) else []
+    return list(segmenter.score_all(list(encodings.values()), texts, *given))
 
 
 def _writer(
@@ -497,7 +499,7 @@ def add_image_labels(
     if isinstance(image_labels, Mapping):
         table, source = dict(image_labels), "image_labels"
     else:
-        table, source = _read_table(Path(image_labels)), shown(image_labels)
+        table, source = read_image_labels(Path(image_labels)), shown(image_labels)
     labelled = []
     for picture in pictures:
         path = picture.path
@@ -513,7 +515,7 @@ def add_image_labels(
     return labelled
 
 
-def _read_table(file: Path) -> dict[str, Sequence[str]]:
+def read_image_labels(file: Path) -> dict[str, Sequence[str]]:
     """The rows of a CSV file by their first cell; empty cells are ignored."""
     import csv
 

@@ -395,12 +395,12 @@ def _caches() -> Iterator[Finding]:
     """Where things are kept, how large they are, and what unfinished downloads left behind."""
     from huggingface_hub import constants
 
-    from wordmask.towers.text import default_cache_dir
+    from wordmask.files import default_cache_dir
 
     places = {
         "hub": (_hub_cache(), "checkpoints, also Stable Diffusion's"),
         "xet": (Path(constants.HF_XET_CACHE), "pieces of downloads"),
-        "text": (default_cache_dir(), "embeddings of words"),
+        "text": (default_cache_dir(), "embeddings of words, hashes of weights"),
     }
     for name, (path, what) in places.items():
         there = path

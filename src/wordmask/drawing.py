@@ -547,3 +547,64 @@ def _wrapped(text: str, size: int, width: int, lines: int) -> list[str]:
     if words:
         done.append(_cut(" ".join(words), size, width))
     return done or [""]
+
+
+# -------------------------------------------------------------------------------------------------
+# Parts of pages
+
+
+def colour_bar(low: float, high: float, width: int, text_size: int = 14) -> Image.Image:
+    """The colours of `heat_map` from ``low`` to ``high``, ``width`` pixels wide, with numbers."""
+    height = round(0.7 * text_size)
+    page = Image.new("RGB", (width, height + round(1.4 * text_size)), WHITE)
+    ramp = Image.fromarray(_heat_colours()[None])
+    page.paste(ramp.resize((width, height), Image.Resampling.BILINEAR), (0, 0))
+    draw = ImageDraw.Draw(page)
+    font, _ = _font("0", text_size)
+    for text, x, anchor in ((_number(low, high), 0, "ls"), (_number(high, low), width, "rs")):
+        draw.text((x, height + round(1.15 * text_size)), text, INK, font, anchor=anchor)
+    return page
+
+
+def _number(value: float, other: float) -> str:
+    """A number with as many digits as tell it from another."""
+    step = abs(value - other)
+    if abs(value) < step / 100:
+        return "0"
+    digits = 0 if step >= 100 or not step else min(max(1 - math.floor(math.log10(step)), 0), 8)
+    return f"{value:.{digits}f}" if digits < 5 else f"{value:.1e}"
+
+
+def headline(heading: str, sentence: str, width: int) -> Image.Image:
+    """A heading and a sentence below it, wrapped at ``width`` pixels, on white."""
+    large, small, margin = 22, 16, 16
+    lines = [(text, large, INK) for text in _wrapped(heading, large, width - 2 * margin, 2)]
+    lines += [(text, small, PALE_INK) for text in _wrapped(sentence, small, width - 2 * margin, 9)]
+    page = Image.new("RGB", (width, margin + sum(round(1.4 * size) for _, size, _ in lines)), WHITE)
+    draw, top = ImageDraw.Draw(page), margin
+    for text, size, colour in lines:
+        font, shown = _font(text, size)
+        draw.text((margin, top + size), shown, colour, font, anchor="ls")
+        top += round(1.4 * size)
+    return page
+
+
+def legend(
+    entries: Sequence[tuple[str, tuple[int, ...] | None]], width: int, text_size: int = 16
+) -> Image.Image:
+    """Names beside their colours (None: unlabelled) in lines of ``width`` pixels, on white."""
+    chip, gap, row = round(0.95 * text_size), round(1.2 * text_size), round(1.7 * text_size)
+    placed, x, y = [], gap, gap // 2
+    for name, colour in entries:
+        font, shown = _font(_cut(name, text_size, 20 * text_size), text_size)
+        wide = chip + text_size // 2 + math.ceil(font.getlength(shown)) + gap
+        if x > gap and x + wide > width:
+            x, y = gap, y + row
+        placed.append((x, y, shown, font, colour))
+        x += wide
+    page = Image.new("RGB", (width, y + row + gap // 2), WHITE)
+    draw = ImageDraw.Draw(page)
+    for x, y, shown, font, colour in placed:
+        _chip(draw, (x, y, x + chip - 1, y + chip - 1), colour)
+        draw.text((x + chip + text_size // 2, y + chip - 2), shown, INK, font, anchor="ls")
+    return page

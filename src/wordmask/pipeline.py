@@ -45,10 +45,12 @@ class Pipeline:
         sizes: Sequence[tuple[int, int]],
         images: Sequence[np.ndarray] = (),
         single: bool = False,
+        regions: Tensor | None = None,
     ) -> Encoding:
         """Encode normalised pixels (B, 3, H', W'), whole or in windows.
 
-        sizes, images, single: as in `Encoding`.
+        sizes, images, single: as in `Encoding`; regions: (1, H, W), of one picture, see
+        `Segmenter.encode`.
         """
         windows = self.method.place_windows(pixels.shape[2], pixels.shape[3])
         batch = pixels
@@ -57,11 +59,12 @@ class Pipeline:
             batch = torch.stack(crops, dim=1).flatten(0, 1)  # windows of a picture side by side
         batch, pad = self.method.pad(batch, self.towers.clip.patch)
         at_once = CPU_BATCH if self.towers.clip.device.type == "cpu" else BATCH
+        given = {} if regions is None else {"regions": regions}
         with stage(self.method.name):
             batches = steps(
                 "windows" if windows else "pictures", batch.split(at_once), len(batch), len
             )
-            parts = [self.method.encode(self.towers, x) for x in batches]
+            parts = [self.method.encode(self.towers, x, **given) for x in batches]
         dense = DenseFeatures.join(parts)
         check_finite(dense.features, "the image features", self.towers.clip.dtype)
         encoding = Encoding(
@@ -72,7 +75,8 @@ class Pipeline:
         else:
             for i in range(len(encoding)):
                 for refiner in self.refiners:
-                    self.prepare_refiner(encoding, i, refiner)
+                    if refiner.active:
+                        self.prepare_refiner(encoding, i, refiner)
         return encoding
 
     @torch.inference_mode()
@@ -96,9 +100,9 @@ class Pipeline:
         return prepared
 
     def score(
-        self, encodings: Sequence[Encoding], texts: TextQueries
+        self, encodings: Sequence[Encoding], texts: Sequence[TextQueries]
     ) -> Iterator[tuple[Encoding, int, ScoreMap, ScoreMap]]:
-        """Score the pictures of several encodings, one after the other.
+        """Score the pictures of several encodings, each with its texts, one after the other.
 
         With `low_memory` one network is held at a time: every refiner processes all pictures, then
         its network is freed.
@@ -108,7 +112,11 @@ class Pipeline:
         """
         pictures = [(e, i) for e in encodings for i in range(len(e))]
         with torch.inference_mode(), stage(self.method.name):
-            coarse = [maps for e in encodings for maps in e.score_maps(self._scores(e, texts))]
+            coarse = [
+                maps
+                for e, queries in zip(encodings, texts, strict=True)
+                for maps in e.score_maps(self._scores(e, queries))
+            ]
         if not self.low_memory:
             for (encoding, i), before in zip(pictures, coarse, strict=True):
                 yield encoding, i, before, self._refine(encoding, i, before, self.refiners)
@@ -138,19 +146,20 @@ class Pipeline:
         self, encoding: Encoding, i: int, scores: ScoreMap, refiners: Sequence[Refiner]
     ) -> ScoreMap:
         """The score map of picture i after refiners."""
-        if not refiners:
-            return scores
-        maps = scores.tiles[0].scores
-        if not scores.direct:  # from windows and pad to the patches of the picture alone
-            h, w = encoding.patches(self.towers.clip.patch)
-            maps = scores.rows(0, h, (h, w))
+        size = encoding.pixel_size
         for refiner in refiners:
+            if not refiner.active:
+                continue
             prepared = self.prepare_refiner(encoding, i, refiner)
+            grid = refiner.grid(prepared)
+            if grid is None and not scores.direct:  # from windows and pad to patches alone
+                grid = encoding.patches(self.towers.clip.patch)
+            maps = scores.tiles[0].scores if grid is None else scores.rows(0, grid[0], grid)
             with stage(refiner.name):
                 maps = refiner.refine(prepared, maps)
             check_finite(maps, f"the maps refined by {refiner.name}", self.towers.networks.dtype)
-        size = encoding.pixel_size
-        return ScoreMap([Tile(maps, Window(0, 0, *size), size, (0, 0))], size)
+            scores = ScoreMap([Tile(maps, Window(0, 0, *size), size, (0, 0))], size)
+        return scores
 
     @contextmanager
     def _parked(self) -> Iterator[None]:

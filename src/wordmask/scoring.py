@@ -27,6 +27,11 @@ COMPLEMENT_POWER = 2.0  # of CLIPer's released code, v1
 BlockLabels = Callable[[Tensor], Tensor]  # scores (R, rows, W) to labels (rows, W)
 
 
+def nothing(block: Tensor) -> Tensor:
+    """Label 0 everywhere: of a picture in which no class is known to be."""
+    return torch.zeros(block.shape[1:], dtype=torch.long, device=block.device)
+
+
 @dataclass(frozen=True, eq=False)
 class Scored:
     """The score maps of one picture, from which everything else is read.
@@ -59,13 +64,12 @@ class Scored:
         """Labels (H, W), uint8, or uint16 for more than 255 classes.
 
         image_labels: the names (or class numbers from 0) that are known to be in the picture; the
-        other classes get no pixel. None: nothing is known.
+        other classes get no pixel. None: what `texts` know.
 
         Raises:
             WordmaskError: an image-level label that is not a class.
         """
-        allowed = None if image_labels is None else self.texts.select(image_labels)
-        return self.rule.labels(self, allowed)
+        return self.rule.labels(self, self.texts.among(image_labels).known)
 
     @torch.inference_mode()
     def image_scores(self) -> Tensor:
@@ -217,14 +221,18 @@ class SoftmaxRule(Rule):
         extremes = scored.extremes() if self.min_max else None
         kept: Tensor | None = None
         if allowed is not None:
-            kept = allowed.to(scored.maps.tiles[0].scores)
+            kept = allowed.to(scored.maps.tiles[0].scores.device)
+            if not kept.any():
+                return nothing
         elif self.area_threshold:
             kept = self._large_classes(scored, extremes)
+            kept = None if strategy.kind == "none" and not kept.any() else kept
 
         def label(block: Tensor) -> Tensor:
             probability, value = self._values(block, texts, extremes)
-            if kept is not None:
-                value = torch.cat([value[:classes] * kept[:, None, None], value[classes:]])
+            if kept is not None:  # -1: below the 0 that a kept class may have
+                dropped = ~kept[:, None, None]
+                value = torch.cat([value[:classes].masked_fill(dropped, -1), value[classes:]])
                 probability = value if extremes is None else probability
             # a tie goes to the background, which the harness counts first
             value = torch.cat([value[classes:], value[:classes]])
@@ -258,7 +266,7 @@ class SoftmaxRule(Rule):
             _, value = self._values(block, scored.texts, extremes)
             area += torch.bincount(value.argmax(0).flatten().cpu(), minlength=classes + 1)
         share = area[:classes] / area[:classes].sum().clamp_min(1)
-        return (share > self.area_threshold).to(scored.maps.tiles[0].scores)
+        return (share > self.area_threshold).to(scored.maps.tiles[0].scores.device)
 
     def confidence(self, scored: Scored, labels: np.ndarray) -> np.ndarray:
         """See `Scored.confidence`."""
@@ -283,7 +291,8 @@ class ClassMapRule(Rule):
 
     Each map is divided by its maximum and weighted by the class's image-level score; absent classes
     are dropped; then threshold or complement, and argmax. A pixel at which all maps are 0 is
-    background.
+    background. Without a background every pixel gets the best of the classes that are left, or of
+    all classes if none is.
 
     Args:
         score_threshold: classes with an image-level score not above this are absent.
@@ -293,33 +302,43 @@ class ClassMapRule(Rule):
     score_threshold: float = 0.0
     normalize: bool = False
 
-    def weights(self, scored: Scored, allowed: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Image-level scores (C,), and the offset and the factor of each map."""
-        score = self.image_scores(scored)
+    def present(self, scored: Scored, score: Tensor, allowed: Tensor | None) -> Tensor:
+        """The classes that may get pixels, (C,) bool, from their image-level scores (C,)."""
+        if allowed is not None:
+            return allowed.to(score.device)
+        kept = score > self.score_threshold
+        if scored.texts.strategy.kind == "none" and not kept.any():
+            return torch.ones_like(kept)
+        return kept
+
+    def weights(self, scored: Scored, score: Tensor) -> tuple[Tensor, Tensor]:
+        """The offset and the factor of each map, (C, 1, 1), from image-level scores (C,)."""
         low, high = scored.extremes()
-        kept = score > self.score_threshold if allowed is None else allowed.to(score.device)
-        kept = kept[:, None, None]
         if self.normalize:
-            return score, low, kept / (high - low).clamp_min(1e-12)
-        return score, torch.zeros_like(low), kept * score[:, None, None] / (high + 1e-5)
+            return low, 1 / (high - low).clamp_min(1e-12)
+        return torch.zeros_like(low), score[:, None, None] / (high + 1e-5)
 
     def decide(self, scored: Scored, allowed: Tensor | None) -> BlockLabels:
         """See `Rule.decide`."""
         strategy = scored.texts.strategy
-        _, low, factor = self.weights(scored, allowed)
+        score = self.image_scores(scored)
+        kept = self.present(scored, score, allowed)
+        if not kept.any():
+            return nothing
+        low, factor = self.weights(scored, score)
+        dropped = ~kept[:, None, None]
 
         def label(block: Tensor) -> Tensor:
-            best, labels = block.sub_(low).mul_(factor).max(0)
+            # -1: below the 0 that a kept class may have
+            best, labels = block.sub_(low).mul_(factor).masked_fill_(dropped, -1).max(0)
             labels = labels + 1
+            if strategy.kind == "none":
+                return labels
             if strategy.probability is not None:
                 return labels.masked_fill(best < strategy.probability, 0)
             power = strategy.power
-            if power is None and strategy.kind in ("names", "auto"):
-                power = (
-                    COMPLEMENT_POWER  # names alone are distractors and leave no pixel unlabelled
-                )
-            if power is not None:
-                return labels.masked_fill((1 - best).clamp_min(0) ** power >= best, 0)
-            return labels.masked_fill(best <= 0, 0)
+            if power is None:
+                power = COMPLEMENT_POWER  # names alone leave no pixel unlabelled
+            return labels.masked_fill((1 - best).clamp_min(0) ** power >= best, 0)
 
         return label

@@ -170,19 +170,24 @@ class Segmenter:
         """Method, refiners and networks combined."""
         return Pipeline(self.method, self.towers, self.refiners, self.low_memory)
 
-    def encode(self, image: Any) -> Encoding:
+    def encode(self, image: Any, regions: Any = None) -> Encoding:
         """Encode a picture, or several that have the same size once resized, with the method.
 
         Args:
             image: a path, a PIL image, a uint8 array (H, W, 3), a list of these, or a float tensor
                 (B, 3, H, W) already normalised, which is not resized.
+            regions: integers (H, W), the true region of each pixel of one picture, for an upper
+                bound: a method with `takes_regions` lets patches attend within theirs alone.
 
         Returns:
             An `Encoding`; `features` are (B, E, h, w) before L2 normalisation.
 
         Raises:
-            WordmaskError: a picture that cannot be read, a wrong shape, NaN, mixed sizes in a list.
+            WordmaskError: a picture that cannot be read, a wrong shape, NaN, mixed sizes in a list;
+                regions for several pictures, or for a method that takes none.
         """
+        if regions is not None:
+            regions = self._regions(image, regions)
         if isinstance(image, Tensor):
             self.method.check(image, self.tower)
             return self.pipeline.encode(image, [(image.shape[2], image.shape[3])] * len(image))
@@ -199,7 +204,19 @@ class Segmenter:
                 "encode them one by one, or call segmenter(images, words)"
             )
         sizes = [(p.shape[0], p.shape[1]) for p in pictures]
-        return self.pipeline.encode(torch.stack(prepared), sizes, pictures, single)
+        return self.pipeline.encode(torch.stack(prepared), sizes, pictures, single, regions)
+
+    def _regions(self, image: Any, regions: Any) -> Tensor:
+        """Regions of one picture as (1, H, W)."""
+        if not self.method.takes_regions:
+            raise WordmaskError(f"got regions for {self.method.name}; it takes none")
+        regions = torch.from_numpy(np.asarray(regions).astype(np.int64))
+        if isinstance(image, (Tensor, list, tuple)) or regions.ndim != 2:
+            shape = tuple(regions.shape)
+            raise WordmaskError(
+                f"got regions of shape {shape}; give (H, W) with one picture, not a list or tensor"
+            )
+        return regions[None].to(self.tower.device)
 
     def prepare_refiner(self, encoding: Encoding, i: int, refiner: Refiner) -> Any:
         """What a refiner needs of picture i of an encoding, computed once and cached in it."""
@@ -246,35 +263,52 @@ class Segmenter:
         results = list(scored)
         return results if many else results[0]
 
-    def score_all(self, encodings: Sequence[Encoding], words: Any) -> Iterator[Scored]:
+    def score_all(
+        self,
+        encodings: Sequence[Encoding],
+        words: Any,
+        image_labels: Sequence[Sequence[str | int] | None] | None = None,
+    ) -> Iterator[Scored]:
         """Score the pictures of several encodings one by one; words as for `score`.
+
+        image_labels: for each encoding, what is known to be in its pictures; None: nothing.
 
         With `low_memory`, each auxiliary model goes over all pictures and is then freed.
         """
         texts = self.encode_text(words)
         if self.low_memory:
             self.weights()  # hashed before CLIP is moved off the GPU
-        for encoding, i, coarse, fine in self.pipeline.score(encodings, texts):
+        given = [texts.among(known) for known in image_labels or [None] * len(encodings)]
+        queries = {id(e): one for e, one in zip(encodings, given, strict=True)}
+        for encoding, i, coarse, fine in self.pipeline.score(encodings, given):
             yield Scored(
                 maps=fine,
-                texts=texts,
+                texts=queries[id(encoding)],
                 rule=self.method.rule(encoding, i),
                 size=encoding.sizes[i],
                 patches=encoding.patches(self.tower.patch),
-                coarse=coarse if self.refiners else None,
+                coarse=None if fine is coarse else coarse,
                 image=encoding.images[i] if encoding.images else None,
                 provenance=self.provenance() | {"background": texts.strategy.describe()},
             )
 
-    def _score(self, image: Any, words: Any, background: Any) -> tuple[bool, Iterator[Scored]]:
-        """Return whether several pictures were given, and their scores one by one."""
+    def _score(
+        self, image: Any, words: Any, background: Any, known: Any = None
+    ) -> tuple[bool, Iterator[Scored]]:
+        """Return whether several pictures were given, and their scores one by one.
+
+        known: image-level labels, as for `__call__`.
+        """
         texts = self.encode_text(words, background)
         if not isinstance(image, (list, tuple)):
             encoding = image if isinstance(image, Encoding) else self.encode(image)
-            return not encoding.single, self.score_all([encoding], texts)
+            own = [known] if encoding.single else None
+            return not encoding.single, self.score_all([encoding], texts, own)
+        known = [None] * len(image) if known is None else known
         if self.low_memory:
-            return True, self.score_all([self.encode(one) for one in image], texts)
-        return True, (s for one in image for s in self.score_all([self.encode(one)], texts))
+            return True, self.score_all([self.encode(one) for one in image], texts, known)
+        pairs = zip(image, known, strict=True)
+        return True, (s for x, own in pairs for s in self.score_all([self.encode(x)], texts, [own]))
 
     @overload
     def __call__(
@@ -301,9 +335,9 @@ class Segmenter:
             words: as for `encode_text`, or what it returned.
             background: how pixels that show none of the words are found, as for `encode_text`.
             image_labels: the names (or class numbers from 0) that are known to be in the picture, a
-                list of such lists for several pictures. The other words still compete for scores
-                and get no pixel: pseudo-masks for weak supervision (CLIPer, Table 3). None: nothing
-                is known.
+                list of such lists for several pictures. The other words get no pixel, and still
+                compete for scores (but with `clip_es`): pseudo-masks for weak supervision (CLIPer,
+                Table 3). None: nothing is known.
 
         Returns:
             A `Segmentation`, or a list of them for a list or a tensor of pictures; for an
@@ -311,9 +345,9 @@ class Segmenter:
         """
         if isinstance(image, (list, tuple)):
             _check_image_labels(image_labels, len(image))
-        many, scored = self._score(image, words, background)
+        many, scored = self._score(image, words, background, image_labels)
         if not many:
-            return next(scored).segmentation(image_labels)
+            return next(scored).segmentation()
         if isinstance(image, (Tensor, Encoding)):
             _check_image_labels(image_labels, len(image))
         return [

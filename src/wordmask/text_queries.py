@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,7 @@ class TextQueries:
         names: one name for each class.
         strategy: how pixels that show none of the classes are found.
         vocabulary: the words; None if embeddings were given.
+        known: (C,) bool, the classes that are known to be in the picture; None: nothing is known.
     """
 
     embeddings: Tensor
@@ -34,6 +36,7 @@ class TextQueries:
     names: tuple[str, ...]
     strategy: Background = Background("none")  # noqa: RUF009 (frozen)
     vocabulary: Vocabulary | None = None
+    known: Tensor | None = None
 
     @classmethod
     def of(
@@ -67,6 +70,19 @@ class TextQueries:
         """The rows of background names, (K, E); K may be 0."""
         return self.embeddings[self.owner == self.classes]
 
+    def keep(self, classes: Sequence[int]) -> TextQueries:
+        """The same with these classes alone (increasing indices); the background stays."""
+        kept = torch.as_tensor([*classes, self.classes], device=self.owner.device)
+        rows = torch.isin(self.owner, kept)
+        words = self.vocabulary and Vocabulary([self.vocabulary.classes[i] for i in classes])
+        return dataclasses.replace(
+            self,
+            embeddings=self.embeddings[rows],
+            owner=torch.searchsorted(kept, self.owner[rows]),
+            names=tuple(self.names[i] for i in classes),
+            vocabulary=words,
+        )
+
     def select(self, image_labels: Sequence[str | int]) -> Tensor:
         """Return which classes are among image-level labels (names or numbers from 0), (C,) bool.
 
@@ -86,6 +102,12 @@ class TextQueries:
             else:
                 raise unknown("image-level label", str(item), self.names)
         return chosen
+
+    def among(self, image_labels: Sequence[str | int] | None) -> TextQueries:
+        """The same texts for a picture with image-level labels, as `select` takes them."""
+        if image_labels is None:
+            return self
+        return dataclasses.replace(self, known=self.select(image_labels))
 
     def pool_foreground(self, scores: Tensor, dim: int) -> Tensor:
         """Maximum over the names of each class of scores that hold foreground rows only."""

@@ -140,13 +140,15 @@ class Background:
     """How pixels that show none of the words are found: they get label 0 by one of five rules.
 
     Build one with `none`, `names`, `threshold`, `complement` or `auto`; `kind` says which it is.
-    `distractors` are extra names in the softmax; their pixels get label 0, whatever the kind.
+    `distractors` are extra names in the softmax; their pixels get label 0, whatever the kind. With
+    `overlap` some may be names of a class too, and take its pixels, as released lists have it.
     """
 
     kind: Literal["none", "names", "threshold", "complement", "auto"]
     distractors: tuple[str, ...] = ()
     probability: float | None = None
     power: float | None = None
+    overlap: bool = False
 
     @classmethod
     def none(cls) -> Background:
@@ -226,8 +228,8 @@ class Background:
         return cls.complement(_parse_number(number, text) if number else 2.0, names)
 
     def check(self, words: Vocabulary) -> None:
-        """Raise WordmaskError if a distractor is also a name of one of the classes."""
-        wanted = {_key(name) for name in words.queries}
+        """Raise WordmaskError if a distractor is also a name of a class, without `overlap`."""
+        wanted = set() if self.overlap else {_key(name) for name in words.queries}
         for name in self.distractors:
             if _key(name) in wanted:
                 raise WordmaskError(
@@ -241,6 +243,7 @@ class Background:
             "probability": self.probability,
             "power": self.power,
             "distractors": list(self.distractors) or None,
+            "overlap": self.overlap or None,
         }
         return {key: value for key, value in parts.items() if value is not None}
 
@@ -310,7 +313,7 @@ def pick_distractors(
             f"received {len(words)} and {len(offered)} embeddings for {len(names)} words and "
             f"{len(stock)} stock words; give one row for each"
         )
-    other = [i for i, word in enumerate(stock) if not any(_same_word(word, n) for n in names)]
+    other = [i for i, word in enumerate(stock) if not any(same_word(word, n) for n in names)]
     if not len(names) or not other:
         return other
     cosines = words @ offered.T  # (N, S)
@@ -462,7 +465,7 @@ def _singulars(word: str) -> set[str]:
     return forms
 
 
-def _same_word(one: str, other: str) -> bool:
+def same_word(one: str, other: str) -> bool:
     """Whether two names are the same word, or noun phrases with the same head."""
     a, b = _head(one), _head(other)
     return a in _singulars(b) or b in _singulars(a)

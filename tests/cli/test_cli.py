@@ -148,6 +148,27 @@ def test_explain_draws_three_pictures(model, capsys):
         assert Image.open(f"e/{name}").size > (100, 100)
 
 
+def test_explain_draws_what_is_asked_for(model, capsys):
+    picture("cat.png")
+    run_it = ["explain", "cat.png", "--model", model, "--short-side", "56", "--out", "e"]
+    assert run([*run_it, "--show", "recovery,global", "--point", "5,5", "--point", "50,30"]) == 0
+    assert files("e") == ["cat_global.png", "cat_recovery.png"]
+    words = ["-c", "photo;cat", "-b", "none"]
+    assert run([*run_it, *words, "--refine", "pamr", "--set", "pamr.steps=2"]) == 0
+    assert "cat_refined.png" in files("e")
+    capsys.readouterr()
+    assert run([*run_it, *words, "--show", "all"]) == 0
+    said = capsys.readouterr()
+    assert "left out refined: " in said.err
+    assert "left out clusters: " in said.err
+    assert "diffusion" not in said.out  # nobody named one, and none is downloaded
+    assert "cat_residual.png" in files("e")
+    assert run(["explain", "--list"]) == 0
+    listed = capsys.readouterr().out
+    assert "early-last: " in listed
+    assert "CLIPer, Fig. 2b" in listed
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -156,6 +177,9 @@ def test_explain_draws_three_pictures(model, capsys):
         (["--point", "a,b"], "got --point a,b"),
         (["--method", "nothing"], "unknown method 'nothing'"),
         (["--max-pixels", "100"], "the limit is 100"),
+        (["--show", "nothing"], "unknown picture 'nothing'"),
+        (["--show", "clusters", "--method", "clip"], "needs --method cliptrase"),
+        (["--diffusion", "x"], "got the auxiliary model 'diffusion'"),
         (["--model", "./none"], "got './none' as the model"),
     ],
 )

@@ -49,7 +49,9 @@ def test_a_command_gets_groups_and_typer_sees_options():
     assert (got["image"], got["n"]) == ("a.png", 5)
 
 
-@pytest.mark.parametrize("command", ["segment", "explain", "evaluate", "bench", "selftest"])
+@pytest.mark.parametrize(
+    "command", ["segment", "explain", "compare", "evaluate", "bench", "selftest"]
+)
 def test_every_command_has_a_flag_of_every_kind(command, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "120")
     assert run([command, "--help"]) == 0

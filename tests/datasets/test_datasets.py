@@ -126,13 +126,23 @@ def make_voc(root: Path, name: str = "voc21") -> Copy:
     if name == "voc20":
         wanted = [blocks(VOID, 1, 20, VOID), blocks(15, 15, VOID)]
     base = "VOCdevkit/VOC2012"
-    text(root / base / "ImageSets/Segmentation/val.txt", ids)
+    split = {"voc_train": "train", "voc_train_aug": "train_aug"}.get(name, "val")
+    masks = "SegmentationClassAug" if split == "train_aug" else "SegmentationClass"
+    text(root / base / f"ImageSets/Segmentation/{split}.txt", ids)
     return make(
         name, root, list(zip(ids, (first, last), strict=True)), wanted,
         lambda one: f"{base}/JPEGImages/{one}.jpg",
-        lambda one: f"{base}/SegmentationClass/{one}.png",
+        lambda one: f"{base}/{masks}/{one}.png",
         lambda path, values: png(path, values, "P"),
     )  # fmt: skip
+
+
+def make_voc_train(root: Path) -> Copy:
+    return make_voc(root, "voc_train")
+
+
+def make_voc_train_aug(root: Path) -> Copy:
+    return make_voc(root, "voc_train_aug")
 
 
 def make_voc20(root: Path) -> Copy:
@@ -205,6 +215,15 @@ def make_coco_object_converted(root: Path) -> Copy:
         "coco_object", root, raw, [blocks(0, 1, 80, VOID)],
         lambda one: f"val2017/{one}.jpg",
         lambda one: f"annotations/val2017/{one}_instanceTrainIds.png",
+    )  # fmt: skip
+
+
+def make_coco_train(root: Path) -> Copy:
+    raw = [("000000000009", blocks(0, 1, 80, 255)), ("000000000025", blocks(12))]
+    return make(
+        "coco_train", root, raw, [blocks(0, 1, 80, VOID), blocks(12)],
+        lambda one: f"images/train2014/COCO_train2014_{one}.jpg",
+        lambda one: f"object_masks/train2014/{one}.png",
     )  # fmt: skip
 
 
@@ -364,6 +383,8 @@ MAKERS = {
     for function in (
         make_voc,
         make_voc20,
+        make_voc_train,
+        make_voc_train_aug,
         make_context,
         make_context59,
         make_context459,
@@ -371,6 +392,7 @@ MAKERS = {
         make_coco,
         make_coco_object,
         make_coco_object_converted,
+        make_coco_train,
         make_coco27,
         make_stuff10k,
         make_cityscapes,
@@ -606,6 +628,15 @@ def test_an_outline_that_cannot_be_used_is_named(tmp_path):
         benchmark("coco_object_instances").open(tmp_path)[0].target()
 
 
+def test_coco_train_takes_its_part_of_the_maps_of_train2017(tmp_path):
+    for number, values in ((9, blocks(0, 89, 91, 255)), (30, blocks(1))):
+        png(tmp_path / f"coco/stuffthingmaps/train2017/{number:012}.png", values)
+    photograph(tmp_path / "coco/train2014/COCO_train2014_000000000009.jpg")
+    (sample,) = benchmark("coco_train").open(tmp_path)
+    assert sample.id == "000000000009"
+    assert np.array_equal(sample.target(), blocks(1, 80, 0, VOID))
+
+
 def test_a_missing_instance_annotation_is_named(tmp_path):
     write_instances(tmp_path).unlink()
     with pytest.raises(WordmaskError, match=r"no annotation .*instances_val2017\.json"):
@@ -665,7 +696,8 @@ def test_value_out_of_range(maker, tmp_path):
     mask, size = copy.masks[0], next(iter(copy.targets.values())).shape
     strange = {".mat": 9999, ".tif": 60000}.get(mask.suffix, 254)
     if copy.name.startswith("coco"):
-        strange = {".mat": 12, ".png": 11 if "TrainIds" not in mask.name else 81}[mask.suffix]
+        converted = "TrainIds" in mask.name or "object_masks" in mask.parts
+        strange = {".mat": 12, ".png": 81 if converted else 11}[mask.suffix]
     values = np.full(size, strange)
     if mask.suffix == ".mat":
         mat(mask, "S" if copy.name == "coco_stuff10k" else "LabelMap", values.astype(np.uint16))

@@ -76,7 +76,18 @@ def test_a_network_that_was_loaded_counts(golden_clip):
         golden_clip, [("proxyclip", None, "")], size=(32, 32), rounds=1, networks={"vfm": vfm}
     )
     assert cost.networks == {"vfm": "ViTModel"}
-    assert cost.parameters == alone + sum(x.numel() for x in vfm.parameters())
+    assert cost.network_parameters == sum(x.numel() for x in vfm.parameters())
+    assert cost.parameters == alone + cost.network_parameters
+
+
+def test_options_by_hand_change_the_cost(golden_clip):
+    costs = [
+        bench.measure(golden_clip, [("clearclip", None, "")], size=(48, 80), rounds=1, options=set)
+        for set in ((), ("residual=true", "ffn=true"))
+    ]
+    (plain,), (changed,) = costs
+    assert changed.flops > plain.flops
+    assert plain.network_parameters == 0
 
 
 def test_candidates():

@@ -140,6 +140,40 @@ def _options(entry):
     return {k: v for k, v in entry["protocol"]["settings"].items() if k in names}
 
 
+def test_true_regions_are_told_to_the_method(folder, tiny, tmp_path):
+    """regions=target: the counts are those of encodings that were given the target by hand."""
+    model, rows = tiny
+    told = ("clusters=none", "attention=correlation", "regions=target")
+    plan = make_plan(
+        folder, model, methods=("cliptrase", "cliptrase:official"), limit=6,
+        settings=(NATIVE, *told), calibration=False,
+    )  # fmt: skip
+    entry, _ = evaluate(plan, tmp_path / "told")["runs"]
+    assert entry["protocol"]["settings"]["regions"] == "target"
+    segmenter = Segmenter.from_pretrained(model, "cliptrase", options=_options(entry))
+    texts = segmenter.encode_text(rows)
+    counts, plain = np.zeros((2, 2), int)
+    for sample in benchmark("folder").open(folder)[:6]:
+        truth = sample.target()
+        known = truth != VOID
+        for right, regions in ((counts, truth), (plain, None)):
+            encoding = segmenter.encode(sample.image, regions)
+            answer = segmenter.score(encoding, texts).labels()
+            right += (answer == truth)[known].sum(), known.sum()
+    assert entry["metrics"]["pixel_accuracy"] == pytest.approx(counts[0] / counts[1], abs=1e-6)
+    assert counts[0] != plain[0]
+    with pytest.raises(WordmaskError, match="maskclip takes no regions"):
+        evaluate(dataclasses.replace(plan, methods=("maskclip",), settings=told[2:]), tmp_path)
+    with pytest.raises(WordmaskError, match="it takes none"):
+        segmenter.with_method("clip").encode(sample.image, truth)
+    with pytest.raises(WordmaskError, match=r"give \(H, W\) with one picture"):
+        segmenter.encode([sample.image], truth)
+    with pytest.raises(WordmaskError, match="set window=0"):
+        segmenter.with_method("cliptrase", options={"window": 32, "stride": 16}).encode(
+            sample.image, truth
+        )
+
+
 def test_results_hold_all_that_they_depend_on(unbroken):
     results, _ = unbroken
     assert json.loads(json.dumps(results, allow_nan=False)) == results
@@ -856,3 +890,99 @@ def test_real_network_on_photographs(shared, tmp_path):
         assert entry["metrics"]["pixel_accuracy"] == pytest.approx(right / total, abs=1e-3)
         assert entry["expected"] == 1449
     assert "2 pictures of 1449: no number here compares" in markdown(results)
+
+
+# -- image-level labels -------------------------------------------------------------------------
+
+
+def labels_file(folder, samples, path):
+    """A file with the names of the classes in each target."""
+    rows = []
+    for sample in samples:
+        found = [GROUNDS[label - 1].upper() for label in np.unique(sample.target()) if label < VOID]
+        rows.append(",".join([sample.id, *found]))
+    path.write_text("\n".join(rows) + "\n")
+    return path
+
+
+def test_image_labels_from_targets_or_a_file_are_the_same(folder, tiny, tmp_path):
+    """No class that is not in the picture gets a pixel, and numbers rise."""
+    plan = make_plan(
+        folder, tiny[0], methods=("maskclip", "cliper", "clip_es"), limit=5, calibration=False
+    )
+    free = evaluate(plan, tmp_path / "free")
+    target = dataclasses.replace(plan, settings=(NATIVE, "image_labels=target"))
+    known = evaluate(target, tmp_path / "target")
+    samples = benchmark("folder").open(folder)[:5]
+    path = labels_file(folder, samples, tmp_path / "labels.csv")
+    given = dataclasses.replace(plan, settings=(NATIVE, f"image_labels={path}"))
+    again = evaluate(given, tmp_path / "file")
+    for one, two, three in zip(free["runs"], known["runs"], again["runs"], strict=True):
+        assert two["metrics"] == three["metrics"]
+        assert two["miou"] > one["miou"]
+        assert two["protocol"]["settings"]["image_labels"] == "target"
+        absent = [c for c in two["classes"] if not c["target"]]
+        assert not any(c["prediction"] for c in absent)
+    with pytest.raises(WordmaskError, match="image_labels"):
+        evaluate(target, tmp_path / "free")
+    path.write_text("".join(f"{sample.id},{GROUNDS[1]}\n" for sample in samples))
+    with pytest.raises(WordmaskError, match="image_labels"):
+        evaluate(given, tmp_path / "file")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (None, "cannot read the image labels"),
+        ("nothing,brick\n", "no row for 000"),
+        ("000,brik\n", "unknown label of 000 'brik'"),
+    ],
+)
+def test_bad_image_labels(folder, tiny, tmp_path, text, words):
+    path = tmp_path / "labels.csv"
+    if text is not None:
+        path.write_text(text)
+    plan = make_plan(folder, tiny[0], settings=(NATIVE, f"image_labels={path}"), limit=2)
+    with pytest.raises(WordmaskError, match=words):
+        check(plan)
+
+
+def test_pseudo_masks_on_the_command_line(tmp_path, capsys):
+    arguments = ["clip_es", "toybox", "--limit", "2", "--model", TINY, "--out", str(tmp_path)]
+    assert command(["evaluate", *arguments, "--image-labels", "target", "--pictures", "1"]) == 0
+    settings = json.loads((tmp_path / "results.json").read_text())["runs"][0]["protocol"]
+    assert settings["settings"]["image_labels"] == "target"
+    assert settings["source"].startswith("CLIP-ES's released code")
+
+
+def test_pseudo_masks_of_voc_photographs(shared, tmp_path):
+    """Real masks as the training split: labels from them, CLIP-ES and CLIPer's maps among them."""
+    weights, voc = shared / "models" / "vit-tiny-in1k", shared / "data/VOCdevkit/VOC2012"
+    if not weights.is_dir() or not voc.is_dir():
+        pytest.skip("the real network or the VOC photographs are not here")
+    model = CLIPVisionModelWithProjection.from_pretrained(weights).eval()
+    model.vision_model.pre_layrnorm = torch.nn.Identity()  # this network has none
+    for name in ("JPEGImages", "SegmentationClass"):
+        (tmp_path / name).symlink_to(voc / name)
+    split = tmp_path / "ImageSets/Segmentation/train.txt"
+    split.parent.mkdir(parents=True)
+    split.write_text("\n".join(sorted(p.stem for p in (voc / "SegmentationClass").iterdir())[:6]))
+    rows = load_file(weights / "text_features.safetensors")["voc20"]
+    save_file({"voc_train": rows}, tmp_path / "text.safetensors")
+    half = "(0.5,0.5,0.5)"
+    plan = Plan(
+        methods=("clip", "clip_es"),
+        datasets=("voc_train",),
+        root=tmp_path,
+        model=model,
+        protocol="untuned",
+        settings=("short_side=224", f"mean={half}", f"std={half}", "background=complement:1"),
+        text_features=tmp_path / "text.safetensors",
+    )
+    free = evaluate(plan, tmp_path / "free")
+    known = dataclasses.replace(plan, settings=(*plan.settings, "image_labels=target"))
+    for one, two in zip(free["runs"], evaluate(known, tmp_path / "known")["runs"], strict=True):
+        assert two["images"] == 6
+        assert two["expected"] == 1464
+        assert two["metrics"]["miou_present"] > one["metrics"]["miou_present"]
+        assert not any(c["prediction"] for c in two["classes"][1:] if not c["target"])

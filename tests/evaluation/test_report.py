@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 import copy
+import csv
 import importlib.util
 import json
 import re
 import sys
+from html import escape
 from html.parser import HTMLParser
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from wordmask.cli import run as command
+from wordmask.datasets import BENCHMARKS
 from wordmask.errors import WordmaskError
 from wordmask.evaluation import results
 from wordmask.evaluation.examples import choose
 from wordmask.evaluation.protocols import make_protocol
-from wordmask.evaluation.published import EIGHT, TABLES, find_reported, list_commands
+from wordmask.evaluation.published import EIGHT, TABLES, RunState, list_commands
 from wordmask.evaluation.report import page, plots, report
+from wordmask.evaluation.report.costs import read_costs
+from wordmask.evaluation.report.grid import Grid
 from wordmask.evaluation.report.runs import Result, read_runs
-from wordmask.evaluation.report.tables import Grid, our_value, paper_tables, with_ours
+from wordmask.evaluation.report.tables import our_value, own_tables, paper_tables, with_ours
+from wordmask.towers.auxiliary import KINDS
 
 MODEL = {
     "source": "openai/clip-vit-base-patch16",
@@ -38,10 +45,12 @@ needs_matplotlib = pytest.mark.skipif(
 BY_ID = {table.id: table for table in TABLES}
 
 
-def entry(method, dataset, miou, *changes, name="official", images=1449, swept=(), **more):
+def entry(method, dataset, miou, *changes, name="official", images=None, swept=(),
+          backbone="ViT-B/16", **more):  # fmt: skip
     """One run as results.json holds it."""
     changes = (*changes, *swept)
-    protocol = make_protocol(method, dataset, name, assignments=changes)
+    protocol = make_protocol(method, dataset, name, backbone, changes)
+    expected = BENCHMARKS[dataset].expected
     keys = ("miou_union", "miou_present", "pixel_accuracy", "mean_accuracy_present",
             "mean_accuracy_all", "frequency_weighted_iou")  # fmt: skip
     made = {
@@ -50,8 +59,8 @@ def entry(method, dataset, miou, *changes, name="official", images=1449, swept=(
         "dataset": dataset,
         "title": dataset,
         "condition": ["clean", 0],
-        "images": images,
-        "expected": 1449,
+        "images": expected if images is None else images,
+        "expected": expected,
         "protocol": protocol.describe(),
         "miou": miou,
         "metrics": dict.fromkeys(keys, miou),
@@ -60,16 +69,18 @@ def entry(method, dataset, miou, *changes, name="official", images=1449, swept=(
         "seconds": {"encode": 0.04 + miou / 10, "decide": 0.01, "pass_shared_by": 1},
         "pictures": [],
     } | more
-    found = find_reported(made, MODEL, {})
-    made["published"] = [{"source": n.source, "metric": n.metric, "value": n.value} for n in found]
+    kinds = {k: one.source for k, one in KINDS.items()}
+    made["networks"] = {k: {"source": source, "weights": "0"} for k, source in kinds.items()}
+    made |= results.published(RunState(made, MODEL, kinds))
     return json.loads(json.dumps(made))
 
 
-def save(folder, *entries, made="2026-01-01T00:00:00+00:00", model=MODEL):
+def save(folder, *entries, made="2026-01-01T00:00:00+00:00", model=MODEL, plan=None):
     folder.mkdir(parents=True, exist_ok=True)
     whole = {
         "form": results.FORM,
         "made": made,
+        "plan": plan or {},
         "versions": {"wordmask": "0", "torch": "0"},
         "machine": "a machine",
         "model": model,
@@ -119,7 +130,11 @@ def test_results_markdown_shows_the_difference(tmp_path):
     assert "| 80.9 (ClearCLIP, supplement, Table 2) | +0.3 |" in text
     assert "60 pictures of 1449: no number here compares" in text
     row = next(line for line in text.splitlines() if line.startswith("| `sclip`"))
-    assert "| 59.1 (CLIPer, Table 1) | - |" in row  # no difference for a part
+    assert "| 60.0 | 58.0 to 62.0 | - | - |" in row  # no number beside a part of the set
+    said = (
+        "- sclip, voc21: 59.1 (CLIPer, Table 1, SCLIP) is of another setting: 60 of 1449 pictures."
+    )
+    assert said in text.splitlines()
 
 
 @pytest.mark.parametrize("partial", [False, True])
@@ -141,8 +156,19 @@ def test_other_settings_and_weights_stay_out_of_the_papers_tables(tmp_path):
         entry("clip", "voc21", 0.2, name="untuned"),
         entry("clip", "voc21", 0.2, "short_side=512"),
     )
-    save(tmp_path / "b", entry("clip", "voc21", 0.2), model={**MODEL, "family": ""})
-    assert [g.title for g in paper_tables(read_runs(tmp_path))] == ["Tables without a run of ours"]
+    other = {**MODEL, "source": "my_clip.py:build", "weights": "1" * 24}
+    save(tmp_path / "b", entry("clip", "voc21", 0.2), model=other)
+    near, commands = paper_tables(read_runs(tmp_path))
+    assert commands.title == "Tables without a run of ours"
+    assert [row[0] for row in near.rows] == [
+        "clip, official, ViT-B/16, clip-vit-base-patch16, short_side=512",
+        "clip, official, ViT-B/16, my_clip.py:build",
+    ]
+    assert [row[3:] for row in near.rows] == [
+        ["16.4", "CLIPer, Table 1: CLIP", "short_side 512 (the row: 448)"],
+        ["16.4", "CLIPer, Table 1: CLIP",
+         "CLIP my_clip.py:build (the row: openai/clip-vit-base-patch16)"],
+    ]  # fmt: skip
 
 
 def test_the_last_of_equal_runs_counts(tmp_path):
@@ -150,6 +176,78 @@ def test_the_last_of_equal_runs_counts(tmp_path):
     save(tmp_path / "b", entry("clip", "voc21", 0.3), made="2026-01-01T00:00:00+00:00")
     (found,) = read_runs(tmp_path)
     assert found.entry["miou"] == 0.2
+
+
+def test_runs_that_differ_in_one_thing_all_appear(tmp_path):
+    """Checkpoints of one shape, auxiliary models, settings by hand: none takes another's place."""
+    save(tmp_path / "a", entry("clip", "voc21", 0.1), entry("clip", "voc21", 0.2, "short_side=512"))
+    laion = {**MODEL, "source": "laion/CLIP-ViT-B-16-laion2B-s34B-b88K", "weights": "1" * 24}
+    save(tmp_path / "b", entry("clip", "voc21", 0.3), model=laion)
+    for i, vfm in enumerate(("facebook/dino-vitb8", "facebook/vit-mae-base")):
+        one = entry("proxyclip", "voc21", 0.4 + i / 10)
+        one["networks"] = {"vfm": {"source": vfm, "weights": str(i)}}
+        save(tmp_path / f"c{i}", one)
+    found = read_runs(tmp_path)
+    names = {run.name: run.entry["miou"] for run in found}
+    assert sorted(names.values()) == [0.1, 0.2, 0.3, 0.4, 0.5]
+    assert names["clip, official, ViT-B/16, CLIP-ViT-B-16-laion2B-s34B-b88K"] == 0.3
+    assert names["proxyclip:official, official, ViT-B/16, vfm vit-mae-base"] == 0.5
+    (ours, *_) = own_tables(found)
+    assert len(ours.rows) == 5
+    paper = {grid.title: grid for grid in paper_tables(found)}["CLIPer, Table 1: "
+        "Open-vocabulary segmentation, mIoU"]  # fmt: skip
+    rows = {(row[0], row[1]): row[3] for row in paper.rows}
+    assert rows["ProxyCLIP", "ViT-B/16"] == "40.0"  # DINO's, not MAE's
+    assert rows["CLIP", "ViT-B/16"] == "10.0"
+
+
+def test_two_data_sets_of_one_name_and_size_both_appear(tmp_path):
+    """Two folders of 60 pictures each, called the same: the first was taken for a repetition."""
+    for i, place in enumerate(("data/birds", "data/boats")):
+        one = entry("clip", "toybox", (2 + i) / 10, name="untuned", images=60, expected=None)
+        one |= {"dataset": "folder", "pictures": [{"id": "000", "miou": 0.5}]}
+        save(tmp_path / str(i), one, plan={"root": place, "datasets": ["folder"]})
+    found = read_runs(tmp_path)
+    assert [run.entry["miou"] for run in found] == [0.2, 0.3]
+    (ours, *_) = own_tables(found)
+    assert ours.heads[1:] == ["folder (60, data/birds)", "folder (60, data/boats)"]
+    assert ours.rows[0][1:] == ["20.0", "30.0"]
+    drawn = [(name, title) for title, name, _ in plots._plots(found)]
+    assert drawn == [
+        ("bars-folder", "toybox (folder), 60 pictures, data/birds"),
+        ("bars-folder-2", "toybox (folder), 60 pictures, data/boats"),
+    ]
+
+
+def test_the_best_of_a_sweep_enters_its_row():
+    row = BY_ID["cliper-7"].rows[0]
+    column = BY_ID["cliper-7"].columns[0]
+    model = {**MODEL, "source": "openai/clip-vit-large-patch14", "backbone": "ViT-L/14"}
+    heads = [
+        Result(
+            entry("cliper:official-v1+diffusion", "voc21", 0.5 + (0.01 * head if head < 7 else 0),
+                  "diffusion.fusion=single", swept=(f"diffusion.head={head}",),
+                  backbone="ViT-L/14"),
+            model,
+            {"diffusion": KINDS["diffusion"].source},
+        )
+        for head in range(10)
+    ]  # fmt: skip
+    assert our_value(row, column, heads) == "56.0"
+    assert our_value(row, column, heads[1:]) is None  # one head is missing
+
+
+def test_a_number_outside_its_interval_says_why(tmp_path):
+    one = entry("clip", "voc21", 0.2)
+    one["intervals"] = {key: [0.21, 0.25] for key in one["intervals"]}
+    save(tmp_path, one, entry("sclip", "voc21", 0.5))
+    found = read_runs(tmp_path)
+    table = {grid.title: grid for grid in own_tables(found)}["All metrics: voc21 (1449)"]
+    assert [row[1] for row in table.rows] == ["20.0†", "50.0"]
+    assert "† the number lies outside its interval: resampled" in table.note
+    written = (tmp_path / "results.md").read_text()
+    assert "| 20.0† |" in written
+    assert "† outside its interval: resampled" in written
 
 
 def test_a_mean_over_data_sets_needs_all_of_them():
@@ -219,15 +317,14 @@ def runs(tmp_path):
 @needs_matplotlib
 def test_plots_are_drawn_and_not_blank(runs):
     files = report(runs)
-    names = {name for name in files if name.endswith(".png")}
+    names = {Path(name).stem for name in files if name.endswith(".svg")}
     assert names == {
-        "bars-voc21.png", "time-voc21.png", "sweep-voc21-logit_scale.png", "bars-voc20.png",
-        "corrupted-voc20.png",
+        "bars-voc21", "time-voc21", "sweep-voc21-logit_scale", "bars-voc20", "corrupted-voc20",
     }  # fmt: skip
     for name in names:
-        pixels = np.asarray(Image.open(files[name]).convert("RGB"))
-        assert pixels.shape[1] > 500
-        assert (pixels < 200).any(axis=2).mean() > 0.01
+        root = ElementTree.parse(runs / "plots" / f"{name}.svg").getroot()
+        assert sum(1 for _ in root.iter("{http://www.w3.org/2000/svg}path")) > 20
+        assert (runs / "plots" / f"{name}.pdf").read_bytes().startswith(b"%PDF")
     assert "fog" in files["report.md"].read_text()
 
 
@@ -273,11 +370,138 @@ def test_the_page_needs_nothing_beside_it(runs):
 
 
 def test_markdown_cells_hold_no_bars():
-    grid = Grid("t", ["a", "command", "ours"], [["x|y", "z", "1"]], "note")
+    grid = Grid("t", ["a", "command", "ours"], [["x|y", "z", "1"]], "note", ("command",))
     assert grid.markdown().splitlines()[2:] == [
         "| a | command | ours |", "|---|---|--:|", "| x\\|y | z | 1 |", "", "note"
     ]  # fmt: skip
     assert '<td class="ours">1</td>' in page.table(grid)
+
+
+def test_every_table_is_there_in_every_form(runs):
+    """CSV and LaTeX beside Markdown and HTML, per class and every metric in all of them."""
+    classes = [
+        {"name": f"a_{i} & b", "iou": 0.5, "accuracy": None, "target": 10, "prediction": 5}
+        for i in range(50)
+    ]
+    save(runs / "b", entry("sclip", "voc20", 0.6, classes=classes))
+    files = report(runs)
+    text, html = files["report.md"].read_text(), files["report.html"].read_text()
+    titles = re.findall(r"^## (.*)$", text, re.MULTILINE)
+    titles.remove("Plots")
+    assert "All metrics: voc20 (1449)" in titles
+    assert "Classes: voc20 (1449)" in titles
+    for title in titles:
+        assert f">{escape(title)}</" in html
+        (path,) = [
+            files[name] for name in files if name.endswith(".tex") and name.startswith("tables/")
+            and files[name].read_text().startswith(f"% {title}\n")
+        ]  # fmt: skip
+        latex = path.read_text()
+        check_latex(latex)
+        assert f"\\input{{tables/{path.name}}}" in files["report.tex"].read_text()
+        rows = list(csv.reader(path.with_suffix(".csv").open(newline="")))
+        shown = table_of(text, title)
+        assert len(rows) == len(shown) - 1 == latex.count(r" \\") + 0
+        assert len(rows[0]) == len(shown[0])
+    check_latex(files["report.tex"].read_text())
+    metrics = table_of(text, "All metrics: voc20 (1449)")[0]
+    assert {"mIoU union", "pixel accuracy", "fwIoU", "mean accuracy, all"} <= set(metrics)
+    exact = list(csv.DictReader(files["runs.csv"].open(newline="")))
+    assert len(exact) == 11
+    assert {row["swept.logit_scale"] for row in exact} == {"20", "40", "80", ""}
+    assert any(float(row["metric.miou_union"]) == 0.51 for row in exact)
+    assert len(files["classes.csv"].read_text().splitlines()) == 51
+
+
+def check_latex(text: str) -> None:
+    """A parser's look: environments and braces close, rows have the columns that are declared."""
+    body = re.sub(r"(?<!\\)%.*", "", text)
+    bare = re.sub(r"\\[&%$#_{}]", "", body)
+    assert bare.count("{") == bare.count("}")
+    shown = re.sub(
+        r"\\input\{.*?\}|plots/.*?\}", "", bare.partition(r"\begin{document}")[2] or bare
+    )
+    assert not re.search(r"[_^#$~]", shown)
+    opened = []
+    for kind, name in re.findall(r"\\(begin|end)\{(\w+)\}", body):
+        if kind == "begin":
+            opened.append(name)
+        else:
+            assert opened.pop() == name
+    assert not opened
+    for columns, rows in re.findall(r"\{@\{\}([lr]+)@\{\}\}(.*?)\\end", bare, re.DOTALL):
+        for row in re.findall(r"^(.*) \\\\$", rows, re.MULTILINE):
+            assert row.count("&") == len(columns) - 1, row
+
+
+def test_our_own_results_come_first_and_commands_last(runs):
+    files = report(runs)
+    for name, mark in (("report.md", "## "), ("report.html", ">")):
+        text = files[name].read_text()
+        order = [
+            "Our runs, mIoU", "All metrics: voc21", "Plots", "CLIPer, Table 1: Open",
+            "Tables without a run of ours",
+        ]  # fmt: skip
+        places = [text.index(f"{mark}{title}") for title in order]
+        assert places == sorted(places)
+    html = files["report.html"].read_text()
+    assert html.index("Best, median and worst") < html.index(">CLIPer, Table 1: Open")
+
+
+@needs_matplotlib
+def test_checkpoints_have_markers_and_lines_of_their_own(tmp_path):
+    from matplotlib.figure import Figure
+
+    swept = [entry("clip", "voc21", 0.2 + i / 100, swept=(f"logit_scale={i}",)) for i in (1, 2)]
+    save(tmp_path / "a", *swept)
+    laion = {**MODEL, "source": "laion/CLIP-ViT-B-16-laion2B-s34B-b88K", "weights": "1" * 24}
+    save(tmp_path / "b", *copy.deepcopy(swept), model=laion)
+    painted = {}
+    for _, name, paint in plots._plots(read_runs(tmp_path)):
+        painted[name] = Figure()
+        paint(painted[name])
+    (axes,) = painted["sweep-voc21-logit_scale"].axes
+    assert [len(line.get_xdata()) for line in axes.lines] == [2, 2]  # not one line of four points
+    assert len({line.get_marker() for line in axes.lines}) == 2
+    labels = [line.get_label() for line in axes.lines]
+    assert labels == ["clip official clip-vit-base-patch16", f"clip official {laion['source'][6:]}"]
+    bars = painted["bars-voc21"].axes[0].patches
+    assert len({bar.get_hatch() for bar in bars}) == 2
+    points = painted["time-voc21"].axes[0].collections
+    assert len({str(one.get_paths()[0].vertices) for one in points}) == 2
+
+
+def test_costs_enter_the_papers_columns(tmp_path):
+    save(tmp_path / "a", entry("clip", "voc21", 0.2))
+    row = {
+        "method": "clip", "variant": "paper", "refine": "", "networks": {},
+        "parameters": 149_600_000, "network_parameters": 0, "flops": 83_400_000_000,
+        "milliseconds": 12.5, "encoding": 10.0, "images_per_second": 80.0, "memory": None,
+    }  # fmt: skip
+    proxy = row | {
+        "method": "proxyclip", "variant": "official", "networks": {"vfm": "ViTModel"},
+        "parameters": 235_400_000, "flops": 500_000_000_000,
+    }  # fmt: skip
+    settings = {
+        "model": "openai/clip-vit-base-patch16 (random weights)", "size": "336 x 336",
+        "device": "a GPU", "dtype": "float16", "vfm": "facebook/dino-vitb8 (random weights)",
+    }  # fmt: skip
+    (tmp_path / "b").mkdir()
+    path = tmp_path / "b" / "bench.json"
+    path.write_text(json.dumps({"settings": settings, "costs": [row, proxy]}))
+    costs = read_costs(tmp_path)
+    grid = with_ours(BY_ID["proxyclip-1"], [], costs)
+    cells = {line[0]: line[2:] for line in grid.rows}
+    assert cells["CLIP"] == ["142.7", "149.6", "72.5", "80", "3540", "", "41.7", "41.7"]
+    assert cells["ProxyCLIP, DINO-B/8"][1] == "235.4"
+    assert cells["ProxyCLIP, DINO-B/16"][1] == ""  # another network
+    assert cells["MaskCLIP"][1] == ""
+    assert grid.note.endswith("Ours: a GPU, float16.")
+    assert with_ours(BY_ID["cliper-4"], [], costs) is None  # another size
+    assert [g.title for g in own_tables(read_runs(tmp_path), costs)][-1].startswith("Costs: openai")
+    path.write_text("{}")
+    with pytest.raises(WordmaskError, match="cannot read"):
+        read_costs(tmp_path)
 
 
 def test_best_median_and_worst_are_chosen_apart():

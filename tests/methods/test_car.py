@@ -11,14 +11,14 @@ from tiny import class_scores, save_tiny_clip, scored_of, tiny_clip, tiny_tokeni
 from wordmask import Background, Segmenter, WordmaskError
 from wordmask.methods import create_method
 from wordmask.methods.car import method as module
-from wordmask.methods.car.clip_es import (
+from wordmask.methods.car.visual_prompts import Prompter, blur, ellipse_around
+from wordmask.methods.clip_es.maps import (
     affinity,
     component_boxes,
     cosine_maps,
     gradcam,
     over_maximum,
 )
-from wordmask.methods.car.visual_prompts import Prompter, blur, ellipse_around
 from wordmask.text_queries import TextQueries
 from wordmask.towers.clip import ClipTower, Need
 
@@ -259,13 +259,20 @@ def test_words_go_in_rounds(clip, monkeypatch):
     assert max(counts) == module.AT_ONCE
 
 
-def test_nobody_is_there(clip):
+def test_the_surest_word_stays_when_none_is_sure(clip):
     """Several words of the same text have one share each, and none reaches the confidence."""
     segmenter = segmenter_of(clip)
     encoding = segmenter.encode(pictures(1, 64, 64))
     same = unit_rows(1).expand(3, -1)
-    assert not class_scores(segmenter, encoding, same).any()
-    assert not segmenter(encoding, same)[0].labels.any()
+    scores = class_scores(segmenter, encoding, same)[0]
+    alone = class_scores(segmenter, encoding, same[:1])[0, 0]
+    assert torch.allclose(scores[0], alone, atol=1e-5)
+    assert not scores[1:].any()
+    texts, never = unit_rows(3, seed=2), segmenter_of(clip, confidence=0.999)
+    kept = class_scores(never, encoding, texts)[0].flatten(1).any(1)
+    sure = class_scores(segmenter_of(clip, confidence=0.0), encoding, texts)[0].amax((1, 2))
+    assert sure.max() < 0.999
+    assert kept.tolist() == (sure == sure.max()).tolist()
 
 
 def test_the_last_word_stays(clip):
@@ -408,8 +415,8 @@ def test_the_surest_mask_is_painted_last():
     maps[1, 0] = 0.7 * torch.tensor([0.2, 1.0, 1.0, 0.4, 0.0])
     names = Background.names(["sky"])
     assert labels_of(maps, names) == [[1, 1, 2, 0, 0]]
-    # with no background every pixel that any map reaches has a word: 0.28 against 0.09
-    assert labels_of(maps, Background.none()) == [[1, 1, 2, 2, 0]]
+    # with no background every pixel has a word: 0.28 against 0.09, then 0 against 0
+    assert labels_of(maps, Background.none()) == [[1, 1, 2, 2, 1]]
     # a threshold on the weighted map on top: 0.9, 0.54, 0.7
     assert labels_of(maps, Background.threshold(0.6)) == [[1, 0, 2, 0, 0]]
     assert labels_of(torch.zeros(2, 1, 3), names) == [[0, 0, 0]]

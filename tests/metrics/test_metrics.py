@@ -15,6 +15,7 @@ from places import GOLDEN
 from wordmask.datasets import VOID
 from wordmask.errors import WordmaskError
 from wordmask.metrics import Boundary, Calibration, Confusion, Counted, Metrics, PerPicture
+from wordmask.metrics.bootstrap import paired_interval, percentile_interval
 from wordmask.metrics.boundary import boundary, boundary_distance
 from wordmask.metrics.confusion import count_pairs
 from wordmask.metrics.image_level import average_precision
@@ -292,6 +293,23 @@ def test_intervals_equal_counting_the_drawn_pictures_again():
     assert metrics.per_picture.intervals(0.8, 30, seed=6) != found
 
 
+def test_paired_intervals_are_of_the_same_draws():
+    pictures = draw_maps(np.random.default_rng(1), 5, count=12)
+    one, other, reverse = Metrics(5), Metrics(5), Metrics(5)
+    for name, target, prediction in pictures:
+        one.update(name, target, prediction)
+        other.update(name, target, np.where(prediction == 1, 2, prediction))
+    for name, target, prediction in reversed(pictures):
+        reverse.update(name, target, prediction)
+    a, b, c = (m.per_picture.resamples(200)["miou_union"] for m in (one, other, reverse))
+    assert np.array_equal(a, c)
+    assert paired_interval(a, c) == (0, 0)
+    low, high = paired_interval(a, b)
+    unpaired = np.percentile(np.subtract.outer(a, b), [2.5, 97.5])
+    assert high - low < unpaired[1] - unpaired[0]
+    assert percentile_interval(a) == one.per_picture.intervals(resamples=200)["miou_union"]
+
+
 def test_one_picture_has_no_spread():
     metrics = Metrics(3)
     metrics.update("a", TARGET, PREDICTION)
@@ -395,6 +413,23 @@ def test_average_precision_equals_one_threshold_after_another(rows):
     assert math.isnan(found) if not present.any() else found == pytest.approx(expected)
 
 
+def test_two_f1_by_name():
+    """The mean of the classes' F1, and the F1 of the mean precision and recall: other numbers."""
+    metrics = Metrics(2)
+    metrics.update("a", labels([0, 1, 2]), labels([0, 1, 0]))  # class 1: P 1/2, R 1; 2: P 0, R 0
+    metrics.update("b", labels([0, 0, 2]), labels([0, 1, 0]))
+    metrics.update("c", labels([0, 0, 2]), labels([0, 2, 0]))  # class 2: P 1, R 1/3
+    found = metrics.summary()
+    assert found["image_precision"] == pytest.approx((1 / 2 + 1) / 2)
+    assert found["image_recall"] == pytest.approx((1 + 1 / 3) / 2)
+    assert found["image_f1"] == pytest.approx((2 / 3 + 1 / 2) / 2)
+    assert found["image_f1_of_means"] == pytest.approx(2 * (3 / 4) * (2 / 3) / (3 / 4 + 2 / 3))
+    nothing = Metrics(2)
+    nothing.update("a", labels([0, 1]), labels([0, 0]))
+    assert nothing.summary()["image_f1_of_means"] == 0
+    assert math.isnan(Metrics(2).summary()["image_f1_of_means"])
+
+
 def test_image_level_scores_by_hand():
     metrics = Metrics(3)
     # classes 1 and 2 are there; 1 and 3 are predicted
@@ -410,6 +445,7 @@ def test_image_level_scores_by_hand():
         "recall_micro": 2 / 3,
         "f1": (1 + 0) / 2,
         "f1_micro": 2 * 2 / (3 + 3),
+        "f1_of_means": 1 / 2,
     }
     assert image_level.summary() == pytest.approx(expected)
     # by threshold: class 1 in both, 2 in "b" alone, 3 in "a"

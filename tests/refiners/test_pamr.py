@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 
 from places import GOLDEN
-from tiny import class_scores, tiny_clip
-from wordmask import Segmenter, WordmaskError
+from tiny import tiny_clip
+from wordmask import Background, Segmenter, WordmaskError
 from wordmask.refiners.base import RefinerInput, create_refiner
 from wordmask.refiners.pamr import Pamr, shifted
+from wordmask.text_queries import TextQueries
 from wordmask.towers.auxiliary import AuxiliaryModels
 
 CASES = {
@@ -47,18 +49,73 @@ def test_golden_harness():
     assert (ours - golden).abs().max() <= 1e-5
 
 
-def test_through_the_segmenter(golden_clip):
-    """Windows are joined, then refined, then labelled."""
+def test_windows_then_pamr_at_the_size_of_the_picture(golden_clip):
+    """The whole path of the released harness: windows, their mean, PAMR, area rule, labels."""
     given = load_file(GOLDEN / "harness_slide_sclip" / "odd_size" / "tensors.safetensors")
-    image, rows = given["image"], given["query_features"]
-    options = {"window": 112, "stride": 56}
-    plain = Segmenter.from_pretrained(golden_clip, "sclip", None, options)
-    coarse = class_scores(plain, image, rows)[0]
-    refined = refine(Pamr(), image[0], coarse)
-    segmenter = Segmenter.from_pretrained(golden_clip, "sclip", None, options, refine="pamr")
-    labels = segmenter(image, rows)[0].labels
-    assert (labels == refined.argmax(0).numpy() + 1).mean() >= 0.9995
-    assert (labels != plain(image, rows)[0].labels).mean() > 0.01
+    golden = load_file(GOLDEN / "pamr" / "harness" / "tensors.safetensors")["logits_pamr"]
+    final = load_file(GOLDEN / "harness_slide_sclip" / "odd_size_pamr_area" / "tensors.safetensors")
+    rows, index, size = given["query_features"], given["query_index"], (60, 73)
+    options = {"window": 112, "stride": 56, "area_threshold": 0.1}
+    refine = [("pamr", {"at": "picture"})]
+    segmenter = Segmenter.from_pretrained(golden_clip, "sclip", None, options, refine=refine)
+    encoding = segmenter.pipeline.encode(given["image"], [size], [np.zeros((*size, 3), np.uint8)])
+    classes, threshold = list(rows[index > 0][:, None]), Background.threshold(0.21)
+    (scored,) = segmenter.score(
+        encoding, TextQueries.of(classes, rows[index == 0], strategy=threshold)
+    )
+    order = [3, 4, 5, 6, 7, 0, 1, 2]  # ours: classes before background
+    assert (scored.maps.rows(0, 60, size) - golden[order]).abs().max() <= 1e-5
+    assert (scored.labels() == final["pred"].numpy()).mean() >= 0.9995
+
+
+@pytest.mark.parametrize("at", ["clip", "picture"])
+@pytest.mark.parametrize("options", [{}, {"window": 48, "stride": 24}, {"remainder": "pad"}])
+def test_no_step_changes_nothing(at, options):
+    clip, rows = tiny_clip(layers=3), F.normalize(noise(4, 48) - 0.5, dim=-1)
+    picture = (255 * noise(90, 126, 3)).byte().numpy()
+    options = {"short_side": 60, **options}
+    plain = Segmenter.from_pretrained(clip, "clip", None, options)(picture, rows, "none")
+    refine = [("pamr", {"steps": 0, "at": at})]
+    same = Segmenter.from_pretrained(clip, "clip", None, options, refine=refine)
+    result = same(picture, rows, "none")
+    assert np.array_equal(result.labels, plain.labels)
+    assert np.array_equal(result.scores, plain.scores)
+
+
+@pytest.mark.parametrize("at", ["clip", "picture"])
+def test_flat_weights_leave_rows_where_they_are(at):
+    """On a picture of one colour PAMR blurs, and moves nothing up or down, left or right."""
+    refine = [("pamr", {"steps": 1, "dilations": (1,), "at": at})]
+    segmenter = Segmenter.from_pretrained(tiny_clip(layers=3), "clip", refine=refine)
+    encoding = segmenter.encode(np.full((64, 96, 3), 90, np.uint8))
+    maps = torch.zeros(1, 3, 8, 12)
+    maps[0, 0, 1, 1] = maps[0, 1, 6, 10] = 1.0  # two patches, alike but for a turn of 180 degrees
+    given = encoding.score_map(maps)
+    fine = segmenter.pipeline._refine(encoding, 0, given, segmenter.refiners)
+    refined = fine.rows(0, 64, (64, 96))
+    y, x = torch.arange(64.0) + 0.5, torch.arange(96.0) + 0.5
+    first, second = refined[0] / refined[0].sum(), refined[1] / refined[1].sum()
+    for mass, centre in ((first, (12, 12)), (second, (52, 84))):
+        assert (mass.sum(1) @ y).item() == pytest.approx(centre[0], abs=0.1)
+        assert (mass.sum(0) @ x).item() == pytest.approx(centre[1], abs=0.1)
+
+
+@pytest.mark.parametrize("level", [0.0, 2.0, 1.7])
+def test_the_number_of_threads_does_not_matter(level):
+    """Where an area is clipped to one colour its deviation is 0, whatever the last bits."""
+    pixels = 3 * noise(3, 97, 131) - 1
+    pixels[:, 20:70, 30:100] = level
+    given = RefinerInput(torch.zeros(3, 203, 277), pixels)
+    scores = noise(3, 203, 277, seed=1)
+    refiner, found, threads = Pamr(at="picture"), [], torch.get_num_threads()
+    try:
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            found.append(refiner.refine(refiner.prepare(given, AuxiliaryModels()), scores))
+    finally:
+        torch.set_num_threads(threads)
+    assert (found[0] - found[1]).abs().max() <= 1e-6
+    assert (found[0] - found[2]).abs().max() <= 1e-6
 
 
 def test_one_step_by_hand():

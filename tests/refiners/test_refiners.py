@@ -12,10 +12,13 @@ import torch
 from places import GOLDEN
 from tiny import tiny_clip, tiny_sam, tiny_vfm
 from wordmask import Segmenter, WordmaskError
+from wordmask.methods import METHODS
 from wordmask.refiners import REFINERS, Refiner, RefinerInput, create_refiner, read_refiners
 from wordmask.towers.auxiliary import AuxiliaryModels
 
 VARIANTS = [(name, variant) for name in sorted(REFINERS) for variant in REFINERS[name].variants]
+METHOD_VARIANTS = [(name, v) for name, method in METHODS.items() for v in method.variants]
+FIRST_VARIANTS = [(name, next(iter(method.variants))) for name, method in METHODS.items()]
 WORDS = 4
 EDGES = [one for one in VARIANTS if one[0] in ("pamr", "vfm")]  # find an edge without training
 SMALL = {"pamr": {"steps": 3}}  # cheaper and no different
@@ -134,6 +137,20 @@ def test_rows_and_columns_are_not_swapped(networks, name, variant):
     across = refined[0, :, :1].mean() - refined[0, :, -1:].mean()
     down = refined[0, :1].mean() - refined[0, -1:].mean()
     assert across > 2 * abs(down)
+
+
+@pytest.mark.parametrize("refine", [None, *(f"{name}:{variant}" for name, variant in VARIANTS)])
+def test_without_a_background_every_pixel_has_a_word(clip, sources, refine):
+    """Whatever the method, its variant and the refiner: random networks are sure of no class."""
+    refine = refine and [(refine, SMALL.get(refine.partition(":")[0], {}))]
+    base = Segmenter.from_pretrained(clip, refine=refine, networks=sources)
+    many = 1 + 0.1 * torch.randn(30, 48, generator=torch.Generator().manual_seed(4))  # much alike
+    for method, variant in FIRST_VARIANTS if refine else METHOD_VARIANTS:
+        segmenter = base.with_method(method, variant, {"short_side": 32}, base.refiners)
+        encoding = segmenter.encode(photo(32, 48))
+        for words in (many, many[:2]):
+            labels = segmenter(encoding, words, "none").labels
+            assert labels.min() >= 1, (method, variant, len(words))
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import torch
 from replicas import build
 from replicas.files import clip_vocabulary
 from wordmask import Segmenter, WordmaskError
+from wordmask.towers.diffusion import load_diffusion
 from wordmask.towers.families import load_clip
 from wordmask.towers.vfm import load_vfm
 
@@ -78,9 +79,17 @@ def test_a_pointer_of_git_lfs(folder, name):
     if name == "pytorch_model.bin":
         (folder / "model.safetensors").unlink()
     (folder / name).write_text(POINTER)
-    assert f"{name} is a git-LFS pointer and not the file itself, run `git lfs pull`" in message(
-        folder
-    )
+    assert f"{name} is a git-LFS pointer and not the file itself (`git lfs pull`" in message(folder)
+
+
+def test_a_pointer_in_a_part_of_stable_diffusion(tmp_path):
+    pytest.importorskip("diffusers", reason="the extra diffusion is not installed")
+    build("Manojb/stable-diffusion-2-1-base", tmp_path)
+    (tmp_path / "unet" / "diffusion_pytorch_model.safetensors").write_text(POINTER)
+    said = message(tmp_path, load_diffusion)
+    assert "unet/diffusion_pytorch_model.safetensors is a git-LFS pointer" in said
+    (tmp_path / "tokenizer" / "tokenizer_config.json").write_text("[]")
+    assert "tokenizer/tokenizer_config.json holds []" in message(tmp_path, load_diffusion)
 
 
 def test_a_pointer_that_nothing_reads(folder):

@@ -22,7 +22,7 @@ from tiny import save_tiny_clip, tiny_sam, tiny_vfm
 from tiny_families import blip_tokenizer, siglip_tokenizer, tiny_blip, tiny_siglip
 from wordmask import Segmenter, WordmaskError
 from wordmask.towers import auxiliary, transfer
-from wordmask.towers.diffusion import load_diffusion
+from wordmask.towers.diffusion import DEFAULT, MIRRORS, load_diffusion
 from wordmask.towers.families import load_clip
 from wordmask.towers.sam import load_sam
 from wordmask.towers.transfer import Transfer
@@ -438,6 +438,7 @@ def stop(hub):
         (gate, ["is gated: ask for access on http", "/owner/clip, then log in", "hf download"]),
         (hide, ["has no model 'owner/clip', or it is private", "hf auth login"]),
         (fault(headers=False), ["lacks the hub's headers (ETag", "proxies", "HF_ENDPOINT"]),
+        (fault(file_status=403), ["refused access (403)", "hf auth login", "HF_TOKEN"]),
         (fault(status=503), ["answered with error 503; try again later", "hf download"]),
         (fault(page="<html>Log in</html>"), ["no hub's answer", "log-in page"]),
         (stop, ["cannot be reached (", "hf download owner/clip --cache-dir"]),
@@ -458,6 +459,16 @@ def test_what_the_hub_says_reaches_the_message(change, words, folder, hub, tmp_p
     assert "owner/clip" in said
     for word in words:
         assert word in said
+
+
+def test_the_copy_that_was_begun_is_the_one_named(folders, hub, tmp_path):
+    _, second = MIRRORS
+    hub.repositories[second] = {"main": folders / "diffusion"}
+    load_diffusion(**CPU, cache_dir=tmp_path)
+    next(tmp_path.rglob("*/snapshots/*/unet/*.safetensors")).unlink()
+    said = refusal(load_diffusion, DEFAULT, cache_dir=tmp_path, local_files_only=True)
+    assert f"cannot load {second!r} as the diffusion model" in said
+    assert "--include unet/diffusion_pytorch_model.safetensors" in said
 
 
 def test_a_revision_that_is_not_there(folders, hub, tmp_path):
@@ -514,6 +525,7 @@ class Terminal(io.StringIO):
 def test_downloads_are_shown(folders, hub, tmp_path, monkeypatch, capsys):
     hub.repositories["owner/clip"] = {"main": folders / "clip"}
     monkeypatch.setattr(transfer, "LINE_EVERY", 0.0)
+    hub.faults.stall = hub.faults.slow = 0.01
     load_clip("owner/clip", **CPU, cache_dir=tmp_path)
     first, *lines, last = capsys.readouterr().err.splitlines()
     assert first.startswith("wordmask: fetching owner/clip (4 files, ")

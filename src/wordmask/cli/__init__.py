@@ -15,6 +15,7 @@ import typer
 
 from wordmask.cli import (
     bench,
+    compare,
     datasets,
     demo,
     doctor,
@@ -39,6 +40,7 @@ app = typer.Typer(
 )
 app.command()(segment.segment)
 app.command()(explain.explain)
+app.command()(compare.compare)
 app.command()(methods.methods)
 app.command()(refiners.refiners)
 app.command()(demo.demo)

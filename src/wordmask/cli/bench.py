@@ -46,6 +46,15 @@ def bench(
             rich_help_panel="Method",
         ),
     ] = None,
+    options: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="OPTION=VALUE",
+            help="An option of the methods; may be repeated.",
+            rich_help_panel="Method",
+        ),
+    ] = None,
     size: Annotated[
         str,
         typer.Option(
@@ -108,6 +117,7 @@ def bench(
         "words": words,
         "rounds": rounds,
         **costs.conditions(place, kind),
+        **({"set": options} if options else {}),
     }
     if random_vfm:
         settings["vfm"] = f"{costs.RANDOM_VFM} (random weights)"
@@ -122,6 +132,7 @@ def bench(
             rounds=rounds,
             networks=networks,
             local_files_only=model.offline,
+            options=options or (),
             report=lambda _: bar.advance(task),
         )
     texts = {

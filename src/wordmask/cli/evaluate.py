@@ -73,6 +73,16 @@ def evaluate(
             rich_help_panel=RUN,
         ),
     ] = None,
+    names: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SOURCE[,SOURCE...]",
+            help="Run with each of these lists of class names: released (those of the method's "
+            "code), plain (the benchmark's own), or another of `wordmask datasets`. Names weigh "
+            "more than many methods; no new encoding is needed.",
+            rich_help_panel=RUN,
+        ),
+    ] = None,
     corrupt: Annotated[
         str | None,
         typer.Option(
@@ -83,6 +93,16 @@ def evaluate(
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the corruptions.", rich_help_panel=RUN)] = 0,
+    image_labels: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SOURCE",
+            help="The classes that are known to be in each picture, no other gets a pixel: "
+            "`target`, those of its mask, or a CSV file with a row for each picture, its id and "
+            "class names. For pseudo-masks. The same as --set image_labels=SOURCE.",
+            rich_help_panel=RUN,
+        ),
+    ] = None,
     limit: Annotated[
         int | None,
         typer.Option(
@@ -116,6 +136,15 @@ def evaluate(
             rich_help_panel=RUN,
         ),
     ] = 3,
+    examples: Annotated[
+        str,
+        typer.Option(
+            metavar="each|same",
+            help="each: every method's own best, median and worst pictures; same: one choice for "
+            "all methods, by the mean of their mIoUs.",
+            rich_help_panel=RUN,
+        ),
+    ] = "each",
     apart: Annotated[
         bool,
         typer.Option(
@@ -171,16 +200,20 @@ def evaluate(
     kinds = list(CORRUPTIONS) if corrupt == "all" else _split(corrupt or "")
     if pictures < 0:
         raise WordmaskError(f"got --pictures {pictures}; give 0 or more")
+    if examples not in ("each", "same"):
+        raise WordmaskError(f"got --examples {examples}; give each or same")
     for text in _split(methods):
         Entry.parse(text)  # a file may register a kind of auxiliary model
+    known = [] if image_labels is None else [f"image_labels={image_labels}"]
     plan = Plan(
         methods=_split(methods),
         datasets=_split(datasets),
         root=root,
         model=model.model,
         protocol=protocol,
-        settings=tuple(assignments or ()),
+        settings=(*(assignments or ()), *known),
         sweep=tuple(sweep or ()),
+        names=_split(names or ""),
         corruptions=tuple(kinds),
         seed=seed,
         limit=limit,
@@ -215,7 +248,7 @@ def evaluate(
     results.write(found, out)
     if pictures:
         with common.busy("drawing"):
-            draw_examples(plan, found, out / "pictures", pictures)
+            draw_examples(plan, found, out / "pictures", pictures, examples == "same")
     console = common.console()
     for table in tabulate(found):
         console.print(table)
@@ -246,7 +279,7 @@ def tabulate(found: dict[str, Any]) -> list[Table]:
             title += f" of {first['expected']}"
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left")
         table.add_column("method", style="bold", overflow="fold")
-        for head in ("mIoU", "95 %", "published", "pixels", "ms"):
+        for head in ("mIoU", "95 %", "plain", "published", "pixels", "ms"):
             table.add_column(head, justify="right", no_wrap=True)
         for entry in entries:
             means, seconds = entry["metrics"], entry["seconds"]
@@ -256,6 +289,7 @@ def tabulate(found: dict[str, Any]) -> list[Table]:
                 entry["label"],
                 percent(entry["miou"]),
                 f"{percent(low)} to {percent(high)}",
+                percent(entry.get("plain")),
                 "-" if number is None else f"{number.value:g}",
                 percent(means["pixel_accuracy"]),
                 f"{1000 * (seconds['encode'] + seconds['decide']):.0f}",

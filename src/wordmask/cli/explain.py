@@ -1,19 +1,32 @@
-"""`wordmask explain`: visualise attention, similarity and class scores of a method."""
+"""`wordmask explain`: pictures of what a method does with a picture."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from wordmask.cli import common
-from wordmask.cli.groups import MaxPixels, MethodOptions, ModelOptions, WordOptions, expand
+from wordmask.cli.groups import MaxPixels, ModelOptions, RefinedMethodOptions, WordOptions, expand
 from wordmask.errors import WordmaskError
 from wordmask.files import write_atomically
 
 if TYPE_CHECKING:
     from PIL import Image
+
+
+def _list(wanted: bool) -> None:
+    """Print the names of all pictures, what they are and what to see in them."""
+    if not wanted:
+        return
+    from wordmask.explain import VIEWS
+
+    for name, view in sorted(VIEWS.items()):
+        print(f"{name}: {view.title}.")
+        print(f"    {view.see}")
+    raise typer.Exit
 
 
 @expand
@@ -22,13 +35,32 @@ def explain(
         Path, typer.Argument(metavar="IMAGE", help="One picture.", show_default=False)
     ],
     words: WordOptions,
-    method: MethodOptions,
+    method: RefinedMethodOptions,
     model: ModelOptions,
-    point: Annotated[
+    show: Annotated[
         str | None,
         typer.Option(
+            metavar="NAME[,NAME...]",
+            help="Which pictures, see --list; all: every one that fits.",
+            show_default="attention, layers, classes, and refined with --refine",
+            rich_help_panel="Pictures",
+        ),
+    ] = None,
+    listed: Annotated[
+        bool,
+        typer.Option(
+            "--list",
+            callback=_list,
+            is_eager=True,
+            help="List the pictures that can be drawn, and stop.",
+            rich_help_panel="Pictures",
+        ),
+    ] = False,
+    point: Annotated[
+        list[str] | None,
+        typer.Option(
             metavar="X,Y",
-            help="A pixel of the picture, column and row, whose patch is shown.",
+            help="A pixel of the picture, column and row, whose patch is shown. May be repeated.",
             show_default="the centre",
             rich_help_panel="Pictures",
         ),
@@ -41,45 +73,59 @@ def explain(
     ] = Path("explained"),
     max_pixels: MaxPixels = None,
 ) -> None:
-    """Draw a method's attention, layers and class scores for one picture.
+    """Draw what a method does with one picture: attention, embeddings, clusters, class scores.
 
     wordmask explain photo.jpg --classes "cat; sofa" --method clearclip --point 320,200
 
-    NAME_attention.png: the attention of the patch at the point, in CLIP's last block as it is and
-    with the method. NAME_layers.png: the similarity of all patches to it after every block and, for
-    methods with several feature sets, the labels of each set. NAME_classes.png: the scores of the
-    classes on one scale, and the labels. The picture is taken whole, windows are ignored. Earlier
+    wordmask explain photo.jpg --show embeddings,early-last,global
+
+    Writes NAME_SHOW.png for each; every one says what to see. --list names them, and the figures
+    of papers that they correspond to. The picture is taken whole, windows are ignored. Earlier
     pictures of these names are replaced.
     """
-    at = read_point(point)
-    vocabulary, background = words.read()
+    points = [read_point(text) for text in point or ()]
 
     from wordmask import explain as pictures
     from wordmask.images import DEFAULT_MAX_PIXELS, read_image
 
+    names = [name.strip() for name in (show or "").split(",") if name.strip()]
+    if not names:
+        names = [*pictures.DEFAULT, *(["refined"] if method.refine else [])]
+    everything = names == ["all"]
+    views = [pictures.find_view(name) for name in (pictures.VIEWS if everything else names)]
+    given = words.classes is not None or words.classes_file is not None
+    needed = any(view.words for view in views) and not everything
+    vocabulary, background = words.read() if given or needed else (None, None)
     built, variant = method.read()
-    model.check(built, None)
+    refiners = method.read_refiners()
+    if everything:  # loads no auxiliary model that nobody asked for
+        kinds = {kind for part in (built, *refiners) for kind in part.networks} | {*model.sources}
+        views = [view for view in views if kinds >= {*view.networks}]
+    also = {kind for view in views for kind in view.networks}
+    model.check(built, refiners, also)
     limit = DEFAULT_MAX_PIXELS if max_pixels is None else max_pixels or None
     photo = read_image(image, max_pixels=limit)
-    pictures.check_point(at, photo)
-    segmenter = model.load(built, variant, max_pixels=max_pixels)
-    with common.busy("drawing"):
-        drawn = {
-            "attention": pictures.draw_attention(segmenter, photo, at),
-            "layers": pictures.draw_layers(segmenter, photo, vocabulary, background, at),
-            "classes": pictures.draw_classes(segmenter, photo, vocabulary, background),
-        }
+    for at in points:
+        pictures.check_point(at, photo)
+    segmenter = model.load(built, variant, refiners, max_pixels=max_pixels, also=also)
+    subject = pictures.Subject(segmenter, photo, vocabulary, background, points)
+    for view in views:
+        try:
+            with common.busy(f"drawing {view.name}"):
+                drawn = view.draw(subject)
+        except pictures.NotDrawableError as error:
+            if show is not None and not everything:
+                raise
+            print(f"wordmask: left out {view.name}: {error}", file=sys.stderr)
+            continue
         common.make_folder(out)
-        for name, picture in drawn.items():
-            _save(picture, out / f"{image.stem}_{name}.png")
-    for name in drawn:
-        print(common.shown(out / f"{image.stem}_{name}.png"))
+        path = out / f"{image.stem}_{view.name}.png"
+        _save(drawn, path)
+        print(common.shown(path))
 
 
-def read_point(text: str | None) -> tuple[int, int] | None:
+def read_point(text: str) -> tuple[int, int]:
     """Read `X,Y`."""
-    if text is None:
-        return None
     try:
         x, y = (int(part) for part in text.split(","))
     except ValueError:
@@ -90,4 +136,4 @@ def read_point(text: str | None) -> tuple[int, int] | None:
 
 
 def _save(picture: Image.Image, path: Path) -> None:
-    write_atomically(path, lambda file: picture.save(file, "PNG"))
+    write_atomically(path, lambda file: picture.save(file, "PNG", optimize=True))

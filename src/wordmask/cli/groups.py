@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar
@@ -238,8 +238,8 @@ class MethodOptions(Group):
 
 
 @dataclass(frozen=True)
-class FullMethodOptions(MethodOptions):
-    """A method as for `MethodOptions`, its windows and refiners."""
+class RefinedMethodOptions(MethodOptions):
+    """A method as for `MethodOptions`, and its refiners."""
 
     refine: Annotated[
         str | None,
@@ -251,19 +251,6 @@ class FullMethodOptions(MethodOptions):
             rich_help_panel=METHOD,
         ),
     ] = None
-    window: Annotated[
-        str | None,
-        typer.Option(
-            metavar="N[,STRIDE]",
-            help="Slide windows of N pixels over the resized picture, with a stride of half a "
-            "window unless STRIDE is given; 0: take it whole.",
-            show_default="the method's",
-            rich_help_panel=METHOD,
-        ),
-    ] = None
-
-    def _sizes(self) -> list[tuple[str, int]]:
-        return super()._sizes() + ([] if self.window is None else read_window(self.window))
 
     def _own(self) -> list[str]:
         return [text for text in super()._own() if not _of_refiner(text)]
@@ -292,6 +279,25 @@ class FullMethodOptions(MethodOptions):
                 )
             options[owner][option] = value
         return read_refiners((t, options[name]) for t, name in zip(texts, names, strict=True))
+
+
+@dataclass(frozen=True)
+class FullMethodOptions(RefinedMethodOptions):
+    """A method as for `RefinedMethodOptions`, and its windows."""
+
+    window: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N[,STRIDE]",
+            help="Slide windows of N pixels over the resized picture, with a stride of half a "
+            "window unless STRIDE is given; 0: take it whole.",
+            show_default="the method's",
+            rich_help_panel=METHOD,
+        ),
+    ] = None
+
+    def _sizes(self) -> list[tuple[str, int]]:
+        return super()._sizes() + ([] if self.window is None else read_window(self.window))
 
 
 def _of_refiner(text: str) -> bool:
@@ -370,11 +376,16 @@ class NetworkOptions(Group):
             found[kind] = source
         return found
 
-    def check(self, method: Method, refiners: Sequence[Refiner] | None) -> dict[str, str]:
-        """The sources, checked to be used by the method or a refiner (None: no refiners)."""
+    def check(
+        self, method: Method, refiners: Sequence[Refiner] | None, also: Iterable[str] = ()
+    ) -> dict[str, str]:
+        """The sources, checked to be used by the method or a refiner (None: no refiners).
+
+        also: kinds that something else uses.
+        """
         from wordmask.refiners import REFINERS
 
-        used = {kind for part in (method, *(refiners or ())) for kind in part.networks}
+        used = {kind for part in (method, *(refiners or ())) for kind in part.networks} | {*also}
         for kind in self.sources:
             if kind in used:
                 continue
@@ -416,7 +427,7 @@ class ModelOptions(NetworkOptions):
         typer.Option(
             metavar="TYPE",
             help="float32, float16 or bfloat16.",
-            show_default="float32 on a CPU, float16 on a GPU",
+            show_default="float16 with CUDA, else float32",
             rich_help_panel=MODEL,
         ),
     ] = None
@@ -439,11 +450,12 @@ class ModelOptions(NetworkOptions):
         *,
         max_pixels: int | None = None,
         low_memory: bool = False,
+        also: Iterable[str] = (),
     ) -> Segmenter:
-        """The segmenter of a method; max_pixels: 0 for no limit."""
+        """The segmenter of a method; max_pixels: 0 for no limit; also: as for `check`."""
         from wordmask.segmenter import Segmenter
 
-        sources = self.check(method, refiners)
+        sources = self.check(method, refiners, also)
         with busy(f"loading {self.model}"):
             segmenter = Segmenter.from_pretrained(
                 self.model,

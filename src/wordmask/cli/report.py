@@ -23,13 +23,15 @@ def report(
         ),
     ] = False,
 ) -> None:
-    """Join runs into the papers' tables, with our column after each of theirs, plots and a page.
+    """Join runs into tables, plots and a page; then the papers' tables with our column.
 
-    Writes report.md, report.html (one self-contained file) and plots/ into DIR.
+    Writes into DIR report.md, report.html (one self-contained file), report.tex, tables/ (each as
+    CSV and LaTeX), plots/ (each as SVG and PDF), and runs.csv and classes.csv with all numbers. It
+    also reads what `wordmask bench --out` measured below DIR.
     """
     from wordmask.evaluation.report import report as make
 
     with common.busy("joining runs"):
         files = make(folder, partial)
-    for path in files.values():
-        print(common.shown(path))
+    for name in dict.fromkeys(name.partition("/")[0] for name in files):
+        print(common.shown(folder / name))

@@ -139,7 +139,8 @@ class Benchmark:
 
         A released list may hold a word twice (CLIPtrase: "bed") or a word that is also a class of
         the benchmark ("bed" of SCLIP and ProxyCLIP for COCO-Object; there the background takes the
-        pixels of the class). Such words are left out here; `released_background_words` has them.
+        pixels of the class). Such words are left out here; `released_background_words` has them,
+        and a protocol takes those with `**` in its background.
         """
         cleaned = {}
         for source, words in self.released_background_words.items():

@@ -3,7 +3,8 @@
 `coco_object` is the benchmark of the papers: the pixel maps of COCO-Stuff with all stuff as
 background. `coco_object_instances` is made from the instance annotation (instances_val2017.json):
 objects are painted from the largest to the smallest, so that small ones are on top, and crowds
-are void except under objects. The two differ along outlines and in overlaps.
+are void except under objects. The two differ along outlines and in overlaps. `coco_train` has the
+same 80 things on train2014, on which pseudo-masks from image-level labels are measured.
 """
 
 from __future__ import annotations
@@ -170,4 +171,43 @@ def read_instances(path: Path) -> dict[str, InstanceMask]:
     }
 
 
+@dataclass(frozen=True, kw_only=True)
+class CocoTrain(CocoObject):
+    """train2014 with maps of 0 background, 1 to 80 and 255, or the pixel maps of COCO-Stuff.
+
+    All pictures of train2014 are among those of train2017, for which COCO-Stuff has maps.
+    """
+
+    title: str = "COCO train2014"
+    expected: int = 82783
+    layout: str = (
+        "[coco/] [images/]train2014/COCO_train2014_*.jpg, and [coco/] object_masks/train2014/*.png "
+        "of 0 to 80, or stuffthingmaps/train2017/*.png"
+    )
+    note: str = "For pseudo-masks: --image-labels target. A copy of some of the pictures will do."
+
+    def find(self, root: Path) -> Listing:
+        """The pictures that are there, each with its map."""
+        roots = ("", "coco/", "COCO/", "coco_stuff164k/")
+        places = [f"{base}{place}train2014" for base in roots for place in ("images/", "")]
+        folder = layout.locate(root, places, "COCO train2014 photographs")
+        pictures = _numbers(layout.some_files(folder, (".jpg",)))
+        made = [f"{base}object_masks/train2014" for base in roots]
+        stuff = [f"{base}stuffthingmaps/train2017" for base in roots]
+        folder = layout.locate(root, (*made, *stuff), "masks of COCO train2014")
+        masks = _numbers(layout.some_files(folder, (".png",)))
+        if folder.name == "train2014":
+            load = partial(IndexMask, table=CONVERTED)
+        else:  # maps of train2017, which is larger
+            masks = {one: path for one, path in masks.items() if one in pictures}
+            load = partial(IndexMask, table=OBJECTS, hint=coco_stuff.HINT)
+        return layout.pair(pictures, masks, load)
+
+
+def _numbers(files: dict[str, Path]) -> dict[str, Path]:
+    """Files by the number of their picture: COCO_train2014_000000000009 is 000000000009."""
+    return {name.rpartition("_")[2]: path for name, path in files.items()}
+
+
 register(CocoObject(name="coco_object"), CocoObjectInstances(name="coco_object_instances"))
+register(CocoTrain(name="coco_train"))

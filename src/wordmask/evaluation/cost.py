@@ -27,7 +27,7 @@ from torch import nn
 from wordmask.devices import synchronise
 from wordmask.errors import WordmaskError, unknown
 from wordmask.evaluation.markdown import markdown_table
-from wordmask.methods import METHODS, create_method
+from wordmask.methods import METHODS, create_method, parse_option
 from wordmask.refiners import read_refiners
 from wordmask.registry import split_variant
 from wordmask.segmenter import Segmenter
@@ -57,6 +57,7 @@ class Cost:
         refine: refiners in order, "" for none.
         networks: auxiliary networks that ran, source by kind.
         parameters: of CLIP, both encoders, and of those networks.
+        network_parameters: of those networks alone.
         flops: floating point operations for one picture, a multiply-add being two (torch's count;
             papers often count it as one).
         milliseconds: median time of a round, over the pictures of the batch.
@@ -75,6 +76,7 @@ class Cost:
     encoding: float
     images_per_second: float
     memory: float | None
+    network_parameters: int = 0
 
 
 def candidates(
@@ -114,6 +116,7 @@ def measure(
     rounds: int = 10,
     networks: Mapping[str, Any] | None = None,
     local_files_only: bool = False,
+    options: Sequence[str] = (),
     report: Callable[[Cost], object] = lambda _: None,
 ) -> list[Cost]:
     """Measure methods one after the other, on random pixels.
@@ -126,6 +129,7 @@ def measure(
         words: number of classes, without background.
         rounds: number of timed rounds, after one that is not timed.
         networks, local_files_only: as for `Segmenter.from_pretrained`.
+        options: changes of all methods, `option=value`.
         report: called with each row when it is measured.
 
     Raises:
@@ -144,6 +148,7 @@ def measure(
             method,
             variant,
             refine=refine or None,
+            options=dict(parse_option(method, text) for text in options),
             networks=networks,
             local_files_only=local_files_only,
         )
@@ -173,12 +178,13 @@ def _measure(
     for kind in used:
         network = getattr(segmenter.networks, kind)
         models += network.modules() if hasattr(network, "modules") else [network.model]
+    own = {id(x) for x in tower.model.parameters()}
     # by id, since a network may occur twice
     parameters = {id(x): x for model in models for x in model.parameters()}
     buffers = {id(x): x for model in models for x in model.buffers()}
     whole()
     peak = peak_memory(whole, tower.device)
-    seconds, encoding = (_median(call, rounds, tower.device) for call in (whole, encode))
+    seconds, encoding = (median_seconds(call, rounds, tower.device) for call in (whole, encode))
     weights = sum(x.numel() * x.element_size() for x in (parameters | buffers).values()) / 2**20
     return Cost(
         method=segmenter.method.name,
@@ -186,6 +192,7 @@ def _measure(
         refine=refine,
         networks=used,
         parameters=sum(x.numel() for x in parameters.values()),
+        network_parameters=sum(x.numel() for key, x in parameters.items() if key not in own),
         flops=flops // batch,
         milliseconds=1000 * seconds / batch,
         encoding=1000 * encoding / batch,
@@ -194,8 +201,8 @@ def _measure(
     )
 
 
-def _median(call: Callable[[], object], rounds: int, device: torch.device) -> float:
-    """Median seconds of a call."""
+def median_seconds(call: Callable[[], object], rounds: int, device: torch.device) -> float:
+    """The median of so many calls, each until the device is done."""
     times = []
     for _ in range(rounds):
         synchronise(device)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,12 @@ from wordmask.devices import synchronise
 from wordmask.errors import WordmaskError
 from wordmask.evaluation.plan import CLEAN, Condition, Plan, check
 from wordmask.evaluation.progress import Progress, ProgressReporter
+from wordmask.evaluation.protocols import Protocol
 from wordmask.evaluation.results import collect
 from wordmask.evaluation.robustness import corrupt
-from wordmask.evaluation.runs import PictureCounts, RunCounts, Task, load, prepare
-from wordmask.evaluation.sharing import SharedTower, share_passes
-from wordmask.evaluation.views import view_picture, view_target
+from wordmask.evaluation.runs import PictureCounts, RunCounts, Task, encode_view, load, prepare
+from wordmask.evaluation.sharing import share_encoders
+from wordmask.evaluation.views import view_target
 from wordmask.evaluation.workers import Workers, gather, start_workers
 from wordmask.images import read_image
 from wordmask.segmenter import Segmenter
@@ -132,27 +133,23 @@ class PictureEvaluator:
 
     def __init__(self, plan: Plan, task: Task):
         self.plan = plan
+        self.bench = task.bench
         self.runs = task.runs
         self.metrics = [run.metrics(task.bench, plan.boundary) for run in task.runs]
         self.keys = [  # runs of one key share an encoding
-            (run.protocol.view, run.segmenter.method.encoding_key(), None if plan.share else i)
+            (
+                run.protocol.view,
+                run.protocol.regions,
+                run.segmenter.method.encoding_key(),
+                None if plan.share else i,
+            )
             for i, run in enumerate(task.runs)
         ]
-        self.encoders: dict[tuple[Any, ...], Segmenter] = {}
-        self.towers: list[SharedTower] = []
         self.preparing: dict[tuple[int, Any], float] = {}  # seconds, by encoding and refiner
-        first: dict[tuple[Any, ...], Segmenter] = {}
+        first: dict[Hashable, Segmenter] = {}
         for key, run in zip(self.keys, self.runs, strict=True):
             first.setdefault(key, run.segmenter)
-        depth = self.runs[0].segmenter.tower.depth
-        for members, need in share_passes([one.method for one in first.values()], depth):
-            users = {key: one for key, one in first.items() if one.method in members}
-            tower = None
-            if plan.share and len(members) > 1:
-                tower = SharedTower(next(iter(users.values())).tower, need)
-                self.towers.append(tower)
-            for key, segmenter in users.items():
-                self.encoders[key] = _encoder(segmenter, tower)
+        self.encoders, self.towers = share_encoders(first, plan.share)
 
     def count(self, sample: Sample, condition: Condition) -> PictureCounts:
         """Count one picture with every run."""
@@ -165,16 +162,18 @@ class PictureEvaluator:
         counts = []
         for run, key, metrics in zip(self.runs, self.keys, self.metrics, strict=True):
             if key not in encoded:
-                encoded[key] = self._encode(key, image, run.protocol.view)
+                encoded[key] = self._encode(key, image, target, run.protocol)
             encodings, encode = encoded[key]
             decide = self._prepare_refiners(run.segmenter, encodings)
             start = time.perf_counter()
-            scored = [run.segmenter.score(encoding, run.texts) for encoding in encodings]
+            words = run.words(sample, target, self.bench)
+            scored = [run.segmenter.score(encoding, words.texts) for encoding in encodings]
             labels = [one.labels() for one in scored]
             decide += time.perf_counter() - start
             scores = confidence = None
             if self.plan.image_level:  # the maximum over the pieces of the picture
                 scores = torch.stack([one.image_scores() for one in scored]).amax(0).numpy()
+                scores = words.scores(scores, self.bench.classes)
             if self.plan.calibration and not run.segmenter.method.class_maps:
                 confidence = np.concatenate(
                     [one.confidence(part) for one, part in zip(scored, labels, strict=True)], axis=1
@@ -182,7 +181,7 @@ class PictureEvaluator:
             counted = metrics.count(
                 sample.id,
                 view_target(target, run.protocol.view),
-                np.concatenate(labels, axis=1),
+                words.labels(np.concatenate(labels, axis=1)),
                 scores=scores,
                 confidence=confidence,
             )
@@ -193,7 +192,7 @@ class PictureEvaluator:
         return PictureCounts(sample.id, tuple(counts))
 
     def _encode(
-        self, key: tuple[Any, ...], image: np.ndarray, view: str
+        self, key: tuple[Any, ...], image: np.ndarray, target: np.ndarray, protocol: Protocol
     ) -> tuple[list[Any], float]:
         """Encodings of the pieces of a picture, and the seconds that the method alone would take.
 
@@ -202,7 +201,7 @@ class PictureEvaluator:
         encoder = self.encoders[key]
         shared = getattr(encoder.tower, "seconds", 0.0)
         start = time.perf_counter()
-        encodings = [encoder.encode(piece) for piece in view_picture(image, view)]
+        encodings = encode_view(encoder, image, target, protocol)
         synchronise(encoder.tower.device)
         return encodings, time.perf_counter() - start + shared
 
@@ -219,11 +218,3 @@ class PictureEvaluator:
                     self.preparing[key] = time.perf_counter() - start
                 total += self.preparing[key]
         return total
-
-
-def _encoder(segmenter: Segmenter, tower: Any) -> Segmenter:
-    """The segmenter without refiners, for encoding, with `tower` if one is given."""
-    encoder = segmenter.with_method(segmenter.method)
-    if tower is not None:
-        encoder.tower = tower
-    return encoder

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from wordmask.datasets import VOID, Sample
+from wordmask.datasets import VOID, Benchmark, Sample
 from wordmask.drawing import overlay, palette, strip
 from wordmask.evaluation.plan import CLEAN, Plan, check
-from wordmask.evaluation.runs import Run, label, load, make_runs
+from wordmask.evaluation.runs import Run, encode_view, label, load, make_runs
 from wordmask.evaluation.views import view_picture, view_target
 from wordmask.files import write_atomically
 from wordmask.images import read_image
@@ -43,7 +43,26 @@ def choose(pictures: Sequence[Mapping[str, Any]], count: int) -> dict[str, list[
     return chosen
 
 
-def draw_examples(plan: Plan, found: Mapping[str, Any], folder: Path, count: int) -> None:
+def choose_same(runs: Sequence[Mapping[str, Any]], count: int) -> dict[str, list[str]]:
+    """As `choose`, once for several runs on the same pictures: by the mean of their mIoUs.
+
+    runs: as in results.json, each with `pictures`. A picture that a run has no mIoU for is left
+    out.
+    """
+    mious: dict[str, list[float | None]] = {}
+    for run in runs:
+        for picture in run["pictures"]:
+            mious.setdefault(picture["id"], []).append(picture["miou"])
+    means = [
+        {"id": one, "miou": None if None in values else sum(values) / len(values)}  # type: ignore[arg-type]
+        for one, values in mious.items()
+    ]
+    return choose(means, count)
+
+
+def draw_examples(
+    plan: Plan, found: Mapping[str, Any], folder: Path, count: int, same: bool = False
+) -> None:
     """Draw strips of the clean pictures of every method and list them in `pictures.json`.
 
     Args:
@@ -51,11 +70,12 @@ def draw_examples(plan: Plan, found: Mapping[str, Any], folder: Path, count: int
         found: its results.
         folder: for the strips, with a subfolder for each data set.
         count: number of pictures in each group.
+        same: the same pictures for all methods, see `choose_same`; else each method's own.
     """
     base = load(plan)
     listed = []
     for name, samples in check(plan).items():
-        runs = {run.label: run for run in make_runs(plan, base, samples.benchmark)}
+        runs = {run.label: run for run in make_runs(plan, base, samples)}
         by_id = {sample.id: sample for sample in samples}
         best: dict[str, Mapping[str, Any]] = {}  # of a sweep, the best alone
         for entry in found["runs"]:
@@ -63,12 +83,13 @@ def draw_examples(plan: Plan, found: Mapping[str, Any], folder: Path, count: int
                 other = best.setdefault(entry["protocol"]["entry"], entry)
                 if (entry["miou"] or 0) > (other["miou"] or 0):
                     best[entry["protocol"]["entry"]] = entry
+        shared = choose_same(list(best.values()), count) if same else None
         for entry in best.values():
             mean = {picture["id"]: picture["miou"] for picture in entry["pictures"]}
-            for group, ids in choose(entry["pictures"], count).items():
+            for group, ids in (shared or choose(entry["pictures"], count)).items():
                 for index, one in enumerate(ids):
                     sample = by_id[one]
-                    drawn, legend = _draw(runs[entry["label"]], sample, entry)
+                    drawn, legend = _draw(runs[entry["label"]], samples.benchmark, sample, entry)
                     file = f"{name}/{_file(entry['label'])}-{group}-{index + 1}.jpg"
                     path = folder / file
                     path.parent.mkdir(parents=True, exist_ok=True)
@@ -94,16 +115,16 @@ def _file(label: str) -> str:
 
 
 def _draw(
-    run: Run, sample: Sample, entry: Mapping[str, Any]
+    run: Run, bench: Benchmark, sample: Sample, entry: Mapping[str, Any]
 ) -> tuple[Image.Image, list[dict[str, Any]]]:
     """Picture, target and prediction side by side; and their classes, most pixels first."""
-    view = run.protocol.view
-    pieces = view_picture(read_image(sample.image), view)
-    shown = np.concatenate(pieces, axis=1)
-    target = view_target(sample.target(), view)
-    prediction = label(run, [run.segmenter.encode(piece) for piece in pieces]).astype(np.uint16)
+    view, image, target = run.protocol.view, read_image(sample.image), sample.target()
+    shown = np.concatenate(view_picture(image, view), axis=1)
+    encodings = encode_view(run.segmenter, image, target, run.protocol)
+    prediction = label(run, run.words(sample, target, bench), encodings)
+    target = view_target(target, view)
     void = target == VOID
-    names = [one["name"] for one in entry["classes"]][-run.texts.classes :]
+    names = [one["name"] for one in entry["classes"]][-bench.classes :]
     target = np.where(void, np.uint16(0), target)
     panels = [Image.fromarray(shown)]
     panels += [overlay(shown, labels, names, legend=False) for labels in (target, prediction)]

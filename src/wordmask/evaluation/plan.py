@@ -11,13 +11,17 @@ from typing import Any
 
 from wordmask.datasets import Benchmark, Samples, benchmark
 from wordmask.errors import WordmaskError, unknown
+from wordmask.evaluation.image_labels import find_image_labels
 from wordmask.evaluation.protocols import Entry, Protocol, make_protocol
 from wordmask.evaluation.robustness import CORRUPTIONS, SEVERITIES
+from wordmask.evaluation.words import added_words
 from wordmask.methods import METHODS, Method
 from wordmask.options import variant_of
+from wordmask.vocabulary import Background, Vocabulary
 
 Condition = tuple[str, int]  # a corruption and its severity
 CLEAN: Condition = ("clean", 0)
+RELEASED = "released"  # of `Plan.names`
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,8 @@ class Plan:
         protocol: official, paper or untuned.
         settings: changes of the protocol, `option=value`.
         sweep: options to vary, `option=a,b,c`; all combinations are run.
+        names: sources of class names to run with (see the data sets' `names`), and `released`:
+            those of the protocol; no pass of the network is added. Empty: those of the protocol.
         corruptions: kinds of `robustness.CORRUPTIONS`; each at three severities, besides the clean
             pictures.
         seed: of the corruptions.
@@ -55,6 +61,7 @@ class Plan:
     protocol: str = "official"
     settings: tuple[str, ...] = ()
     sweep: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
     corruptions: tuple[str, ...] = ()
     seed: int = 0
     limit: int | None = None
@@ -77,7 +84,8 @@ class Plan:
     @property
     def entries(self) -> list[tuple[Entry, tuple[str, ...]]]:
         """Every method with every combination of the sweeps, as changes `option=value`."""
-        sweeps = list(sweep_settings(self.sweep))
+        names = [() if one == RELEASED else (f"names={one}",) for one in self.names or (RELEASED,)]
+        sweeps = [(*n, *more) for n in names for more in sweep_settings(self.sweep)]
         methods = map(read_entry, self.methods)
         return [(entry, (*own, *more)) for entry, own in methods for more in sweeps]
 
@@ -168,18 +176,46 @@ def check(plan: Plan) -> dict[str, Samples]:
                 one, samples.benchmark, plan.protocol, assignments=(*plan.settings, *changes)
             )
             if plan.text_features is None:
-                background_words(protocol, samples.benchmark)
+                vocabulary(protocol, samples.benchmark)
+            elif protocol.vocabulary != "all":
+                raise WordmaskError(
+                    f"got vocabulary={protocol.vocabulary} and text features, which have no words "
+                    "to add or leave out; give a model with a text encoder"
+                )
+            find_image_labels(protocol.image_labels, samples[: plan.limit])
+            if protocol.vocabulary != "all" and protocol.image_labels != "none":
+                raise WordmaskError(
+                    f"got vocabulary={protocol.vocabulary} and image_labels="
+                    f"{protocol.image_labels}, which leave no other word to choose; give one"
+                )
         opened[bench.name] = samples[: plan.limit]
     return opened
+
+
+def vocabulary(protocol: Protocol, bench: Benchmark) -> tuple[Vocabulary, Background]:
+    """The words and the background of a protocol.
+
+    Raises:
+        WordmaskError: the data set lacks background words, or there are too few words to add.
+    """
+    background = protocol.strategy(background_words(protocol, bench))
+    added = added_words(bench, protocol.names, protocol.vocabulary, background.distractors)
+    return Vocabulary([*bench.names[protocol.names], *added]), background
 
 
 def background_words(protocol: Protocol, bench: Benchmark) -> tuple[str, ...]:
     """The data set's own background words under the names of a protocol.
 
+    Where plain names are set in place of released ones, the word is "background".
+
     Raises:
         WordmaskError: the protocol's background needs such words, and there are none.
     """
-    known = bench.background_words.get(protocol.names, ())
+    released = "**" in protocol.background
+    table = bench.released_background_words if released else bench.background_words
+    known = table.get(protocol.names, ())
+    if not known and bench.has_background and protocol.changes.get("names") == "plain":
+        known = ("background",)
     if "*" in protocol.background and bench.has_background and not known:
         raise WordmaskError(
             f"{bench.name} has no background words under names={protocol.names}, and "

@@ -17,10 +17,11 @@ import torch
 
 from wordmask.errors import WordmaskError
 from wordmask.evaluation.plan import CLEAN, Condition, Plan
-from wordmask.evaluation.published import find_reported
+from wordmask.evaluation.published import RunState, find_near, find_reported
 from wordmask.evaluation.runs import Run, Task
 from wordmask.evaluation.summary import markdown
 from wordmask.files import write_atomically
+from wordmask.metrics.bootstrap import percentile_interval
 from wordmask.metrics.collection import Metrics
 from wordmask.version import versions
 
@@ -79,10 +80,22 @@ def _collect(plan: Plan, task: Task, condition: Condition) -> list[dict[str, Any
         for counted, times, counts in zip(metrics, seconds, picture.runs, strict=True):
             counted.add(counts.counted)
             times.append((counts.encode, counts.decide))
-    return [
+    entries = [
         _entry(plan, task, run, condition, counted, times)
         for run, counted, times in zip(task.runs, metrics, seconds, strict=True)
     ]
+    plain = {
+        _but_names(entry): entry["miou"]
+        for entry in entries
+        if entry["protocol"]["settings"]["names"] == "plain"
+    }
+    return [{**entry, "plain": plain.get(_but_names(entry))} for entry in entries]
+
+
+def _but_names(entry: Mapping[str, Any]) -> str:
+    """What runs with other names of the classes and of the background have in common."""
+    settings = entry["protocol"]["settings"] | {"names": "", "background": ""}
+    return json.dumps([entry["protocol"]["entry"], settings], sort_keys=True)
 
 
 def _entry(
@@ -95,6 +108,7 @@ def _entry(
 ) -> dict[str, Any]:
     """Everything about one run of one data set."""
     bench, protocol = task.bench, run.protocol
+    loaded = _networks(plan, [task])
     confusion = counted.confusion
     means = counted.summary()
     headline = means[f"miou_{protocol.definition}"]
@@ -120,6 +134,9 @@ def _entry(
     encode, decide = np.array(seconds).T
     together = next(labels for labels in task.shared if run.label in labels)
     each = counted.per_picture.mean_iou()
+    resampled = counted.per_picture.resamples()
+    parts = (run.segmenter.method, *run.segmenter.refiners)
+    kinds = {kind for part in parts for kind in part.networks if kind != "none"}
     entry = {
         "label": run.label,
         "swept": dict(change.split("=", 1) for change in run.swept),
@@ -129,10 +146,13 @@ def _entry(
         "images": confusion.images,
         "expected": bench.expected,
         "protocol": protocol.describe(),
+        "networks": {k: v for k, v in loaded.items() if k in kinds},
         "background": run.texts.strategy.describe(),
+        "words": run.word_counts(bench),
         "miou": headline,
         "metrics": means,
-        "intervals": {k: list(v) for k, v in counted.per_picture.intervals().items()},
+        "intervals": {name: percentile_interval(values) for name, values in resampled.items()},
+        "resamples": resampled[f"miou_{protocol.definition}"].round(6).tolist(),
         "void_pixels": confusion.void_pixels,
         "classes": classes,
         "seconds": {
@@ -147,9 +167,22 @@ def _entry(
     }
     if plan.calibration:
         entry["calibration"] = _calibration(run, counted)
-    reported = find_reported(entry, task.model, _sources(run)) if condition == CLEAN else []
-    entry["published"] = [dataclasses.asdict(number) for number in reported]
+    state = RunState(entry, task.model, _sources(run), _text(plan.text_features))
+    entry |= published(state) if condition == CLEAN else {"published": [], "near": None}
     return _without_nan(entry)
+
+
+def published(state: RunState) -> dict[str, Any]:
+    """The numbers of papers for a run, as plain values: those of its setting, and the nearest."""
+    near = find_near(state)
+    return {
+        "published": [dataclasses.asdict(number) for number in find_reported(state)],
+        "near": None if near is None else dataclasses.asdict(near),
+    }
+
+
+def _text(path: Any) -> str | None:
+    return None if path is None else str(path)
 
 
 def _calibration(run: Run, counted: Metrics) -> dict[str, Any]:

@@ -13,11 +13,15 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from wordmask.datasets import Benchmark, Samples
+from wordmask.datasets import Benchmark, Sample, Samples
+from wordmask.encoding import Encoding
 from wordmask.errors import WordmaskError
-from wordmask.evaluation.plan import CLEAN, Condition, Plan, background_words
+from wordmask.evaluation.image_labels import ImageLabels, find_image_labels
+from wordmask.evaluation.plan import CLEAN, Condition, Plan, vocabulary
 from wordmask.evaluation.protocols import Protocol, make_protocol
 from wordmask.evaluation.sharing import share_passes
+from wordmask.evaluation.views import view_picture, view_regions
+from wordmask.evaluation.words import chosen_classes
 from wordmask.journal import Journal
 from wordmask.methods import Method
 from wordmask.metrics.collection import Counted, Metrics
@@ -25,7 +29,6 @@ from wordmask.segmenter import Segmenter
 from wordmask.text_queries import TextQueries
 from wordmask.user_code import is_file, source_digest
 from wordmask.version import __version__
-from wordmask.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,26 @@ class PictureCounts:
 
 
 @dataclass(frozen=True)
+class PictureWords:
+    """The words of one picture, and `of_set`: the labels of the first of them in the data set."""
+
+    texts: TextQueries
+    of_set: np.ndarray
+
+    def labels(self, labels: np.ndarray) -> np.ndarray:
+        """Labels of the data set, (H, W), from those of the words; 0 for an added word."""
+        table = np.zeros(self.texts.classes + 1, np.uint16)
+        table[1 : len(self.of_set) + 1] = self.of_set
+        return table[labels]
+
+    def scores(self, scores: np.ndarray, classes: int) -> np.ndarray:
+        """(classes,) image-level scores from those of the words; the lowest for those left out."""
+        found = np.full(classes, np.finfo(scores.dtype).min, scores.dtype)
+        found[self.of_set - 1] = scores[: len(self.of_set)]
+        return found
+
+
+@dataclass(frozen=True)
 class Run:
     """One method under one protocol on one data set; `swept` are its settings from sweeps."""
 
@@ -64,6 +87,22 @@ class Run:
     protocol: Protocol
     segmenter: Segmenter
     texts: TextQueries
+    image_labels: ImageLabels
+
+    def words(self, sample: Sample, target: np.ndarray, bench: Benchmark) -> PictureWords:
+        """The words of a picture, and which of them are known to be in it, from its target."""
+        chosen = chosen_classes(target, bench.classes, self.protocol.vocabulary, sample.id)
+        if chosen is not None:
+            return PictureWords(self.texts.keep(chosen.tolist()), chosen + 1)
+        texts = self.texts.among(self.image_labels.of(sample, target))
+        return PictureWords(texts, np.arange(1, bench.classes + 1))
+
+    def word_counts(self, bench: Benchmark) -> dict[str, int]:
+        """How many classes, names and background words each picture is compared with."""
+        classes, names = self.texts.classes, len(self.texts.foreground)
+        if self.protocol.vocabulary.isdigit() and int(self.protocol.vocabulary) < bench.classes:
+            names = classes = int(self.protocol.vocabulary)
+        return {"classes": classes, "names": names, "background": len(self.texts.background)}
 
     def metrics(self, bench: Benchmark, boundary: bool) -> Metrics:
         """New metrics without counts."""
@@ -160,14 +199,18 @@ def family(source: str) -> str:
     return next(found, "OpenAI" if "clip-vit-" in name else "")
 
 
-def make_runs(plan: Plan, base: Segmenter, bench: Benchmark) -> tuple[Run, ...]:
+def make_runs(plan: Plan, base: Segmenter, samples: Samples) -> tuple[Run, ...]:
     """All runs on one data set, each with its words encoded."""
+    bench = samples.benchmark
     base.provenance()  # weights are hashed once, for all runs
-    runs = []
+    runs: list[Run] = []
     for entry, changes in plan.entries:
         protocol = make_protocol(
             entry, bench, plan.protocol, backbone(base), (*plan.settings, *changes)
         )
+        same = (run.protocol for run in runs if run.protocol.entry == protocol.entry)
+        if plan.names and any(one.settings() == protocol.settings() for one in same):
+            continue  # the released names are these
         segmenter = base.with_method(
             protocol.method, protocol.variant, protocol.options, list(protocol.refine)
         )
@@ -177,7 +220,8 @@ def make_runs(plan: Plan, base: Segmenter, bench: Benchmark) -> tuple[Run, ...]:
             names = [f"word {i + 1}" for i in range(len(background))]
             texts = dataclasses.replace(texts, strategy=protocol.strategy(names))
         name = " ".join([protocol.entry, *changes])
-        runs.append(Run(name, changes, protocol, segmenter, texts))
+        known = find_image_labels(protocol.image_labels, samples)
+        runs.append(Run(name, changes, protocol, segmenter, texts, known))
     return tuple(runs)
 
 
@@ -197,7 +241,7 @@ def prepare(
         WordmaskError: `state` holds the counts of other settings, pictures, weights or code.
     """
     bench = samples.benchmark
-    runs = make_runs(plan, base, bench)
+    runs = make_runs(plan, base, samples)
     provenance = base.provenance()
     model = {
         "source": str(provenance["model"]),
@@ -223,6 +267,11 @@ def prepare(
         "model": model,
         "networks": {kind: base.networks.describe()[kind] for kind in kinds},
         "text_features": _digest(plan.text_features),
+        "image_labels": {
+            run.image_labels.source: _digest(run.image_labels.source)
+            for run in runs
+            if run.image_labels.rows
+        },
         "runs": {run.label: run.protocol.describe() for run in runs},
         "corruptions": list(plan.corruptions),
         "seed": plan.seed,
@@ -237,10 +286,21 @@ def prepare(
     return Task(samples, runs, journal, model, shared)
 
 
-def label(run: Run, encodings: Sequence[Any]) -> np.ndarray:
+def encode_view(
+    segmenter: Segmenter, image: np.ndarray, target: np.ndarray, protocol: Protocol
+) -> list[Encoding]:
+    """The encodings of the pieces of a picture, told the true regions if the protocol says so."""
+    pieces = view_picture(image, protocol.view)
+    if protocol.regions == "none":
+        return [segmenter.encode(piece) for piece in pieces]
+    known = view_regions(target, protocol.view)
+    return [segmenter.encode(*one) for one in zip(pieces, known, strict=True)]
+
+
+def label(run: Run, words: PictureWords, encodings: Sequence[Any]) -> np.ndarray:
     """The labels (H, W) of the pieces of one picture, side by side."""
-    parts = [run.segmenter.score(encoding, run.texts).labels() for encoding in encodings]
-    return np.concatenate(parts, axis=1)
+    parts = [run.segmenter.score(encoding, words.texts).labels() for encoding in encodings]
+    return words.labels(np.concatenate(parts, axis=1))
 
 
 def code_digests(plan: Plan, runs: Sequence[Run], bench: Benchmark) -> dict[str, str]:
@@ -260,9 +320,7 @@ def code_digests(plan: Plan, runs: Sequence[Run], bench: Benchmark) -> dict[str,
 def _words(plan: Plan, protocol: Protocol, bench: Benchmark) -> tuple[Any, Any]:
     """Words and background as `Segmenter.encode_text` takes them."""
     if plan.text_features is None:
-        known = background_words(protocol, bench)
-        names = [list(names) for names in bench.names[protocol.names]]
-        return Vocabulary(names), protocol.strategy(known)
+        return vocabulary(protocol, bench)
     rows = _read_rows(plan.text_features, bench.name, bench.classes)
     if "*" not in protocol.background:
         return rows, protocol.strategy(())

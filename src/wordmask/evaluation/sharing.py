@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -17,6 +17,7 @@ from torch import Tensor
 from wordmask.devices import synchronise
 from wordmask.errors import WordmaskError
 from wordmask.methods import Method
+from wordmask.segmenter import Segmenter
 from wordmask.towers.clip import Need, Trace
 
 
@@ -86,3 +87,31 @@ class SharedTower:
         """Clear the cache, before the next picture."""
         self._traces.clear()
         self.seconds = 0.0
+
+
+def share_encoders(
+    segmenters: Mapping[Hashable, Segmenter], share: bool = True
+) -> tuple[dict[Hashable, Segmenter], list[SharedTower]]:
+    """Segmenters that only encode, with one pass of the network for methods of the same pixels.
+
+    Args:
+        segmenters: one for each encoding, by any key.
+        share: False: every one has a pass of its own.
+
+    Returns:
+        The encoders by key, without refiners; and the towers to `forget` after each picture.
+    """
+    encoders: dict[Hashable, Segmenter] = {}
+    towers: list[SharedTower] = []
+    depth = next(iter(segmenters.values())).tower.depth
+    for members, need in share_passes([one.method for one in segmenters.values()], depth):
+        users = {key: one for key, one in segmenters.items() if one.method in members}
+        tower = None
+        if share and len(members) > 1:
+            tower = SharedTower(next(iter(users.values())).tower, need)
+            towers.append(tower)
+        for key, segmenter in users.items():
+            encoders[key] = segmenter.with_method(segmenter.method)
+            if tower is not None:
+                encoders[key].tower = tower  # type: ignore[assignment]
+    return encoders, towers

@@ -8,6 +8,12 @@ from typing import Any
 from wordmask.evaluation.markdown import markdown_table
 from wordmask.evaluation.published import Reported
 
+NAMES = (
+    "Plain names: the mIoU of the same run with the benchmark's own words (`--names "
+    "released,plain` makes it). Words: the names of the classes that the run was given + those of "
+    "the background."
+)
+
 
 def percent(share: float | None) -> str:
     """A share as percent with one decimal, a dash for None."""
@@ -25,6 +31,36 @@ def headline(entry: Mapping[str, Any]) -> Reported | None:
         if found["metric"] == "miou":
             return Reported(**found)
     return None
+
+
+def word_count(entry: Mapping[str, Any]) -> str:
+    """How many words a run was given: names of classes, and of the background: `30 + 26`."""
+    words = entry.get("words")
+    if not words:
+        return "-"
+    return f"{words['names']}" + (f" + {words['background']}" if words["background"] else "")
+
+
+def outside(entry: Mapping[str, Any]) -> bool:
+    """Whether the mIoU lies outside its own interval.
+
+    A percentile interval is that of resampled sets. Those lack some of the classes that few
+    pictures show, which moves their mean to one side; on few pictures, past the number itself.
+    """
+    low, high = entry["intervals"][f"miou_{entry['protocol']['settings']['definition']}"]
+    if None in (low, high, entry["miou"]):
+        return False
+    return not low <= entry["miou"] <= high
+
+
+def nearly(entry: Mapping[str, Any]) -> str:
+    """The published mIoU that a run misses, and by what, in words; "" if there is none."""
+    near = entry.get("near")
+    if not near:
+        return ""
+    row = f", {near['row']}" if near["row"] else ""
+    differences = "; ".join(near["differences"])
+    return f"{near['value']:g} ({near['source']}{row}) is of another setting: {differences}"
 
 
 def markdown(results: Mapping[str, Any]) -> str:
@@ -62,8 +98,16 @@ def _table(entries: Sequence[Mapping[str, Any]]) -> list[str]:
         )
         if any(key in entry["metrics"] for entry in entries)
     ]
-    heads = ["method", "protocol", "mIoU", "95 % interval", "published", "difference"]
-    heads += ["pixels", "classes", "fwIoU", *(name for _, name in extra), "ms"]
+    heads = ["method", "protocol", "mIoU", "95 % interval", "plain names", "words"]
+    heads += [
+        "published",
+        "difference",
+        "pixels",
+        "classes",
+        "fwIoU",
+        *(name for _, name in extra),
+        "ms",
+    ]
     rows = []
     for entry in entries:
         means = entry["metrics"]
@@ -73,15 +117,19 @@ def _table(entries: Sequence[Mapping[str, Any]]) -> list[str]:
         reported = headline(entry)
         if reported is not None:
             published = f"{reported.value:g} ({reported.source})"
-            if complete(entry) and entry["miou"] is not None:
+            if entry["miou"] is not None:
                 difference = f"{100 * entry['miou'] - reported.value:+.1f}"
         seconds = entry["seconds"]
         rows.append(
             [
                 f"`{entry['label']}`",
                 entry["protocol"]["protocol"],
-                percent(entry["miou"]) + (f" ({definition})" if mixed else ""),
+                percent(entry["miou"])
+                + ("†" if outside(entry) else "")
+                + (f" ({definition})" if mixed else ""),
                 f"{percent(low)} to {percent(high)}",
+                percent(entry.get("plain")),
+                word_count(entry),
                 published,
                 difference,
                 percent(means["pixel_accuracy"]),
@@ -120,18 +168,26 @@ def _legend(entries: Sequence[Mapping[str, Any]]) -> list[str]:
         ) + "; both definitions are in results.json. Interval: bootstrap over pictures. Pixels, "
         "classes: accuracy over pixels, and mean over classes. ms: encode and decide, a picture; "
         "where methods share a pass of the network, each has the whole of it. "
-        "Published numbers are those of the same method, settings and backbone; a difference is "
-        "given for complete data sets alone.",
+        "Published numbers are those of the same networks, variant, protocol and settings, on all "
+        "pictures of the set; what misses one by little is listed below, with what differs.",
     ]  # fmt: skip
     if any("calibration" in e for e in entries):
         lines[0] += (
             " ECE: expected calibration error in percent, over pixels in 15 bins of the "
             "probability of their label; 0 is best."
         )
+    lines[0] += f" {NAMES}"
+    if any(map(outside, entries)):
+        lines[0] += (
+            " † outside its interval: resampled pictures lack some of the rarer classes, which "
+            "moves their mean to one side."
+        )
     notes = dict.fromkeys(
         f"{e['protocol']['entry']}: {note}" for e in entries for note in _notes(e)
     )
-    return [*lines, "", *(f"- {note}" for note in notes)]
+    near = {f"{e['label']}, {e['dataset']}": nearly(e) for e in entries}
+    missed = [f"{name}: {text}." for name, text in near.items() if text]
+    return [*lines, "", *(f"- {note}" for note in (*notes, *missed))]
 
 
 def _notes(entry: Mapping[str, Any]) -> list[str]:

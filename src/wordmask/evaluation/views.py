@@ -21,6 +21,14 @@ def view_picture(image: np.ndarray, view: str) -> list[np.ndarray]:
     return [np.ascontiguousarray(_centre(np.asarray(resized), side))]
 
 
+def view_regions(target: np.ndarray, view: str) -> list[np.ndarray]:
+    """The target (H, W) of each piece of `view_picture`."""
+    if view == "halves":
+        middle = target.shape[1] // 2
+        return [target[:, :middle], target[:, middle:]]
+    return [view_target(target, view)]
+
+
 def view_target(target: np.ndarray, view: str) -> np.ndarray:
     """The target (H, W) of the pieces of `view_picture`, side by side."""
     side = crop_size(view)

@@ -48,6 +48,7 @@ class Method(Preprocessing):
 
     year: ClassVar[int]
     class_maps: ClassVar[bool] = False  # scores are maps of classes and not cosines of names
+    takes_regions: ClassVar[bool] = False  # `encode` takes true regions (B, H, W), an upper bound
     # options that only `scores` and `rule` read: encodings do not depend on them
     scoring: ClassVar[frozenset[str]] = frozenset(
         {"templates", "pooling", "logit_scale", "area_threshold", "min_max"}

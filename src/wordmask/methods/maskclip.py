@@ -11,6 +11,7 @@ from torch import Tensor
 
 from wordmask.encoding import DenseFeatures, Encoding
 from wordmask.methods.base import Method, Towers, finish_block, register, to_grid
+from wordmask.scoring import SoftmaxRule
 from wordmask.text_queries import TextQueries
 from wordmask.towers.clip import ClipTower, Need, Trace
 
@@ -18,6 +19,23 @@ IMAGENET: dict[str, Any] = {
     "mean": (0.485, 0.456, 0.406),
     "std": (0.229, 0.224, 0.225),
 }
+
+
+SCALE = 100.0  # of the softmax in both refinements
+
+
+@dataclass(frozen=True)
+class MixtureRule(SoftmaxRule):
+    """For scores that are mixed probabilities: a name's probability is its share of them."""
+
+    def probability(self, scores: Tensor, texts: TextQueries) -> Tensor:
+        """The share of each class, the best of its names, of the mixture (R, ...)."""
+        mixed = scores.clamp_min(0)
+        return texts.pool(mixed / mixed.sum(0).clamp_min(1e-12), dim=0)
+
+    def pool(self, maps: Tensor, texts: TextQueries) -> Tensor:
+        """The same: class maps are probabilities."""
+        return self.probability(maps, texts)
 
 
 @dataclass(frozen=True)
@@ -45,6 +63,10 @@ class MaskClip(Method):
     - `dinoiser`: CLIP-DINOiser's, meant for laion2b weights: logit scale 100.
     - `clearclip`: `harness` without residual and FFN (ClearCLIP, supplement, Table 2).
 
+    Key smoothing mixes probabilities, P_i <- sum_j <k_i, k_j> P_j, with unit keys k (at scale 100;
+    classes that prompt denoising dropped have none). Rows of weights do not sum to 1; pixels are
+    labelled by the mixture stretched to their size, and its shares are the probabilities.
+
     Deviations of the released code: the paper's key smoothing normalises keys over channels, the
     code over tokens (`smoothing_over_tokens`); both refinements are off in its configurations.
     Cost: one forward of CLIP less the last attention.
@@ -53,8 +75,9 @@ class MaskClip(Method):
         residual, ffn: keep the last block's residual and feed-forward network.
         prompt_denoising: a class with a best probability (at scale 100) in the picture below this
             is dropped; 0 keeps all. The paper's value is 0.5.
-        key_smoothing: patches with a best probability of at most this get the probabilities of
-            patches with similar keys; 0 is off, 1 smooths all. The paper's value is 1.
+        key_smoothing: patches with a best probability of at most this get a mixture of the
+            probabilities of all patches, weighted by their keys; 0 is off, 1 smooths all. The
+            paper's value is 1.
         smoothing_over_tokens: normalise keys as the released code does.
     """
 
@@ -106,19 +129,24 @@ class MaskClip(Method):
         )
 
     def scores(self, towers: Towers, encoding: Encoding, texts: TextQueries) -> Tensor:
-        """Cosines (B, Q, h, w), after prompt denoising and key smoothing, if any."""
+        """Cosines (B, Q, h, w), after prompt denoising; with key smoothing mixed probabilities."""
         scores = super().scores(towers, encoding, texts)
-        if self.key_smoothing:
-            scores = self._smooth(scores, encoding.state.keys)
         if self.prompt_denoising:
-            best = torch.softmax(100 * scores, dim=1).amax(dim=(2, 3), keepdim=True)
+            best = torch.softmax(SCALE * scores, dim=1).amax(dim=(2, 3), keepdim=True)
             absent = (best < self.prompt_denoising) & (best < best.amax(dim=1, keepdim=True))
             scores = scores.masked_fill(absent, -1.0)  # the smallest possible cosine
+        if self.key_smoothing:
+            scores = self._smooth(scores, encoding.state.keys)
         return scores
+
+    def rule(self, encoding: Encoding, i: int) -> SoftmaxRule:
+        """The shared rule, on mixed probabilities if keys are smoothed."""
+        rule = MixtureRule if self.key_smoothing else SoftmaxRule
+        return rule(self.logit_scale, self.area_threshold, self.min_max)
 
     def _smooth(self, scores: Tensor, keys: Tensor) -> Tensor:
         keys = F.normalize(keys, dim=1 if self.smoothing_over_tokens else 2)
-        flat = scores.flatten(2)  # (B, Q, h*w)
-        smooth = flat @ (keys @ keys.transpose(1, 2))
-        unsure = torch.softmax(100 * flat, dim=1).amax(1, keepdim=True) <= self.key_smoothing
-        return torch.where(unsure, smooth, flat).view_as(scores)
+        probability = torch.softmax(SCALE * scores.flatten(2), dim=1)  # (B, Q, h*w)
+        smooth = probability @ (keys @ keys.transpose(1, 2))
+        unsure = probability.amax(1, keepdim=True) <= self.key_smoothing
+        return torch.where(unsure, smooth, probability).view_as(scores)

@@ -52,6 +52,41 @@ class PerPicture:
             means[picture] = float(mean_iou(intersect, target, prediction, over))
         return means
 
+    def resamples(self, count: int = 1000, seed: int = 0) -> dict[str, np.ndarray]:
+        """Every mean over pictures drawn with replacement.
+
+        The draws depend on `seed` and the ids of the pictures alone, so values of two methods or
+        checkpoints on the same pictures are paired, see `paired_interval`.
+
+        Args:
+            count: number of resamples.
+            seed: of the draws.
+
+        Returns:
+            By the names of `all_means`, (count,) each; NaN without a picture.
+        """
+        if count < 1:
+            raise WordmaskError(f"got {count} resamples; give 1 or more")
+        pictures = len(self.areas)
+        if not pictures:
+            return dict.fromkeys(all_means(*np.zeros((3, 1))), np.full(count, np.nan))
+        ordered = [self.areas[picture] for picture in sorted(self.areas)]
+        owner = np.repeat(np.arange(pictures), [areas.shape[1] for areas in ordered])
+        labels, *areas = np.concatenate(ordered, axis=1).astype(np.int64)
+        # how often each picture is in each resample; a float64 product of whole numbers below 2^53
+        # is exact, so the order of the sums does not matter
+        random = np.random.default_rng(seed)
+        draws = random.multinomial(pictures, np.full(pictures, 1 / pictures), count)
+        weights = draws.astype(np.float64)
+        totals = np.zeros((3, count, self.classes + 1))
+        for first in range(0, self.classes + 1, 64):  # a few classes at a time, to save memory
+            here = (labels >= first) & (labels < first + 64)
+            for total, area in zip(totals, areas, strict=True):
+                table = np.zeros((pictures, min(64, self.classes + 1 - first)))
+                table[owner[here], labels[here] - first] = area[here]
+                total[:, first : first + 64] = weights @ table
+        return all_means(*totals[..., 0 if self.background else 1 :])
+
     def intervals(
         self, level: float = 0.95, resamples: int = 1000, seed: int = 0
     ) -> dict[str, tuple[float, float]]:
@@ -67,30 +102,25 @@ class PerPicture:
         Returns:
             By the names of `all_means`, (low, high); NaN without a picture.
         """
-        if not 0 < level < 1 or resamples < 1:
-            raise WordmaskError(
-                f"got level {level} and {resamples} resamples; give a level between 0 and 1, and "
-                "1 resample or more"
-            )
-        count = len(self.areas)
-        if not count:
-            return dict.fromkeys(all_means(*np.zeros((3, 1))), (np.nan, np.nan))
-        ordered = [self.areas[picture] for picture in sorted(self.areas)]
-        owner = np.repeat(np.arange(count), [areas.shape[1] for areas in ordered])
-        labels, *areas = np.concatenate(ordered, axis=1).astype(np.int64)
-        # how often each picture is in each resample; a float64 product of whole numbers below 2^53
-        # is exact, so the order of the sums does not matter
-        random = np.random.default_rng(seed)
-        draws = random.multinomial(count, np.full(count, 1 / count), resamples).astype(np.float64)
-        totals = np.zeros((3, resamples, self.classes + 1))
-        for first in range(0, self.classes + 1, 64):  # a few classes at a time, to save memory
-            here = (labels >= first) & (labels < first + 64)
-            for total, area in zip(totals, areas, strict=True):
-                table = np.zeros((count, min(64, self.classes + 1 - first)))
-                table[owner[here], labels[here] - first] = area[here]
-                total[:, first : first + 64] = draws @ table
-        tails = [50 * (1 - level), 50 * (1 + level)]
-        return {
-            name: tuple(np.percentile(values, tails).tolist())
-            for name, values in all_means(*totals[..., 0 if self.background else 1 :]).items()
-        }
+        drawn = self.resamples(resamples, seed)
+        return {name: percentile_interval(values, level) for name, values in drawn.items()}
+
+
+def percentile_interval(values: np.ndarray, level: float = 0.95) -> tuple[float, float]:
+    """The interval (low, high) that holds a share `level` of resampled values.
+
+    Raises:
+        WordmaskError: a level that is not between 0 and 1.
+    """
+    if not 0 < level < 1:
+        raise WordmaskError(f"got level {level}; give a level between 0 and 1")
+    low, high = np.percentile(values, [50 * (1 - level), 50 * (1 + level)])
+    return float(low), float(high)
+
+
+def paired_interval(one: np.ndarray, other: np.ndarray, level: float = 0.95) -> tuple[float, float]:
+    """The interval of the difference `one - other` on the same pictures (paired bootstrap).
+
+    one, other: (N,) values of `PerPicture.resamples` over the same pictures, with the same seed.
+    """
+    return percentile_interval(np.asarray(one) - np.asarray(other), level)

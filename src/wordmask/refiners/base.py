@@ -32,9 +32,18 @@ class RefinerInput:
 class Refiner(Options):
     """Refines score maps, from the picture and the maps alone, whatever the method."""
 
+    @property
+    def active(self) -> bool:
+        """False if these options change nothing: maps then stay as they are."""
+        return True
+
     def prepare(self, picture: RefinerInput, networks: AuxiliaryModels) -> Any:
         """Compute once per picture what `refine` needs and what does not depend on the words."""
         raise TypeError(f"{type(self).__name__} does not implement prepare")
+
+    def grid(self, prepared: Any) -> tuple[int, int] | None:
+        """The size (h, w) at which `refine` wants the maps; None: that of CLIP's patches."""
+        return None
 
     def refine(self, prepared: Any, scores: Tensor) -> Tensor:
         """Refine score maps of one picture.

@@ -16,7 +16,7 @@ from wordmask.affinity import Affinity, Chain, Mean, Sharpened
 from wordmask.errors import WordmaskError
 from wordmask.refiners.base import Refiner, RefinerInput, register_refiner
 from wordmask.towers.auxiliary import AuxiliaryModels
-from wordmask.towers.diffusion import LAYERS, SelfAttention
+from wordmask.towers.diffusion import LAYERS, DiffusionTower, SelfAttention
 
 
 class Fused(NamedTuple):
@@ -96,16 +96,18 @@ class Diffusion(Refiner):
 
     def prepare(self, picture: RefinerInput, networks: AuxiliaryModels) -> Fused:
         """Run one denoising pass and return its fused attention."""
-        tower = networks.diffusion
-        attention = tower.attention(
-            picture.image,
+        return self.fuse(self.heads(picture.image, networks.diffusion))
+
+    def heads(self, image: Tensor, tower: DiffusionTower) -> SelfAttention:
+        """The self-attention of a picture (3, H, W) in [0, 1], head by head."""
+        return tower.attention(
+            image,
             self.layers,
             time_step=self.time_step,
             t=self.t,
-            size=self._size(picture.image, tower.size),
+            size=self._size(image, tower.size),
             seed=self.seed,
         )
-        return self.fuse(attention)
 
     def _size(self, image: Tensor, native: int) -> tuple[int, int]:
         side = self.side or native

@@ -29,11 +29,12 @@ class Pamr(Refiner):
     repeated.
 
     `harness` has the settings of SCLIP and NACLIP, at the size of CLIP's input; `fine` those for
-    showing masks. The harness itself first resizes the picture to the size of the result
-    (`at="picture"`), whose cost grows with the picture.
+    showing masks. The harness itself resizes the picture, as CLIP got it, to the size of the result
+    (`at="picture"`), whose cost grows with the picture. Maps come at that size too, as labels are
+    read from them.
 
     Args:
-        steps: number of averaging steps.
+        steps: number of averaging steps; 0 changes nothing.
         dilations: distances of the neighbours in pixels.
         at: the size at which it runs: "clip", that of CLIP's input, or "picture".
     """
@@ -54,26 +55,40 @@ class Pamr(Refiner):
                 "dilations whole pixels of at least 1"
             )
 
+    @property
+    def active(self) -> bool:
+        """Whether there is any step."""
+        return self.steps > 0
+
     def prepare(self, picture: RefinerInput, networks: AuxiliaryModels) -> Tensor:
         """The weight of every neighbour, (8 * dilations, H, W)."""
-        pixels = picture.pixels.float()
+        pixels = picture.pixels
         if self.at == "picture":
+            # in float64, so that an area of one colour stays one: its neighbours' deviation is 0,
+            # and the last bit of float32, which differs with the number of threads, would decide
             size = picture.image.shape[1:]
-            pixels = F.interpolate(pixels[None], size=size, mode="bilinear")[0]
-        return self.affinity(pixels)
+            pixels = F.interpolate(pixels[None].double(), size=size, mode="bilinear")[0]
+        return self.affinity(pixels.float())
+
+    def grid(self, prepared: Tensor) -> tuple[int, int]:
+        """The size of the picture that was prepared."""
+        return prepared.shape[1], prepared.shape[2]
 
     def refine(self, prepared: Tensor, scores: Tensor) -> Tensor:
-        """Resize scores (R, h, w) to (H, W) with corners aligned, then run all steps."""
+        """Run all steps on scores (R, H, W).
+
+        Smaller ones are first resized with their corners aligned, as the released module does; in
+        its harness they never are.
+        """
         height, width = prepared.shape[1:]
         out = scores.new_empty(len(scores), height, width)
         chunk = max(BLOCK_BYTES // (4 * height * width), 1)
         for start in range(0, len(scores), chunk):
-            maps = F.interpolate(
-                scores[None, start : start + chunk],
-                size=(height, width),
-                mode="bilinear",
-                align_corners=True,
-            )[0]
+            maps = scores[start : start + chunk]
+            if maps.shape[1:] != (height, width):
+                maps = F.interpolate(
+                    maps[None], size=(height, width), mode="bilinear", align_corners=True
+                )[0]
             for _ in range(self.steps):
                 mean = torch.zeros_like(maps)
                 for weight, neighbour in zip(prepared, self._neighbours(maps), strict=True):

@@ -37,17 +37,17 @@ def check_contents(folder: Path, files: Files, index: Sequence[str], half: bool)
     for name in sorted(small | set(files.extra) | set(index)):
         path = folder / name
         if path.is_file():
-            _refuse_pointer(path)
+            _refuse_pointer(path, name)
             if path.suffix == ".json" and path.name not in LARGE:
-                read_settings(path)
+                read_settings(path, name)
     for names in files.weights:
         form = find_weights(folder, names, half)
         for name in form.parts(folder) if form else ():
-            _check_weights(folder / name)
+            _check_weights(folder / name, name)
 
 
-def read_settings(path: Path) -> dict[str, Any]:
-    """The JSON object in a file.
+def read_settings(path: Path, name: str = "") -> dict[str, Any]:
+    """The JSON object in a file, called `name` in messages.
 
     Raises:
         ContentError: it holds anything else.
@@ -56,10 +56,10 @@ def read_settings(path: Path) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8")
         settings = json.loads(text) if text.strip() else "nothing"
     except (OSError, ValueError) as error:
-        raise ContentError(f"{path.name} is no JSON: {first_line(error)}") from None
+        raise ContentError(f"{name or path.name} is no JSON: {first_line(error)}") from None
     if not isinstance(settings, dict):
         held = settings if settings == "nothing" else json.dumps(settings)[:60]
-        raise ContentError(f"{path.name} holds {held}; it must hold a JSON object")
+        raise ContentError(f"{name or path.name} holds {held}; it must hold a JSON object")
     return settings
 
 
@@ -80,13 +80,13 @@ def read_triple(path: Path, settings: dict[str, Any], key: str) -> tuple[float, 
     return tuple(value)
 
 
-def _check_weights(path: Path) -> None:
+def _check_weights(path: Path, name: str) -> None:
     from safetensors import SafetensorError, safe_open
 
     if path.suffix == ".json":
-        read_settings(path)
+        read_settings(path, name)
         return
-    _refuse_pointer(path)
+    _refuse_pointer(path, name)
     why = f"it has {path.stat().st_size} bytes"
     if path.suffix == ".safetensors":
         try:
@@ -96,13 +96,13 @@ def _check_weights(path: Path) -> None:
             why += f" ({first_line(error)})"
     elif zipfile.is_zipfile(path) or _start(path).startswith(LEGACY):
         return
-    raise ContentError(f"{path.name} is cut short or damaged, {why}")
+    raise ContentError(f"{name} is cut short or damaged, {why}")
 
 
-def _refuse_pointer(path: Path) -> None:
+def _refuse_pointer(path: Path, name: str) -> None:
     if _start(path).startswith(POINTER):
         raise ContentError(
-            f"{path.name} is a git-LFS pointer and not the file itself, run `git lfs pull` there"
+            f"{name} is a git-LFS pointer and not the file itself (`git lfs pull` gets it)"
         )
 
 

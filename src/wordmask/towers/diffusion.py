@@ -28,6 +28,7 @@ from wordmask.towers.fetch import (
     TOKENIZER,
     TRANSFORMERS,
     Files,
+    Repository,
     inside,
     weight_settings,
 )
@@ -391,7 +392,7 @@ def load_diffusion(
     if name not in (*MIRRORS, WITHDRAWN):
         return attempt(name, local_files_only)
     copies = sorted(MIRRORS, key=lambda copy: copy != name)  # the one given as source comes first
-    problem = None
+    problems = {}
     for offline in (True,) if local_files_only else (True, False):  # every cache before the network
         for copy in copies:
             try:
@@ -399,10 +400,11 @@ def load_diffusion(
             except TooLargeError:
                 raise
             except WordmaskError as error:
-                problem = error
+                problems[copy] = error
+    begun = [copy for copy in copies if Repository(copy, cache_dir=cache_dir).begun()]
     raise WordmaskError(
         f"no copy of Stable Diffusion 2.1-base can be loaded, tried in this order: "
-        f"{', '.join(copies)}; error of the last one: {problem}"
+        f"{', '.join(copies)}; {problems[(begun or copies)[0]]}"
     )
 
 

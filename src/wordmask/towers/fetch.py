@@ -169,6 +169,10 @@ class Repository:
 
         return Path(self.cache_dir or constants.HF_HUB_CACHE).expanduser()
 
+    def begun(self) -> bool:
+        """Whether the cache has something of it."""
+        return (self.cache / f"models--{self.name.replace('/', '--')}").is_dir()
+
     def command(self, include: Iterable[str] = (), *more: str) -> str:
         """The command that downloads files by name or pattern."""
         words = ["hf", "download", self.name]

@@ -48,7 +48,8 @@ def build_model(text: str) -> tuple[Any, Any]:
     if not callable(function):
         raise WordmaskError(f"{text} is not a function; give one without arguments")
     try:
-        built = function()
+        with _no_conversion():
+            built = function()
     except Exception as error:
         raise WordmaskError(f"{text} failed: {describe_error(error)}") from error
     model, tokenizer = built if isinstance(built, tuple) and len(built) == 2 else (built, None)
@@ -251,6 +252,19 @@ def read_normalisation(
             mean, std = (read_triple(path, settings, f"image_{x}") for x in ("mean", "std"))
             return mean, std
     return default
+
+
+@contextmanager
+def _no_conversion() -> Iterator[None]:
+    """Keep transformers from asking the hub for a conversion, in a thread that outlives a run."""
+    name = "DISABLE_SAFETENSORS_CONVERSION"
+    before = os.environ.get(name)
+    os.environ[name] = before or "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from contextlib import suppress
 import torch
 
 from wordmask.errors import WordmaskError
-from wordmask.memory import free_memory as free_memory
+from wordmask.memory import free_memory
 
 
 class TooLargeError(WordmaskError):

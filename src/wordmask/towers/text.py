@@ -21,7 +21,6 @@ from torch import Tensor
 
 from wordmask import vocabulary
 from wordmask.errors import WordmaskError
-from wordmask.files import default_cache_dir as default_cache_dir
 from wordmask.files import write_atomically
 from wordmask.progress import steps
 from wordmask.towers.weights import hash_weights, mark
@@ -278,7 +277,7 @@ class TextTower:
             )
         if self.tokenizer is None:
             raise WordmaskError(
-                f"names need a tokenizer{self.lacks and ', and ' + self.lacks}; pass "
+                f"names need a tokenizer{self.lacks and f', and {self.lacks}; fetch it'}; pass "
                 "tokenizer=..., or text features as a tensor"
             )
         return self.text_model, self.text_projection, self.tokenizer

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from wordmask.devices import check_finite
 from wordmask.errors import WordmaskError
+from wordmask.memory import free_memory
 from wordmask.towers.clip import position_embedding
 from wordmask.towers.fetch import TRANSFORMERS, Files, weight_settings
 from wordmask.towers.hub import (
@@ -28,7 +29,7 @@ from wordmask.towers.hub import (
     read_normalisation,
     read_source,
 )
-from wordmask.towers.memory import check_memory, free_memory
+from wordmask.towers.memory import check_memory
 from wordmask.towers.weights import loaded_from
 
 if TYPE_CHECKING:

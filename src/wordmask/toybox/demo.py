@@ -87,7 +87,7 @@ class Demo:
         for method in self.ranking():
             images.append(self._painted(self.results[method].labels))
             titles.append(f"{method} mIoU {drawing.percent(self.quality[method].mean_iou)}")
-        return drawing.strip(images, titles, columns=4)
+        return drawing.strip(images, titles, columns=5)
 
     def _painted(self, labels: np.ndarray) -> np.ndarray:
         """Labels over the scene, enlarged, without a legend."""

@@ -36,7 +36,10 @@ STANDARD = (  # data sets on which the shared settings hold unless a source chan
     "cityscapes",
     "ade150",
 )
-FIELDS = ("names", "background", "view", "void", "definition", "refine")  # besides the options
+FIELDS = (  # besides the options
+    "names", "vocabulary", "background", "view", "void", "definition", "image_labels", "refine",
+    "regions",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -97,8 +100,12 @@ class Protocol:
         method, variant, dataset, backbone: what the settings are for.
         options: all options of the method.
         names: the source of the class names, see the data set's `names`.
+        vocabulary: the words to choose from: "all" (the classes of the data set), a number N (fewer
+            classes, those of the picture among them; or all and words of other data sets, whose
+            pixels count as labelled with none of the classes), or "+K" (all, and K other words).
         background: the rule, as on the command line; `*` stands for the data set's own background
-            words under `names`.
+            words under `names`, `**` for all that the released code lists, those included that are
+            a class too: the background then takes its pixels.
         refine: refiners in order, each (name with its variant, all its options).
         view: the part that is segmented and scored: "original" (the picture at its own size),
             "halves" (left and right half as separate pictures), "crop:N" (short side N, then the
@@ -106,6 +113,10 @@ class Protocol:
         void: unlabelled pixels: "ignore" or "background".
         definition: of the mean IoU: over classes with union > 0 ("union") or those in the target
             ("present"). Both are always reported; this one is the headline.
+        image_labels: the classes that are known to be in each picture, so that no other gets a
+            pixel: "none" are known, those in its "target", or those in a CSV file.
+        regions: "target" tells the method the true regions of the target, for an upper bound, if
+            it `takes_regions`; "none" otherwise.
         origins: where each setting comes from: "released", "stated", "fixed", "given" (refiners in
             the entry), "--set"; those left out are defaults of the method.
         source: the code or paper of released or stated settings.
@@ -120,10 +131,13 @@ class Protocol:
     options: Mapping[str, Any]
     names: str
     background: str
+    vocabulary: str = "all"
     refine: tuple[tuple[str, Mapping[str, Any]], ...] = ()
     view: str = "original"
     void: str = "ignore"
     definition: str = "union"
+    image_labels: str = "none"
+    regions: str = "none"
     origins: Mapping[str, str] = field(default_factory=dict)
     source: str = ""
     notes: tuple[str, ...] = ()
@@ -148,11 +162,14 @@ class Protocol:
         flat = {
             **self.options,
             "names": self.names,
+            "vocabulary": self.vocabulary,
             "background": self.background,
             "view": self.view,
             "void": self.void,
             "definition": self.definition,
+            "image_labels": self.image_labels,
             "refine": refine,
+            "regions": self.regions,
         }
         for name, options in self.refine:
             flat |= {f"{split_variant(name)[0]}.{key}": value for key, value in options.items()}
@@ -193,7 +210,7 @@ def make_protocol(
         name: official, paper or untuned.
         backbone: released settings may differ by it: ViT-B/16, ViT-L/14 ...
         assignments: changes, `option=value`: an option of the method, a field of the protocol
-            (names, background, view, void, definition, refine), or `refiner.option=value`.
+            (one of `FIELDS`), or `refiner.option=value`.
 
     Raises:
         WordmaskError: an unknown name of any kind, a wrong value, or a method without known
@@ -230,7 +247,7 @@ def make_protocol(
     names = _names_source(bench, fields.get("names", "plain"), "names" in given)
     fallback = "none"
     if bench.has_background:
-        listed = name != "untuned" and bench.background_words.get(names)
+        listed = name != "untuned" and ("names" in given or bench.background_words.get(names))
         fallback = "names:*" if listed else "auto"
     protocol = Protocol(
         name=name,
@@ -241,10 +258,13 @@ def make_protocol(
         options=method.options(),
         names=names,
         background=fields.get("background", fallback),
+        vocabulary=_vocabulary(fields.get("vocabulary", "all")),
         refine=_refiners(refine, source.refiners, bench.name, backbone, by_refiner),
         view=_view(fields.get("view", "original")),
         void=_choice("void", fields.get("void", "ignore"), ("ignore", "background")),
         definition=_choice("definition", fields.get("definition", "union"), ("union", "present")),
+        image_labels=fields.get("image_labels", "none"),
+        regions=_choice("regions", fields.get("regions", "none"), ("none", "target")),
         origins=origins,
         source=source.where,
         notes=notes,
@@ -252,6 +272,10 @@ def make_protocol(
     if protocol.void == "background" and not bench.has_background:
         raise WordmaskError(
             f"got void=background, but {bench.name} has no background; leave it at ignore"
+        )
+    if protocol.regions != "none" and not METHODS[entry.method].takes_regions:
+        raise WordmaskError(
+            f"got regions=target, but {entry.method} takes no regions; leave it out"
         )
     read_background(protocol.background, ())
     return protocol
@@ -371,6 +395,12 @@ def _view(text: str) -> str:
     raise WordmaskError(f"got view={text}; give original, halves or crop:N, as in crop:336")
 
 
+def _vocabulary(text: str) -> str:
+    if text == "all" or re.fullmatch(r"\+?[1-9]\d{0,4}", text):
+        return text
+    raise WordmaskError(f"got vocabulary={text}; give all, a number of words, or +K for K others")
+
+
 def crop_size(view: str) -> int:
     """N of `crop:N`, 0 for another view."""
     return int(view.removeprefix("crop:")) if view.startswith("crop:") else 0
@@ -383,7 +413,7 @@ def _choice(name: str, value: str, known: Sequence[str]) -> str:
 
 
 def read_background(text: str, words: Sequence[str]) -> Background:
-    """Read a background as on the command line; `*` stands for `words`.
+    """Read a background as on the command line; `*` and `**` stand for `words`.
 
     >>> read_background("threshold:0.5:*", ["sky", "wall"]).distractors
     ('sky', 'wall')
@@ -391,15 +421,13 @@ def read_background(text: str, words: Sequence[str]) -> Background:
     rule, star, rest = text.partition("*")
     if not star:
         return Background.parse(text)
-    if rest or not rule.endswith(":"):
+    if rest not in ("", "*") or not rule.endswith(":"):
         raise WordmaskError(
-            f"got background={text!r}; * stands alone for the data set's own words, as in "
+            f"got background={text!r}; * or ** stands alone for the data set's own words, as in "
             "names:* or threshold:0.5:*"
         )
-    if rule == "names:":
-        return Background("names", tuple(words))
-    plain = Background.parse(rule.removesuffix(":"))
-    return dataclasses.replace(plain, distractors=tuple(words))
+    plain = Background("names") if rule == "names:" else Background.parse(rule.removesuffix(":"))
+    return dataclasses.replace(plain, distractors=tuple(words), overlap=bool(rest))
 
 
 def write(value: Any) -> str:

@@ -1,9 +1,19 @@
 """Published numbers: the papers' tables, matched with our runs of the same setting."""
 
 from wordmask.evaluation.published.commands import list_commands
-from wordmask.evaluation.published.lookup import Reported, find_reported, same_setting, same_weights
+from wordmask.evaluation.published.lookup import (
+    Reported,
+    RunState,
+    differing,
+    find_near,
+    find_reported,
+    match,
+    same_source,
+)
 from wordmask.evaluation.published.tables import (
+    COSTS,
     EIGHT,
+    MEANS,
     METRICS,
     NETWORKS,
     TABLES,
@@ -15,18 +25,23 @@ from wordmask.evaluation.published.tables import (
 )
 
 __all__ = [
+    "COSTS",
     "EIGHT",
+    "MEANS",
     "METRICS",
     "NETWORKS",
     "TABLES",
     "Column",
     "Reported",
     "Row",
+    "RunState",
     "Setting",
     "Table",
+    "differing",
+    "find_near",
     "find_reported",
     "list_commands",
+    "match",
     "read_tables",
-    "same_setting",
-    "same_weights",
+    "same_source",
 ]

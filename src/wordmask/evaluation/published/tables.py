@@ -16,14 +16,17 @@ Columns are data sets, or some of `OTHER_COLUMNS`. With `metrics`, each data set
 each metric; without, all are mIoU. Several notes are joined, and there may be none.
 
 A row is `label | settings | backbone | values`. Settings are what `wordmask evaluate` needs to
-reproduce the row: an entry and changes of its protocol, alternatives separated by ` or `. The
-change `bg.KEY=VALUE` holds on data sets with a background, `DATASET.KEY=VALUE` on one. A `-` is a
-row that we cannot reproduce, or a value that the paper does not give.
+reproduce the row: an entry and changes of its official protocol, alternatives separated by ` or `.
+The change `bg.KEY=VALUE` holds on data sets with a background, `DATASET.KEY=VALUE` on one, and
+`size=HxW` is the size of the picture in the columns of costs. `KEY=A,B,C` is a row whose number is
+the best of several runs. `shared: NAME changes` in the header lets rows write `@NAME` for them. A
+`-` is a row that we cannot reproduce, or a value that the paper does not give.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -43,11 +46,21 @@ METRICS = {
     "frequency_weighted_iou": "fwIoU",
     "image_map": "mAP",
     "image_f1": "F1",
+    "image_f1_of_means": "F1 of mean P and R",
     "image_precision": "P",
     "image_recall": "R",
 }
-COSTS = ("milliseconds", "parameters_million", "images_per_second", "memory_mib", "gflops")
-OTHER_COLUMNS = ("voc_train", "coco_train", "mean_of_8", *COSTS)  # no benchmark, no run of ours
+COSTS = {  # what `wordmask bench` measures
+    "milliseconds": "ms",
+    "parameters_million": "parameters, M",
+    "network_million": "parameters of the auxiliary model, M",
+    "images_per_second": "images / s",
+    "memory_mib": "memory, MiB",
+    "gflops": "GFLOPs (a multiply-add is one)",
+    "flops_ratio": "FLOPs, times those of the first row",
+}
+MEANS = ("mean", "mean_of_8")  # over the other columns of the same metric; over `EIGHT`
+OTHER_COLUMNS = (*MEANS, *COSTS)
 EIGHT = (  # what a mean over eight data sets is over
     "voc21",
     "context60",
@@ -69,8 +82,9 @@ MODELS = {  # weights of each backbone, as papers name it
     "BLIP ViT-B/16": "Salesforce/blip-itm-base-coco",
     "BLIP ViT-L/16": "Salesforce/blip-itm-large-coco",
 }
-NETWORKS = ("vfm", "diffusion", "sam")  # changes that are flags of their own: --vfm SOURCE
-HEADER = ("source", "title", "columns", "metrics", "note")
+NETWORKS = ("vfm", "diffusion", "sam")  # changes that are flags: --vfm SOURCE
+HEADER = ("source", "title", "columns", "metrics", "note", "shared")
+REPEATED = ("note", "shared")
 
 
 @dataclass(frozen=True)
@@ -89,21 +103,38 @@ class Setting:
     changes: tuple[tuple[str, str], ...] = ()
 
     @classmethod
-    def parse(cls, text: str) -> Setting:
-        """Read `cliper+diffusion short_side=224 voc21.window=336`."""
-        entry, *changes = text.split() or [""]
+    def parse(cls, text: str, shared: Mapping[str, str] | None = None) -> Setting:
+        """Read `cliper+diffusion short_side=224 voc21.window=336`, with `@NAME` from `shared`."""
+        words: list[str] = []
+        for word in text.split():
+            if word.startswith("@") and word[1:] not in (shared or {}):
+                raise unknown("shared setting", word[1:], shared or {})
+            words += (shared or {})[word[1:]].split() if word.startswith("@") else [word]
+        entry, *changes = words or [""]
         pairs = (change.partition("=") for change in changes)
         return cls(entry, tuple((key, value) for key, _, value in pairs))
 
+    @property
+    def size(self) -> str:
+        """Height and width of the picture whose cost the row gives, `336x468`, or ""."""
+        return dict(self.changes).get("size", "")
+
     def on(self, dataset: str) -> dict[str, str]:
-        """The changes on one data set."""
+        """The changes on one data set, those of sweeps as `A,B,C`."""
         here: dict[str, str] = {}
         for key, value in self.changes:
             scope, name = _scope(key)
-            background = scope == "bg" and BENCHMARKS[dataset].has_background
-            if scope in ("", dataset) or background:
+            bench = BENCHMARKS.get(dataset)
+            background = scope == "bg" and bench is not None and bench.has_background
+            if key != "size" and (scope in ("", dataset) or background):
                 here[name] = value
         return here
+
+    def runs(self, dataset: str) -> list[dict[str, str]]:
+        """The changes of every run on one data set: one, or all of a sweep."""
+        here = self.on(dataset)
+        choices = ([(key, one) for one in value.split(",")] for key, value in here.items())
+        return [dict(chosen) for chosen in itertools.product(*choices)]
 
 
 @dataclass(frozen=True)
@@ -164,6 +195,7 @@ def _at(path: Path, line: int) -> Iterator[None]:
 
 def _read_table(path: Path, id: str, lines: Iterable[tuple[int, str]]) -> Table:
     header: dict[str, str] = {}
+    shared: dict[str, str] = {}
     columns: tuple[Column, ...] = ()
     rows = []
     for number, line in lines:
@@ -171,10 +203,13 @@ def _read_table(path: Path, id: str, lines: Iterable[tuple[int, str]]) -> Table:
             key, _, text = (part.strip() for part in line.partition(":"))
             if key not in HEADER:
                 columns = columns or _read_columns(header)
-                rows.append(_read_row(line, columns))
+                rows.append(_read_row(line, columns, shared))
                 continue
-            if rows or (key in header and key != "note"):
+            if rows or (key in header and key not in REPEATED):
                 raise WordmaskError(f"got another {key!r}; give each once, above the rows")
+            if key == "shared":
+                name, _, shared_text = text.partition(" ")
+                shared[name] = f"{shared.get(name, chr(32)).strip()} {shared_text}"
             header[key] = f"{header[key]} {text}" if key in header else text
             for name in text.split():
                 if key == "columns" and name not in BENCHMARKS and name not in OTHER_COLUMNS:
@@ -196,12 +231,12 @@ def _read_columns(header: dict[str, str]) -> tuple[Column, ...]:
     return tuple(Column(d, m) for d in header["columns"].split() for m in metrics)
 
 
-def _read_row(line: str, columns: tuple[Column, ...]) -> Row:
+def _read_row(line: str, columns: tuple[Column, ...], shared: Mapping[str, str]) -> Row:
     parts = [part.strip() for part in line.split("|")]
     if len(parts) != 4 or not all(parts):
         raise WordmaskError(f"got {line!r}; write label | settings | backbone | values")
     label, text, backbone, numbers = parts
-    settings = () if text == "-" else tuple(Setting.parse(one) for one in text.split(" or "))
+    settings = () if text == "-" else tuple(Setting.parse(x, shared) for x in text.split(" or "))
     for setting in settings:
         _check_setting(setting)
     if backbone not in (MODELS if settings else (*MODELS, "ViT-S/16", "-")):
@@ -237,10 +272,11 @@ def _check_setting(setting: Setting) -> None:
             raise WordmaskError(f"got {key!r} as a change; write option=value")
         if dot and refiner not in {text.partition(":")[0] for text in entry.refiners or ()}:
             raise unknown(f"data set or refiner of {setting.entry}", refiner, BENCHMARKS)
-        if dot:
-            parse_assignment(REFINERS, refiner, f"{option}={value}")
-        elif name not in NETWORKS:
-            read_assignments(entry.method, [f"{name}={value}"])
+        for one in value.split(","):
+            if dot:
+                parse_assignment(REFINERS, refiner, f"{option}={one}")
+            elif name not in (*NETWORKS, "size"):
+                read_assignments(entry.method, [f"{name}={one}"])
 
 
 def _scope(key: str) -> tuple[str, str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from wordmask.evaluation.examples import LIST
-from wordmask.evaluation.report.tables import TEXTS, Grid
+from wordmask.evaluation.report.grid import Grid
 from wordmask.evaluation.summary import percent
 
 STYLE = """
@@ -26,6 +26,7 @@ th, td { padding: .25rem .6rem; text-align: right; border-bottom: 1px solid #e3e
 th { border-bottom: 2px solid #9aa3a9; vertical-align: bottom; font-weight: 600; }
 th:first-child, td:first-child, td.text, th.text { text-align: left; }
 td.ours { background: #eef5fb; font-weight: 600; } th.ours { background: #eef5fb; }
+td:first-child { min-width: 14rem; } td.text { white-space: nowrap; }
 p.note { color: #5b656c; font-size: 13px; max-width: 60rem; }
 figure { margin: 1rem 0; } figure img { max-width: 100%; }
 .strips { display: grid; gap: 1rem;
@@ -34,12 +35,16 @@ figure { margin: 1rem 0; } figure img { max-width: 100%; }
 .chip { display: inline-block; width: .8em; height: .8em; border-radius: 2px;
         margin: 0 .25em 0 .6em; vertical-align: -1px; }
 code { font-size: 12.5px; }
+summary { font-size: 1.15rem; font-weight: 600; margin: 1rem 0 .5rem; cursor: pointer; }
 """
 
 
 def table(grid: Grid) -> str:
     """A table as HTML."""
-    kinds = ["ours" if head == "ours" else "text" if head in TEXTS else "" for head in grid.heads]
+    kinds = [
+        "ours" if head == "ours" else "text" if words else ""
+        for head, words in zip(grid.heads, grid.texts, strict=True)
+    ]
     head = "".join(
         f'<th class="{kind}">{escape(text)}</th>'
         for kind, text in zip(kinds, grid.heads, strict=True)
@@ -53,10 +58,10 @@ def table(grid: Grid) -> str:
         for row in grid.rows
     )
     note = f'<p class="note">{escape(grid.note)}</p>' if grid.note else ""
-    return (
-        f'<h2>{escape(grid.title)}</h2>\n<div class="wide"><table>\n<tr>{head}</tr>\n{rows}\n'
-        f"</table></div>\n{note}"
-    )
+    body = f'<div class="wide"><table>\n<tr>{head}</tr>\n{rows}\n</table></div>\n{note}'
+    if grid.folded:
+        return f"<details><summary>{escape(grid.title)}</summary>\n{body}</details>"
+    return f"<h2>{escape(grid.title)}</h2>\n{body}"
 
 
 @dataclass(frozen=True)
@@ -82,14 +87,17 @@ def read_pictures(folders: Iterable[Path]) -> list[Strip]:
 
 
 def render(
-    grids: Sequence[Grid], plots: Sequence[tuple[str, Path]], strips: Sequence[Strip]
+    own: Sequence[Grid],
+    plots: Sequence[tuple[str, Path]],
+    strips: Sequence[Strip],
+    papers: Sequence[Grid],
 ) -> str:
-    """The whole page."""
-    parts = [table(grid) for grid in grids]
+    """The whole page: our own results, plots (SVG) and pictures, then the papers' tables."""
+    parts = [table(grid) for grid in own]
     if plots:
         parts.append("<h2>Plots</h2>")
         parts += [
-            f'<figure><img alt="{escape(title)}" src="{_inline(path.read_bytes(), "png")}">'
+            f'<figure><img alt="{escape(title)}" src="{_inline(path.read_bytes(), "svg+xml")}">'
             f"<figcaption>{escape(title)}</figcaption></figure>"
             for title, path in plots
         ]
@@ -101,6 +109,7 @@ def render(
             "target is background, or not scored at all.</p>"
         )
         parts += _galleries(strips)
+    parts += [table(grid) for grid in papers]
     body = "\n".join(parts)
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from wordmask.drawing import palette
 from wordmask.errors import WordmaskError
 from wordmask.evaluation.report.runs import Result
+from wordmask.evaluation.report.sweeps import charts
+from wordmask.evaluation.report.tables import best_of_sweeps, interval
+from wordmask.evaluation.summary import outside
 from wordmask.files import write_atomically
 
 INCH = 0.32  # of a bar
 INK = "#1c2024"
 GREY = "#8a949b"
+MARKERS = "osD^vP*X"  # of checkpoints
+HATCHES = ("", "///", "...", "xxx", "\\\\\\\\", "++", "oo", "**")
+Drawn = list[tuple[str, Path]]  # titles and files
 
 
-def draw(runs: Sequence[Result], folder: Path) -> list[tuple[str, Path]]:
-    """Draw all plots of the runs as PNG; returns titles and files.
+def draw(runs: Sequence[Result], folder: Path) -> Drawn:
+    """Draw all plots of the runs, each as SVG and PDF; returns titles and the SVG files.
 
     Raises:
         WordmaskError: matplotlib is not installed.
@@ -38,6 +45,8 @@ def draw(runs: Sequence[Result], folder: Path) -> list[tuple[str, Path]]:
         "axes.labelcolor": INK,
         "text.color": INK,
         "legend.frameon": False,
+        "svg.hashsalt": "wordmask",  # equal runs give equal files
+        "hatch.linewidth": 0.6,
     }
     folder.mkdir(parents=True, exist_ok=True)
     drawn = []
@@ -45,94 +54,123 @@ def draw(runs: Sequence[Result], folder: Path) -> list[tuple[str, Path]]:
         for title, name, paint in _plots(runs):
             figure = Figure(layout="constrained", dpi=150)
             paint(figure)
-            path = folder / f"{name}.png"
-            write_atomically(path, lambda file, f=figure: f.savefig(file, format="png"))  # type: ignore[misc]
+            for kind, dated in (("pdf", "CreationDate"), ("svg", "Date")):
+                path = folder / f"{name}.{kind}"
+                save = partial(figure.savefig, format=kind, metadata={dated: None})
+                write_atomically(path, save)
             drawn.append((title, path))
     return drawn
 
 
 def _plots(runs: Sequence[Result]) -> Iterator[tuple[str, str, Any]]:
     """Title, file name and painter of every plot."""
+    look = Look(runs)
     clean = [found for found in runs if found.clean and found.entry["miou"] is not None]
-    colours = _colours(clean)
-    for key, here in _by_pictures(clean).items():
-        entry = here[0].entry
-        title = f"{entry['title']} ({entry['dataset']}), {entry['images']} pictures"
-        best = _best_of_sweeps(here)
-        yield title, f"bars-{key}", lambda f, b=best, t=title: _bars(f, b, t, colours)
+    for key, title, here in _by_pictures(clean):
+        best = best_of_sweeps(here)
+        yield title, f"bars-{key}", partial(_bars, runs=best, title=title, look=look)
         if len(best) > 1:
             name = f"{title}: time against mIoU"
-            yield name, f"time-{key}", lambda f, b=best, n=name: _times(f, b, n, colours)
+            yield name, f"time-{key}", partial(_times, runs=best, title=name, look=look)
         sure = [f for f in best if f.entry["metrics"].get("calibration_error") is not None]
         if sure:
             name = f"{title}: calibration"
-            yield name, f"calibration-{key}", lambda f, s=sure, n=name: _sure(f, s, n, colours)
+            yield name, f"calibration-{key}", partial(_sure, runs=sure, title=name, look=look)
         for option in dict.fromkeys(option for found in here for option in found.entry["swept"]):
             swept = [found for found in here if option in found.entry["swept"]]
             name = f"{title}: {option}"
             file = f"sweep-{key}-{option.replace('.', '-')}"
-            yield name, file, lambda f, s=swept, o=option, n=name: _sweep(f, s, o, n, colours)
+            yield name, file, partial(_sweep, runs=swept, key=option, title=name, look=look)
+    colours = {found.method: look.colour(found) for found in clean}
+    yield from charts({key: here for key, _, here in _by_pictures(clean)}, colours)
     known = [found for found in runs if found.entry["miou"] is not None]
-    for key, here in _by_pictures(known).items():
+    for key, title, here in _by_pictures(known):
         if any(not found.clean for found in here):
-            entry = here[0].entry
-            name = f"{entry['title']} ({entry['dataset']}), {entry['images']} pictures: corrupted"
-            yield name, f"corrupted-{key}", lambda f, h=here, n=name: _curves(f, h, n, colours)
+            name = f"{title}: corrupted"
+            yield name, f"corrupted-{key}", partial(_curves, runs=here, title=name, look=look)
 
 
-def _by_pictures(runs: Sequence[Result]) -> dict[str, list[Result]]:
-    """Runs on the same pictures, by the data set's name; `NAME-first-50` for a part of it."""
-    groups: dict[tuple[str, int], list[Result]] = {}
+def _by_pictures(runs: Sequence[Result]) -> Iterator[tuple[str, str, list[Result]]]:
+    """Runs on the same pictures, with a name for files and a title.
+
+    The largest part of a data set has its name, `NAME-first-50` is another part of it, and sets
+    of one name and size are numbered.
+    """
+    groups: dict[str, list[Result]] = {}
     for found in runs:
-        groups.setdefault((found.entry["dataset"], found.entry["images"]), []).append(found)
-    most: dict[str, int] = {}
-    for dataset, images in groups:
-        most[dataset] = max(images, most.get(dataset, 0))
-    return {
-        dataset if images == most[dataset] else f"{dataset}-first-{images}": here
-        for (dataset, images), here in groups.items()
-    }
+        groups.setdefault(found.pictures, []).append(found)
+    first = {name: here[0].entry for name, here in groups.items()}
+    taken: dict[str, int] = {}
+    for name, here in groups.items():
+        dataset, images = first[name]["dataset"], first[name]["images"]
+        most = max(one["images"] for one in first.values() if one["dataset"] == dataset)
+        key = dataset if images == most else f"{dataset}-first-{images}"
+        taken[key] = taken.get(key, 0) + 1
+        key += f"-{taken[key]}" if taken[key] > 1 else ""
+        title = f"{first[name]['title']} ({dataset}), {images} pictures"
+        place = name.removeprefix(f"{dataset} ({images}").strip(", )")
+        yield key, f"{title}, {place}" if place else title, here
 
 
-def _colours(runs: Sequence[Result]) -> dict[str, str]:
-    """One colour for each method, the same in all plots."""
-    methods = list(dict.fromkeys(found.entry["protocol"]["entry"] for found in runs))
-    rows = (0.85 * palette(len(methods))[1:]).astype("uint8").tolist()
-    return {m: f"#{bytes(row).hex()}" for m, row in zip(methods, rows, strict=True)}
+class Look:
+    """Colours of settings, and markers and hatches of checkpoints, the same in all plots."""
+
+    def __init__(self, runs: Sequence[Result]):
+        methods = list(dict.fromkeys(found.setting for found in runs))
+        rows = (0.85 * palette(len(methods))[1:]).astype("uint8").tolist()
+        self.colours = {m: f"#{bytes(row).hex()}" for m, row in zip(methods, rows, strict=True)}
+        clips = list(dict.fromkeys(found.clip for found in runs))
+        networks: dict[tuple[str, str], list[str]] = {}
+        for found in runs:
+            known = networks.setdefault((found.setting, found.clip), [])
+            known += [found.checkpoint] if found.checkpoint not in known else []
+        self.ranks = {
+            (setting, checkpoint): clips.index(clip) + len(clips) * i
+            for (setting, clip), checkpoints in networks.items()
+            for i, checkpoint in enumerate(checkpoints)
+        }
+
+    def colour(self, found: Result) -> str:
+        """The colour of a run's method under its settings."""
+        return self.colours[found.setting]
+
+    def marker(self, found: Result) -> str:
+        """The marker of a run's checkpoint."""
+        return MARKERS[self.ranks[found.setting, found.checkpoint] % len(MARKERS)]
+
+    def hatch(self, found: Result) -> str:
+        """The hatch of a run's checkpoint."""
+        return HATCHES[self.ranks[found.setting, found.checkpoint] % len(HATCHES)]
 
 
-def _method(found: Result) -> str:
-    return str(found.entry["protocol"]["entry"])
-
-
-def _best_of_sweeps(runs: Sequence[Result]) -> list[Result]:
-    """One run for each method, protocol and model: the plain one, or the best of a sweep."""
-    best: dict[tuple[Any, ...], Result] = {}
-    for found in sorted(runs, key=lambda f: (not f.entry["swept"], f.entry["miou"])):
-        best[_method(found), found.entry["protocol"]["protocol"], found.model["weights"]] = found
-    return list(best.values())
-
-
-def _bars(figure: Any, runs: Sequence[Result], title: str, colours: dict[str, str]) -> None:
+def _bars(figure: Any, runs: Sequence[Result], title: str, look: Look) -> None:
     """mIoU as bars with bootstrap intervals, and published numbers as lines."""
-    figure.set_size_inches(6.4, 1.1 + INCH * len(runs))
+    longest = max(len(_label(found, runs)) for found in runs)
+    figure.set_size_inches(6.4 + 0.06 * max(longest - 30, 0), 1.1 + INCH * len(runs))
     axes = figure.subplots()
     ordered = sorted(runs, key=lambda found: found.entry["miou"])
     published = False
     for row, found in enumerate(ordered):
         entry = found.entry
         value = 100 * entry["miou"]
-        low, high = entry["intervals"][f"miou_{entry['protocol']['settings']['definition']}"]
-        axes.barh(row, value, height=0.7, color=colours[_method(found)])
-        axes.plot([100 * low, 100 * high], [row, row], color=INK, linewidth=1)
-        axes.text(max(value, 100 * high) + 0.8, row, f"{value:.1f}", va="center", fontsize=8)
+        low, high = (value if x is None else 100 * x for x in interval(found))
+        axes.barh(row, value, height=0.7, color=look.colour(found), hatch=look.hatch(found),
+                  edgecolor="white", linewidth=0)  # fmt: skip
+        axes.plot([low, high], [row, row], color=INK, linewidth=1)
+        text = f"{value:.1f}" + ("†" if outside(entry) else "")
+        axes.text(max(value, high) + 0.8, row, text, va="center", fontsize=8)
         for number in [n["value"] for n in entry["published"] if n["metric"] == "miou"][:1]:
             published = True
             axes.plot([number, number], [row - 0.4, row + 0.4], color=INK, linewidth=2)
     axes.set_yticks(range(len(ordered)), [_label(found, ordered) for found in ordered])
     axes.set_xlim(0, 1.1 * axes.get_xlim()[1])  # room for the numbers
-    lines = "; thin line: 95 % interval" + ("; thick: published" if published else "")
-    axes.set_xlabel(f"mIoU, %{lines}")
+    notes = ["thin line: 95 % interval", *(["thick: published"] if published else [])]
+    if len({look.hatch(found) for found in runs}) > 1:
+        notes.append("hatches: checkpoints")
+    lines = ["mIoU, %", "; ".join(notes)]
+    if any(outside(found.entry) for found in runs):
+        lines.append("† outside its interval: resampled pictures lack some rarer classes")
+    axes.set_xlabel("\n".join(lines))
     _title(figure, title)
 
 
@@ -140,24 +178,33 @@ def _title(figure: Any, title: str) -> None:
     figure.suptitle(title, x=0.01, ha="left", fontsize=10, fontweight="bold")
 
 
+def _legend(figure: Any, axes: Any, title: str | None = None) -> None:
+    """The legend below the axes, in a figure that grows with it."""
+    handles, labels = axes.get_legend_handles_labels()
+    columns = 2 if max(map(len, labels), default=0) < 40 < 20 * len(labels) else 1
+    rows = -(-len(labels) // columns) + (title is not None)
+    figure.set_figheight(figure.get_figheight() + 0.19 * rows)
+    place = {"loc": "outside lower left", "ncols": columns, "alignment": "left"}
+    figure.legend(handles, labels, fontsize=8, title=title, **place)
+
+
 def _label(found: Result, among: Sequence[Result]) -> str:
     """The shortest unique name of a run."""
-    parts = [found.entry["label"]]
-    if len({f.entry["protocol"]["protocol"] for f in among}) > 1:
-        parts.append(found.entry["protocol"]["protocol"])
-    if len({f.model["weights"] for f in among}) > 1:
-        parts.append(Path(found.model["source"]).name)
-    return ", ".join(parts)
+    labels = [one.entry["label"] for one in among]
+    alike = len({(one.protocol, one.checkpoint) for one in among}) == 1
+    unique = len(set(labels)) == len({one.name for one in among})
+    return str(found.entry["label"]) if alike and unique else found.name
 
 
-def _times(figure: Any, runs: Sequence[Result], title: str, colours: dict[str, str]) -> None:
+def _times(figure: Any, runs: Sequence[Result], title: str, look: Look) -> None:
     """Milliseconds of a picture against mIoU."""
     figure.set_size_inches(6.4, 3.6)
     axes = figure.subplots()
-    points = sorted((_milliseconds(found), 100 * found.entry["miou"], found) for found in runs)
+    points = [(_milliseconds(found), 100 * found.entry["miou"], found) for found in runs]
     for x, y, found in sorted(points, key=lambda point: -point[1]):
-        axes.scatter(x, y, s=36, color=colours[_method(found)], zorder=3, label=_label(found, runs))
-    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+        axes.scatter(x, y, s=36, color=look.colour(found), marker=look.marker(found), zorder=3,
+                     label=_label(found, runs))  # fmt: skip
+    _legend(figure, axes)
     axes.set_xscale("log")
     low, high = min(x for x, _, _ in points), max(x for x, _, _ in points)
     axes.set_xlim(low / 1.25, high * 1.25)
@@ -170,7 +217,7 @@ def _times(figure: Any, runs: Sequence[Result], title: str, colours: dict[str, s
     _title(figure, title)
 
 
-def _sure(figure: Any, runs: Sequence[Result], title: str, colours: dict[str, str]) -> None:
+def _sure(figure: Any, runs: Sequence[Result], title: str, look: Look) -> None:
     """Accuracy over confidence, in bins that hold a thousandth of the pixels at least."""
     figure.set_size_inches(6.4, 3.6)
     axes = figure.subplots()
@@ -181,13 +228,14 @@ def _sure(figure: Any, runs: Sequence[Result], title: str, colours: dict[str, st
         bins = zip(curve["pixels"], curve["confidence"], curve["accuracy"], strict=True)
         points = [(100 * x, 100 * y) for pixels, x, y in bins if pixels and pixels >= least]
         error = 100 * found.entry["metrics"]["calibration_error"]
-        label, colour = f"{_label(found, runs)}: {error:.1f}", colours[_method(found)]
-        axes.plot(*zip(*points, strict=True), marker="o", markersize=3.5, color=colour, label=label)
+        label, colour = f"{_label(found, runs)}: {error:.1f}", look.colour(found)
+        x, y = zip(*points, strict=True)
+        axes.plot(x, y, marker=look.marker(found), markersize=4, color=colour, label=label)
     axes.set_aspect("equal")
     axes.set_xlabel("confidence, %")
     axes.set_ylabel("accuracy, %")
     axes.grid(color="#e3e6e8", linewidth=0.6)
-    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5), title="error, %")
+    _legend(figure, axes, title="error, %")
     _title(figure, title)
 
 
@@ -202,32 +250,37 @@ def _milliseconds(found: Result) -> float:
     return max(1000 * float(seconds["encode"] + seconds["decide"]), 0.01)
 
 
-def _sweep(
-    figure: Any, runs: Sequence[Result], key: str, title: str, colours: dict[str, str]
-) -> None:
+def _sweep(figure: Any, runs: Sequence[Result], key: str, title: str, look: Look) -> None:
     """mIoU over the values of one option, a line for each method and other setting."""
     figure.set_size_inches(6.4, 3.4)
     axes = figure.subplots()
-    lines: dict[tuple[str, ...], list[tuple[str, float]]] = {}
+    lines: dict[tuple[str, ...], list[Result]] = {}
     for found in runs:
         rest = [f"{k}={v}" for k, v in found.entry["swept"].items() if k != key]
-        line = (_method(found), found.entry["protocol"]["protocol"], *rest)
-        lines.setdefault(line, []).append((found.entry["swept"][key], 100 * found.entry["miou"]))
-    values = list(dict.fromkeys(value for points in lines.values() for value, _ in points))
+        lines.setdefault((found.method, found.protocol, found.checkpoint, *rest), []).append(found)
+    values = list(dict.fromkeys(found.entry["swept"][key] for found in runs))
     numeric = all(_number(value) is not None for value in values)
     styles = ["-", "--", ":", "-."]
     drawn: dict[str, int] = {}
     methods = {line[0] for line in lines}
+    several = len({line[1:3] for line in lines}) > 1
     shades = (0.85 * palette(len(lines))[1:] / 255).tolist()
-    for line, points in lines.items():
-        position = [_number(v) if numeric else values.index(v) for v, _ in points]
-        ordered = sorted(zip(position, (y for _, y in points), strict=True))
+    for line, members in lines.items():
+        x, y = zip(
+            *sorted(
+                (_number(value) if numeric else values.index(value), 100 * found.entry["miou"])
+                for found in members
+                for value in (found.entry["swept"][key],)
+            ),
+            strict=True,
+        )
+        first = members[0]
         style = styles[drawn.setdefault(line[0], 0) % 4]
         drawn[line[0]] += 1
-        name = " ".join([line[0], *line[2:]])
-        x, y = zip(*ordered, strict=True)
-        colour = colours[line[0]] if len(methods) > 1 else shades[list(lines).index(line)]
-        axes.plot(x, y, style, marker="o", markersize=3.5, label=name, color=colour)
+        model = [first.protocol, Path(first.model["source"]).name] if several else []
+        colour = look.colour(first) if len(methods) > 1 else shades[list(lines).index(line)]
+        axes.plot(x, y, style, marker=look.marker(first), markersize=4, color=colour,
+                  label=" ".join([line[0], *line[3:], *model]))  # fmt: skip
     low, high = axes.get_ylim()
     if high - low < 1:  # so that differences of less than a point do not look large
         axes.set_ylim((low + high - 1) / 2, (low + high + 1) / 2)
@@ -236,7 +289,7 @@ def _sweep(
     axes.set_xlabel(key)
     axes.set_ylabel("mIoU, %")
     axes.grid(color="#e3e6e8", linewidth=0.6)
-    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    _legend(figure, axes)
     _title(figure, title)
 
 
@@ -248,7 +301,7 @@ def _number(text: str) -> float | None:
         return None
 
 
-def _curves(figure: Any, runs: Sequence[Result], title: str, colours: dict[str, str]) -> None:
+def _curves(figure: Any, runs: Sequence[Result], title: str, look: Look) -> None:
     """mIoU over the severity of every corruption, from the clean picture on."""
     kinds = list(dict.fromkeys(f.entry["condition"][0] for f in runs if not f.clean))
     figure.set_size_inches(1.8 + 2.0 * len(kinds), 2.7)
@@ -259,14 +312,13 @@ def _curves(figure: Any, runs: Sequence[Result], title: str, colours: dict[str, 
         for name, found in names.items():
             keys = [(name, "clean", 0), *((name, kind, severity) for severity in (1, 2, 3))]
             points = [(key[2], by[key]) for key in keys if key in by]
-            label, colour = _label(found, list(names.values())), colours[_method(found)]
+            label, colour = _label(found, list(names.values())), look.colour(found)
             x, y = zip(*points, strict=True)
-            axes.plot(x, y, marker="o", markersize=3.5, color=colour, label=label)
+            axes.plot(x, y, marker=look.marker(found), markersize=4, color=colour, label=label)
         axes.set_xticks([0, 1, 2, 3], ["clean", "1", "2", "3"])
         axes.set_xlabel(kind)
         axes.grid(color="#e3e6e8", linewidth=0.6)
         axes.set_ylim(bottom=0)
     panels[0].set_ylabel("mIoU, %")
     _title(figure, title)
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right center", fontsize=8)
+    _legend(figure, panels[0])

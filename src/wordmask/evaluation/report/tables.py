@@ -2,114 +2,225 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
-from wordmask.evaluation.markdown import markdown_table
 from wordmask.evaluation.published import (
+    COSTS,
     EIGHT,
+    MEANS,
     METRICS,
     TABLES,
     Column,
     Row,
+    Setting,
     Table,
     list_commands,
-    same_setting,
-    same_weights,
+    match,
 )
+from wordmask.evaluation.report.costs import Costs, cost_value
+from wordmask.evaluation.report.differences import difference_table
+from wordmask.evaluation.report.grid import Grid
 from wordmask.evaluation.report.runs import Result
-from wordmask.evaluation.summary import complete, percent
+from wordmask.evaluation.summary import NAMES, complete, headline, outside, percent, word_count
 
-TEXTS = ("backbone", "command", "data set")  # columns of words
-
-
-@dataclass(frozen=True)
-class Grid:
-    """A table: a title, heads, rows of texts, and a note; heads `ours` mark our columns."""
-
-    title: str
-    heads: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    note: str = ""
-
-    def markdown(self) -> str:
-        """As Markdown, with its title and note."""
-        lines = markdown_table(self.heads, self.rows, (self.heads[0], *TEXTS))
-        return "\n".join([f"## {self.title}", "", *lines, *(["", self.note] if self.note else [])])
-
+NAME = "method, protocol, model"
+SHORT = METRICS | {
+    "miou_union": "mIoU union",
+    "miou_present": "mIoU present",
+    "mean_accuracy_present": "mean accuracy, present",
+    "mean_accuracy_all": "mean accuracy, all",
+    "image_f1": "F1, mean of classes",
+    "image_precision_micro": "P, all pairs",
+    "image_recall_micro": "R, all pairs",
+    "image_f1_micro": "F1, all pairs",
+    "boundary_miou_union": "boundary mIoU union",
+    "boundary_miou_present": "boundary mIoU present",
+    "calibration_error": "ECE",
+}
+OUTSIDE = (
+    "† the number lies outside its interval: resampled pictures lack some of the rarer classes, "
+    "which moves their mean to one side."
+)
 
 # -- our own tables -----------------------------------------------------------------------------
 
+# Columns of the table of all metrics between the name and the metrics: a head, and the text of a
+# run.
+RunColumn = tuple[str, Callable[[Result], str]]
+RUN_COLUMNS: list[RunColumn] = [
+    ("mIoU", lambda f: percent(f.entry["miou"]) + ("†" if outside(f.entry) else "")),
+    ("95 % interval", lambda f: " to ".join(percent(x) for x in interval(f))),
+    ("plain names", lambda f: percent(f.entry.get("plain"))),
+    ("words", lambda f: word_count(f.entry)),
+    ("published", lambda f: _published(f, lambda number, _: f"{number:g}")),
+    ("difference", lambda f: _published(f, lambda number, ours: f"{ours - number:+.1f}")),
+]
 
-def own_tables(runs: Sequence[Result]) -> list[Grid]:
-    """mIoU of every run on every data set, and under corruption if measured."""
+
+def interval(found: Result) -> tuple[float | None, float | None]:
+    """The interval of the headline."""
+    definition = found.entry["protocol"]["settings"]["definition"]
+    low, high = found.entry["intervals"][f"miou_{definition}"]
+    return low, high
+
+
+def _published(found: Result, show: Callable[[float, float], str]) -> str:
+    number = headline(found.entry)
+    ours = found.entry["miou"]
+    return "-" if number is None or ours is None else show(number.value, 100 * ours)
+
+
+def own_tables(runs: Sequence[Result], costs: Sequence[Costs] = ()) -> list[Grid]:
+    """Our runs: mIoU on all sets, every metric set by set, corruptions, costs, and the classes."""
     clean = [found for found in runs if found.clean]
-    sets = list(dict.fromkeys(_pictures(found) for found in clean))
-    rows: dict[str, dict[tuple[str, int], str]] = {}
+    sets = list(dict.fromkeys(found.pictures for found in clean))
+    rows: dict[str, dict[str, str]] = {}
     for found in clean:
-        entry = found.entry
-        mark = "" if complete(entry) or not entry["expected"] else "*"
-        rows.setdefault(found.name, {})[_pictures(found)] = percent(entry["miou"]) + mark
+        mark = "" if complete(found.entry) or not found.entry["expected"] else "*"
+        rows.setdefault(found.name, {})[found.pictures] = percent(found.entry["miou"]) + mark
     grids = [
         Grid(
             "Our runs, mIoU",
-            ["method, protocol, model", *(f"{name} ({images})" for name, images in sets)],
+            [NAME, *sets],
             [[name, *(cells.get(one, "") for one in sets)] for name, cells in rows.items()],
             "In brackets: pictures. * not the complete set, so not comparable with a paper.",
         )
     ]
+    by_set = {name: [f for f in clean if f.pictures == name] for name in sets}
+    for name, here in by_set.items():
+        differences = difference_table(name, here)
+        grids += [_metric_table(name, here), *([differences] if differences else [])]
     corrupted = [found for found in runs if not found.clean]
     if corrupted:
         grids.append(_corruption_table(runs, corrupted))
-    return grids
+    grids += [one.grid() for one in costs]
+    return grids + [_class_table(n, best_of_sweeps(h)) for n, h in by_set.items() if _classes(h)]
 
 
-def _pictures(found: Result) -> tuple[str, int]:
-    """Data set and number of pictures; only numbers on the same pictures are comparable."""
-    return found.entry["dataset"], found.entry["images"]
+def _metric_table(name: str, runs: Sequence[Result]) -> Grid:
+    """Every metric of every run on one set of pictures, in percent, and the times."""
+    keys = list(dict.fromkeys(key for found in runs for key in found.entry["metrics"]))
+    heads = [NAME, *(head for head, _ in RUN_COLUMNS), *(SHORT.get(k, k) for k in keys)]
+    rows = []
+    for found in runs:
+        metrics, seconds = found.entry["metrics"], found.entry["seconds"]
+        cells = [found.name, *(text(found) for _, text in RUN_COLUMNS)]
+        cells += [percent(metrics.get(key)) for key in keys]
+        rows.append([*cells, *(f"{1000 * seconds[k]:.0f}" for k in ("encode", "decide"))])
+    note = "In percent; times in milliseconds for a picture. P, R and F1: which classes are in a "
+    note += f"picture, means over classes or over all pairs of picture and class. {NAMES}"
+    note += f" {OUTSIDE}" if any("†" in row[1] for row in rows) else ""
+    heads += ["encode, ms", "decide, ms"]
+    return Grid(f"All metrics: {name}", heads, rows, note, words=("95 % interval", "words"))
+
+
+def _classes(runs: Sequence[Result]) -> bool:
+    return any(found.entry["classes"] for found in runs)
+
+
+def _class_table(name: str, runs: Sequence[Result]) -> Grid:
+    """IoU and accuracy of every class, of the best run of each sweep."""
+    known = [found for found in runs if found.entry["classes"]]
+    first = known[0].entry["classes"]
+    total = sum(one["target"] for one in first) or 1
+    rows = []
+    for i, one in enumerate(first):
+        cells = [one["name"], percent(one["target"] / total)]
+        for found in known:
+            here = found.entry["classes"][i]
+            cells += [percent(here["iou"]), percent(here["accuracy"])]
+        rows.append(cells)
+    heads = ["class", "pixels"]
+    for found in known:
+        heads += [f"{found.name}: IoU", "accuracy"]
+    note = "Pixels: share of the target. A dash: the class is in no target (and no prediction)."
+    if len({found.entry["protocol"]["settings"]["view"] for found in known}) > 1:
+        note += " The views of the runs differ; shares are those of the first."
+    if len({found.entry["protocol"]["settings"]["names"] for found in known}) > 1:
+        note += " The runs were given other names; those of the first are shown."
+    return Grid(f"Classes: {name}", heads, rows, note, folded=True)
+
+
+def best_of_sweeps(runs: Sequence[Result]) -> list[Result]:
+    """One run for each method, protocol and checkpoint: the plain one, or the best of a sweep.
+
+    Runs with more or fewer words than the classes are left out beside one with all of them.
+    """
+    words = [f for f in runs if f.entry["protocol"]["settings"].get("vocabulary") == "all"]
+    best: dict[tuple[Any, ...], Result] = {}
+    for found in sorted(words or runs, key=lambda f: (not f.entry["swept"], f.entry["miou"] or 0)):
+        plain = () if found.entry["swept"] else found.name
+        best[found.method, found.protocol, found.checkpoint, plain] = found
+    swept = {key[:3] for key in best if key[3]}
+    return [found for key, found in best.items() if key[3] or key[:3] not in swept]
 
 
 def _corruption_table(runs: Sequence[Result], corrupted: Sequence[Result]) -> Grid:
     kinds = list(dict.fromkeys(found.entry["condition"][0] for found in corrupted))
-    by = {(f.name, _pictures(f), *f.entry["condition"]): percent(f.entry["miou"]) for f in runs}
+    by = {(f.name, f.pictures, *f.entry["condition"]): percent(f.entry["miou"]) for f in runs}
     rows = []
-    for name, pictures in dict.fromkeys((f.name, _pictures(f)) for f in corrupted):
+    for name, pictures in dict.fromkeys((f.name, f.pictures) for f in corrupted):
         cells = [by.get((name, pictures, "clean", 0), "-")]
         cells += [" / ".join(by.get((name, pictures, k, s), "-") for s in (1, 2, 3)) for k in kinds]
-        rows.append([name, f"{pictures[0]} ({pictures[1]})", *cells])
-    heads = ["method, protocol, model", "data set", "clean", *kinds]
-    return Grid("Corrupted pictures, mIoU at severities 1 / 2 / 3", heads, rows)
+        rows.append([name, pictures, *cells])
+    heads = [NAME, "data set", "clean", *kinds]
+    title = "Corrupted pictures, mIoU at severities 1 / 2 / 3"
+    return Grid(title, heads, rows, words=("data set",))
 
 
 # -- the papers' tables -------------------------------------------------------------------------
 
 
-def paper_tables(runs: Sequence[Result], partial: bool = False) -> list[Grid]:
-    """The papers' tables with at least one of our numbers; then a list of those without."""
-    usable = [f for f in runs if f.clean and (partial or complete(f.entry))]
+def paper_tables(
+    runs: Sequence[Result], partial: bool = False, costs: Sequence[Costs] = ()
+) -> list[Grid]:
+    """The papers' tables with at least one of our numbers; near misses; then commands."""
+    clean = [found for found in runs if found.clean]
+    usable = [found for found in clean if partial or complete(found.entry)]
     grids, missing = [], []
     for table in TABLES:
-        grid = with_ours(table, usable)
+        grid = with_ours(table, usable, costs)
         if grid is not None:
             grids.append(grid)
         elif any(row.settings for row in table.rows):
             missing.append(table)
+    near = [(found, found.entry["near"]) for found in clean if found.entry.get("near")]
+    if near:
+        rows = [
+            [
+                f.name,
+                f.pictures,
+                percent(f.entry["miou"]),
+                f"{one['value']:g}",
+                f"{one['source']}: {one['row']}",
+                "; ".join(one["differences"]),
+            ]
+            for f, one in near
+        ]
+        heads = [NAME, "data set", "mIoU", "theirs", "row", "what differs"]
+        note = "These numbers may not be compared: each run has other settings than the row."
+        words = ("data set", "row", "what differs")
+        grids.append(Grid("Near misses of the papers' rows", heads, rows, note, words))
     if missing:
         rows = [[f"{t.source}: {t.title}", list_commands(t)[0]] for t in missing]
         note = "The first of the commands that make our column; docs/reproducing.md has all."
-        heads = ["table", "command"]
-        grids.append(Grid("Tables without a run of ours", heads, rows, note))
+        title = "Tables without a run of ours"
+        grids.append(Grid(title, ["table", "command"], rows, note, ("command",)))
     return grids
 
 
-def with_ours(table: Table, runs: Iterable[Result]) -> Grid | None:
+def with_ours(table: Table, runs: Iterable[Result], costs: Sequence[Costs] = ()) -> Grid | None:
     """A table of a paper, our number after theirs in every cell; None if we have none."""
     rows, ours = [], 0
     known = list(runs)
     for row in table.rows:
         cells = [row.label, row.backbone]
         for column, value in zip(table.columns, row.values, strict=True):
-            mine = our_value(row, column, known)
+            if column.dataset in COSTS:
+                mine = cost_value(row, column.dataset, table, costs)
+            else:
+                mine = our_value(row, column, known, table)
             ours += mine is not None
             cells.append("-" if value is None else f"{value:g}")
             cells.append(mine or "")
@@ -118,18 +229,32 @@ def with_ours(table: Table, runs: Iterable[Result]) -> Grid | None:
         return None
     heads = ["method", "backbone"]
     for column in table.columns:
-        name = column.dataset
+        name = COSTS.get(column.dataset, column.dataset)
         name += "" if column.metric == "miou" else f" {METRICS[column.metric]}"
         heads += [name, "ours"]
-    return Grid(f"{table.source}: {table.title}", heads, rows, table.note)
+    note = table.note
+    if costs and any(column.dataset in COSTS for column in table.columns):
+        where = dict.fromkeys(f"{one.settings['device']}, {one.settings['dtype']}" for one in costs)
+        note = f"{note} Ours: {'; '.join(where)}.".strip()
+    return Grid(f"{table.source}: {table.title}", heads, rows, note, ("backbone",))
 
 
-def our_value(row: Row, column: Column, runs: Sequence[Result]) -> str | None:
-    """Our number for a cell in percent, from the first matching run of the row."""
-    if column.dataset == "mean_of_8":
-        values = [_match(row, Column(name), runs) for name in EIGHT]
-        known = [value for value, _ in values if value is not None]
-        return f"{100 * sum(known) / 8:.1f}" if len(known) == len(values) else None
+def our_value(
+    row: Row, column: Column, runs: Sequence[Result], table: Table | None = None
+) -> str | None:
+    """Our number for a cell in percent, from the first matching run of the row.
+
+    Where a row is the best of several runs, all of them are needed; where a column is a mean, all
+    that it is a mean of.
+    """
+    if column.dataset in MEANS:
+        names: Iterable[str] = EIGHT
+        if column.dataset == "mean":
+            same = table.columns if table else ()
+            names = [c.dataset for c in same if c.metric == column.metric and c != column]
+        values = [_match(row, Column(name, column.metric), runs)[0] for name in names]
+        known = [value for value in values if value is not None]
+        return f"{100 * sum(known) / len(known):.1f}" if known and None not in values else None
     value, found = _match(row, column, runs)
     if value is None or found is None:
         return None
@@ -139,13 +264,22 @@ def our_value(row: Row, column: Column, runs: Sequence[Result]) -> str | None:
 
 
 def _match(row: Row, column: Column, runs: Sequence[Result]) -> tuple[float | None, Result | None]:
+    """Our number for a row and a data set, and its run; the best of several if the row is."""
+    here = [found for found in runs if found.entry["dataset"] == column.dataset]
     for setting in row.settings:
-        for found in runs:
-            entry = found.entry
-            if entry["dataset"] != column.dataset or not same_weights(row.backbone, found.model):
-                continue
-            if same_setting(setting, entry, found.networks):
-                key = column.metric
-                value = entry["miou"] if key == "miou" else entry["metrics"].get(key)
-                return value, found
+        each = [_first(changes, setting, row, here) for changes in setting.runs(column.dataset)]
+        values = [None if found is None else _value(found, column) for found in each]
+        if values and None not in values:
+            return max(zip(values, each, strict=True), key=lambda one: one[0] or 0)
     return None, None
+
+
+def _first(
+    changes: dict[str, str], setting: Setting, row: Row, runs: Sequence[Result]
+) -> Result | None:
+    return next((found for found in runs if not match(changes, setting, row, found.state)), None)
+
+
+def _value(found: Result, column: Column) -> float | None:
+    entry = found.entry
+    return entry["miou"] if column.metric == "miou" else entry["metrics"].get(column.metric)

@@ -1,4 +1,4 @@
-"""CaR (CLIP as RNN), with the mask proposals of CLIP-ES and the visual prompts that it uses."""
+"""CaR (CLIP as RNN), with the visual prompts that it uses."""
 
 from wordmask.methods.car.method import Car
 

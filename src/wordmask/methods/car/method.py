@@ -1,6 +1,6 @@
 """CaR (Sun et al., CLIP as RNN: Segment Countless Visual Concepts without Training Endeavor, 2024).
 
-Its masks come from CLIP-ES, see clip_es.py. C classes, K background words, L = h*w patches.
+Its masks come from CLIP-ES, see ../clip_es. C classes, K background words, L = h*w patches.
 """
 
 from __future__ import annotations
@@ -16,15 +16,9 @@ from wordmask.devices import check_finite
 from wordmask.encoding import DenseFeatures, Encoding
 from wordmask.errors import WordmaskError, unknown
 from wordmask.methods.base import Method, Towers, register, to_grid
-from wordmask.methods.car.clip_es import (
-    affinity,
-    component_boxes,
-    cosine_maps,
-    gradcam,
-    over_maximum,
-)
 from wordmask.methods.car.paint import PaintRule
 from wordmask.methods.car.visual_prompts import PROMPTS, Prompter
+from wordmask.methods.clip_es.maps import affinities, cosine_maps, gradcam, spread_in_boxes
 from wordmask.progress import steps
 from wordmask.text_queries import TextQueries
 from wordmask.towers.clip import ClipTower, Need, Trace
@@ -59,12 +53,12 @@ class Car(Method):
        strong parts (class-aware attention-based affinity).
     2. Each word gets its picture with a visual prompt: blurred or gray outside of its mask, a red
        ellipse around it. A CLIP compares the pictures with all words left.
-    3. A word stays if its probability in its own picture is above `confidence`. Repeat until all
-       stay.
+    3. A word stays if its probability in its own picture is above `confidence`; if no word's is,
+       the surest stays. Repeat until all stay.
 
     A pixel gets the word with the highest probability among those with a mask that covers it (masks
     are painted in ascending order), and no word if no mask does; with background "none", the word
-    with the highest map there. The last word always stays, since its softmax is over itself.
+    with the highest map there. So one word always stays: alone, its softmax is over itself.
 
     The gradient of a softmax is a mixture of the gradients of its cosines, so one backward pass for
     each word serves all rounds: with M_q = <z, dcos_q/dz averaged over patches>, the map of word c
@@ -170,10 +164,7 @@ class Car(Method):
 
     def features(self, tower: ClipTower, trace: Trace) -> DenseFeatures:
         """CLIP's features as they are, F^{N-1}, and the affinity that spreads the maps."""
-        assert trace.attention_sum is not None
-        patches = trace.grid[0] * trace.grid[1]
-        attention = trace.attention_sum.mean(1)[:, -patches:, -patches:]
-        spread = torch.stack([affinity(a) for a in attention])  # (B, L, L)
+        spread = affinities(trace)
         features = to_grid(tower.project(trace.states[tower.depth]), trace.grid)
         return DenseFeatures(features, Proposals(trace.states[tower.depth - 1], spread))
 
@@ -282,7 +273,10 @@ class Car(Method):
                     found[words[new]] = embed(classifier, prompted) @ labels.T
                 masks.update(zip(words.tolist(), keys, strict=True))
             own = torch.softmax(self.logit_scale * found[active][:, active], dim=1).diagonal()
-            stays = (own > self.confidence) & (maps.amax(1) > 0)
+            mapped = maps.amax(1) > 0
+            stays = (own > self.confidence) & mapped
+            if not stays.any():  # the surest stays, of those with a map if any has one
+                stays[own.where(mapped, own - 1).argmax()] = True
             if stays.all():
                 result[active] = maps * own[:, None]
                 break
@@ -296,8 +290,7 @@ class Car(Method):
 
     def _spread(self, maps: Tensor, spread: Tensor, grid: tuple[int, int]) -> Tensor:
         """Spread each map (n, L) inside the boxes of its strong parts; divide by its maximum."""
-        boxes = component_boxes(maps.unflatten(1, grid) > self.box_threshold).flatten(1)
-        return over_maximum((maps * boxes) @ spread.T)
+        return spread_in_boxes(maps.unflatten(1, grid), spread, self.box_threshold).flatten(1)
 
 
 def embed(tower: ClipTower, pictures: Tensor) -> Tensor:

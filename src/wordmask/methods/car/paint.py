@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from wordmask.scoring import BlockLabels, ClassMapRule, Scored
+from wordmask.scoring import BlockLabels, ClassMapRule, Scored, nothing
 
 
 @dataclass(frozen=True)
@@ -26,16 +26,21 @@ class PaintRule(ClassMapRule):
     def decide(self, scored: Scored, allowed: Tensor | None) -> BlockLabels:
         """See `Rule.decide`."""
         strategy = scored.texts.strategy
-        score, _, factor = self.weights(scored, allowed)
-        score = score[:, None, None]
+        image = self.image_scores(scored)
+        kept = self.present(scored, image, allowed)
+        if not kept.any():
+            return nothing
+        _, factor = self.weights(scored, image)
+        score, dropped = image[:, None, None], ~kept[:, None, None]
         threshold = self.mask_threshold * score
 
         def label(block: Tensor) -> Tensor:
             value = block.mul_(factor)  # score * map / maximum
-            best, index = torch.where(value > threshold, 1 + score, value).max(0)
+            painted = torch.where(value > threshold, 1 + score, value)
+            best, index = painted.masked_fill_(dropped, -1).max(0)
             labels = index + 1
             if strategy.kind == "none":
-                return labels.masked_fill(best <= 0, 0)
+                return labels
             own = value.gather(0, index[None])[0]
             if strategy.probability is not None:
                 labels = labels.masked_fill(own < strategy.probability, 0)

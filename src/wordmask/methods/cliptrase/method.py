@@ -113,6 +113,7 @@ class Cliptrase(Method):
         },
     }
     own_windows = True
+    takes_regions = True
     scoring = Method.scoring | {"vote", "class_prior"}
 
     resample: Literal["pil-bicubic", "pil-bilinear", "cv2-bilinear"] = "pil-bicubic"
@@ -208,15 +209,23 @@ class Cliptrase(Method):
 
     # -- clusters, regions ----------------------------------------------------------------------
 
-    def encode(self, towers: Towers, pixels: Tensor) -> DenseFeatures:
+    def encode(
+        self, towers: Towers, pixels: Tensor, regions: Tensor | None = None
+    ) -> DenseFeatures:
         """Features, and the maps that cut each picture into regions.
 
         Clusters are those of the whole picture; with windows, features are their mean over windows.
+        regions (B, H, W) integers: as for `features`, in pixels; of the whole picture alone.
         """
         tower = towers.clip
         tower.require_class_token(self.title)
         trace = self.trace(towers, pixels, self.need(tower.depth))
-        dense = self.features(tower, trace)
+        if regions is not None:
+            if self.window:
+                raise WordmaskError(f"got regions and window={self.window}; set window=0")
+            near = F.interpolate(regions[:, None].float(), trace.grid, mode="nearest-exact")
+            regions = near[:, 0].long()
+        dense = self.features(tower, trace, regions)
         features, state = dense.features, dense.state
         if self.clusters != "none":
             state = replace(state, maps=self._regions(towers, trace, features, pixels))
@@ -243,6 +252,16 @@ class Cliptrase(Method):
             else:
                 regions.append(prototypes(clean, labels, grid, self.median))
         return tuple(regions)
+
+    def cluster_patches(
+        self, towers: Towers, pixels: Tensor
+    ) -> tuple[list[Tensor], tuple[int, int]]:
+        """DBSCAN's labels of the patches of each picture, (L,) from 0, -1 for noise, and h, w."""
+        trace = self.trace(towers, pixels, self.need(towers.clip.depth))
+        rows = self.features(towers.clip, trace).features.flatten(2).transpose(1, 2)
+        w, common, grid = self._correlations(towers, trace, self.unnormalise(pixels, towers.clip))
+        labels = [self._cluster(*one)[1] for one in zip(w, common, rows, strict=True)]
+        return labels, grid
 
     def _correlations(
         self, towers: Towers, trace: Trace, pictures: Tensor

@@ -2,11 +2,11 @@
 
 `RELEASED` and `STATED` map a method (or `method:variant`) to the settings that all its data sets
 share, and to changes by data set and by backbone. Keys are options of the method, or fields of the
-protocol: names, background, view, void, definition, refine (see `Protocol`). The method's own
-defaults hold for all that a paper does not state.
+protocol, see `protocols.FIELDS`. The method's own defaults hold for all that a paper does not
+state.
 
 A background is written as on the command line; `*` stands for the background words that the data
-set has under the class names in use.
+set has under the class names in use, `**` for those that are a class too as well.
 """
 
 from __future__ import annotations

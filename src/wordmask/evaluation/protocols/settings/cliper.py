@@ -68,6 +68,11 @@ _CLIPER_L14: dict[str, dict[str, Any]] = {
 }
 
 
+for _table in (_CLIPER_B16, _CLIPER_L14):  # no settings are known for training sets
+    _table["voc_train"] = _table["voc_train_aug"] = _table["voc21"]
+    _table["coco_train"] = _table["coco_object"]
+
+
 def _first_generation(settings: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """The settings without the attention threshold and the choice of a layer, added in v2."""
     dropped = ("select_layer", "attention_threshold")
@@ -78,15 +83,17 @@ def _first_generation(settings: Mapping[str, dict[str, Any]]) -> dict[str, dict[
 
 
 _CLIPER_V1_B16 = _first_generation(_CLIPER_B16)
-_CLIPER_V1_B16["voc21"]["normalize"] = False
 _CLIPER_V1_L14 = _first_generation(_CLIPER_L14)
-_CLIPER_V1_L14["voc21"]["background"] = "complement:2:*"
+for _name in ("voc21", "voc_train", "voc_train_aug"):
+    _CLIPER_V1_B16[_name]["normalize"] = False
+    _CLIPER_V1_L14[_name]["background"] = "complement:2:*"
 _CLIPER_V1_L14["voc20"].update(logit_scale=50.0, score_threshold=0.0)
 
 _CLIPER_NOTES = (
     "Class scores are CLIP's alone without a refiner: cliper+diffusion is the whole system, with "
     "the fine-grained compensation.",
     "Background words take part in the softmax on sets without a background too.",
+    "Training sets have the settings of VOC21 and COCO-Object: there is no code for them.",
 )
 
 RELEASED: dict[str, Source] = {

@@ -23,6 +23,8 @@ _HARNESS: dict[str, Any] = {
     "definition": "union",
 }
 
+_PAMR: dict[str, Any] = {"pamr": {"base": {"steps": 10, "dilations": (8, 16), "at": "picture"}}}
+
 _CLEARCLIP: dict[str, Any] = {
     **_HARNESS,
     "names": "clearclip",
@@ -85,10 +87,11 @@ RELEASED: dict[str, Source] = {
                 "background": "threshold:0.1:*",
             },
             "context60": {"logit_scale": 50.0, "background": "threshold:0.1:*"},
-            "coco_object": {"logit_scale": 50.0, "background": "threshold:0.1:*"},
+            "coco_object": {"logit_scale": 50.0, "background": "threshold:0.1:**"},  # "bed"
             "coco_stuff": {"short_side": 448},
             "cityscapes": {"short_side": 560},
         },
+        refiners=_PAMR,
     ),
     "clearclip": Source(
         "ClearCLIP's released configurations (ad68a40)", _CLEARCLIP, _CLEARCLIP_SETS
@@ -100,10 +103,10 @@ RELEASED: dict[str, Source] = {
             "voc21": {"window": 0, "background": "threshold:0.1:*"},
             "voc20": {"window": 0},
             "context60": {"background": "threshold:0.1:*"},
-            "coco_object": {"background": "threshold:0.1:*"},
+            "coco_object": {"background": "threshold:0.1:**"},
             "cityscapes": {"short_side": 560},
         },
-        refiners={"pamr": {"base": {"steps": 10, "dilations": (8, 16)}}},
+        refiners=_PAMR,
         notes=("PAMR is part of the published main numbers.",),
     ),
     "proxyclip": Source(
@@ -118,7 +121,7 @@ RELEASED: dict[str, Source] = {
         {
             "voc21": {"background": "threshold:0.2:*"},
             "context60": {"background": "threshold:0.15:*"},
-            "coco_object": {"background": "threshold:0.25:*"},
+            "coco_object": {"background": "threshold:0.25:**"},
             "cityscapes": {"short_side": 448, "window": 224},
             "ade150": {"short_side": 448},
             "ade847": {"short_side": 448},

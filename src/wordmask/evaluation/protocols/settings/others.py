@@ -1,8 +1,10 @@
-"""Methods with their own evaluation code, or none: CLIPtrase, GEM, CLIP Surgery, CaR."""
+"""Methods with their own evaluation code, or none: CLIPtrase, GEM, CLIP-ES, CLIP Surgery, CaR."""
 
 from __future__ import annotations
 
 from wordmask.evaluation.protocols.settings.source import Source
+
+_PSEUDO_MASKS = {"background": "complement:1:*", "image_labels": "target"}
 
 RELEASED: dict[str, Source] = {
     "cliptrase": Source(
@@ -36,6 +38,7 @@ RELEASED: dict[str, Source] = {
     "gem": Source(
         "GEM's released code (5fa677c): its README's recipe, the same for every set",
         {
+            "variant": "official",
             "names": "plain",
             "short_side": 448,
             "window": 0,
@@ -49,6 +52,25 @@ RELEASED: dict[str, Source] = {
             "The released code has no evaluation; its pictures are squashed to 448 x 448, here "
             "they keep their aspect.",
         ),
+    ),
+    "clip_es": Source(
+        "CLIP-ES's released code (3893f81): pseudo-masks of pictures whose labels are known",
+        {
+            "names": "cliper",
+            "view": "original",
+            "void": "ignore",
+            "definition": "present",
+        },
+        {
+            **{
+                name: {"background": "complement:1:*"}
+                for name in ("voc21", "context60", "coco_object", "coco_object_instances")
+            },
+            "voc_train": _PSEUDO_MASKS,
+            "voc_train_aug": _PSEUDO_MASKS,
+            "coco_train": {**_PSEUDO_MASKS, "variant": "coco"},
+        },
+        notes=("The released code adds a dense CRF; none is done here.",),
     ),
     "clip_surgery": Source(
         "CLIP Surgery's released code (d4696d4), the same for every set",
@@ -68,15 +90,16 @@ RELEASED: dict[str, Source] = {
         {
             "classifier": "second",
             "names": "cliper",
-            "background": "complement:2:*",
             "view": "original",
             "void": "ignore",
             "definition": "present",
         },
         {
-            "context60": {"variant": "context"},
+            "voc21": {"background": "complement:2:*"},
+            "context60": {"variant": "context", "background": "complement:2:*"},
             "context59": {"variant": "context"},
-            "coco_object": {"variant": "object"},
+            "coco_object": {"variant": "object", "background": "complement:2:*"},
+            "coco_stuff": {"variant": "stuff"},
             "ade150": {"variant": "ade"},
         },
         notes=(

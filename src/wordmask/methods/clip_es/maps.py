@@ -1,4 +1,4 @@
-"""CLIP-ES (Lin et al., CLIP is Also an Efficient Segmenter, CVPR 2023): its maps, used by CaR.
+"""The maps of CLIP-ES and their affinity, of which CaR makes its masks too.
 
 Q texts, T tokens, L = h*w patches, D token width, E joint width.
 """
@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from wordmask.progress import steps
-from wordmask.towers.clip import ClipTower
+from wordmask.towers.clip import ClipTower, Trace
 
 
 def cosine_maps(
@@ -60,6 +60,14 @@ def gradcam(logits: Tensor, signed: Tensor) -> Tensor:
     return over_maximum((signed - weights @ signed).relu())
 
 
+def affinities(trace: Trace) -> Tensor:
+    """The affinities (B, L, L) from the summed attention of a pass, the mean over its heads."""
+    assert trace.attention_sum is not None
+    patches = trace.grid[0] * trace.grid[1]
+    attention = trace.attention_sum.mean(1)[:, -patches:, -patches:]
+    return torch.stack([affinity(a) for a in attention])
+
+
 def affinity(attention: Tensor, rounds: int = 3) -> Tensor:
     """The affinity that spreads maps: attention (L, L) made doubly stochastic, symmetric, squared.
 
@@ -70,6 +78,15 @@ def affinity(attention: Tensor, rounds: int = 3) -> Tensor:
         attention = attention / attention.sum(1, keepdim=True)
     attention = (attention + attention.T) / 2
     return attention @ attention
+
+
+def spread_in_boxes(maps: Tensor, spread: Tensor, threshold: float) -> Tensor:
+    """Spread maps (n, h, w) inside the boxes of their parts above a threshold by spread (L, L).
+
+    Returns them divided by their maxima. Source: CLIP-ES, section 3.3.
+    """
+    boxes = component_boxes(maps > threshold)
+    return over_maximum((maps * boxes).flatten(1) @ spread.T).view_as(maps)
 
 
 def over_maximum(maps: Tensor) -> Tensor:
