@@ -135,6 +135,18 @@ def test_arrays_and_pil_images_of_any_mode_do_the_same() -> None:
         np.testing.assert_array_equal(np.asarray(other), expected)
 
 
+def test_bands_of_rows_make_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
+    labels = np.random.default_rng(0).integers(0, 4, (60, 20)).repeat(9, axis=0).repeat(7, axis=1)
+    labels = labels.astype(np.uint8)
+    image = photo(*labels.shape)
+    for given in (image, Image.fromarray(image), None):
+        monkeypatch.setattr(drawing, "BAND", 2**21)
+        whole = drawing.overlay(given, labels, NAMES)
+        monkeypatch.setattr(drawing, "BAND", 1)
+        np.testing.assert_array_equal(np.asarray(drawing.overlay(given, labels, NAMES)), whole)
+    assert drawing.count_labels(labels, 5).tolist() == np.bincount(labels.ravel(), None, 6).tolist()
+
+
 # --- legend
 
 

@@ -230,3 +230,28 @@ def test_pooling_is_the_maximum_over_names():
     scores = torch.tensor([1.0, 3.0, 2.0, 5.0, 4.0]).view(5, 1)
     assert texts.pool(scores, 0).flatten().tolist() == [3.0, 2.0, 5.0]
     assert texts.pool_foreground(scores[:3], 0).flatten().tolist() == [3.0, 2.0]
+
+
+@pytest.mark.parametrize("windows", [False, True])
+@pytest.mark.parametrize("background", [0, 5])
+@pytest.mark.parametrize("size", [(150, 182), (97, 40), (3, 400), (500, 1)])
+def test_large_pictures_get_the_same_labels(monkeypatch, size, background, windows):
+    """The shortcut of large pictures, against all names at every pixel."""
+    generator = torch.Generator().manual_seed(size[0])
+    texts = texts_of(2, 1, 1, 3, 1, background=background)
+    strategy = Background.names("x") if background else Background.none()
+    grid = torch.randn(8 + background, 5, 6, generator=generator) * 0.1
+    one = scored(grid, size, texts, strategy)
+    if windows:
+        tiles = [
+            Tile(torch.randn(8 + background, 4, 4, generator=generator) * 0.1, w, w[2:], (0, 0))
+            for w in place_windows(60, 80, 40, 30)
+        ]
+        one = replace(one, maps=ScoreMap(tiles, (60, 80)))
+    full = one.labels()
+    monkeypatch.setattr("wordmask.scoring.LARGE", (1, 1))
+    calls = []
+    monkeypatch.setattr(type(one.rule), "decide", lambda *_: calls.append(1))
+    np.testing.assert_array_equal(one.labels(), full)
+    assert not calls
+    assert one.labels().dtype == full.dtype

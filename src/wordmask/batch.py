@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
+from wordmask.drawing import count_labels
 from wordmask.errors import ImageError, WordmaskError, unknown
 from wordmask.files import make_folder, shown, write_atomically
 from wordmask.journal import SETTINGS, Journal
@@ -107,7 +108,7 @@ class Summary:
 
     def add(self, result: Segmentation) -> None:
         """Count a result."""
-        counts = np.bincount(result.labels.ravel(), minlength=len(self.pixels))
+        counts = count_labels(result.labels, len(self.names))
         self.pixels += counts
         self.occurrences += counts > 0
         self.segmented += 1

@@ -23,6 +23,8 @@ WHITE = (255, 255, 255)
 INK = (28, 28, 30)
 PALE_INK = (96, 96, 104)
 
+BAND = 2**21  # pixels that are drawn or counted at a time
+
 # -------------------------------------------------------------------------------------------------
 # Colours
 
@@ -141,22 +143,32 @@ def overlay(
     check_labels(labels, names)
     if not 0 <= alpha <= 1:
         raise WordmaskError(f"alpha must be between 0 and 1, got {alpha}")
-    flat = Image.fromarray(palette(len(names))[labels])
-    if image is None:
-        painted = flat
-    else:
-        photo = _photo(image)
-        if (photo.height, photo.width) != labels.shape:
+    height, width = labels.shape
+    if image is not None:
+        _check_picture(image)
+        size = image.size if isinstance(image, Image.Image) else (image.shape[1], image.shape[0])
+        if size != (width, height):
             raise ImageError(
-                f"the picture is {photo.width}x{photo.height} but the labels are "
-                f"{labels.shape[1]}x{labels.shape[0]}; give the picture that was segmented"
+                f"the picture is {size[0]}x{size[1]} but the labels are "
+                f"{width}x{height}; give the picture that was segmented"
             )
-        dimmed = ImageEnhance.Brightness(ImageEnhance.Color(photo).enhance(0.35)).enhance(0.8)
-        painted = Image.composite(
-            Image.blend(photo, flat, alpha), dimmed, Image.fromarray(labels > 0)
-        )
-    painted = _contoured(painted, labels)
-    return _with_legend(painted, labels, names) if legend else painted
+    page = _page(labels, names) if legend else Image.new("RGB", (width, height))
+    colours, reach = palette(len(names)), round(math.sqrt(labels.size) / 900)
+    around = 2 * reach + 8  # rows that change the contours of a band: their width and their blur
+    rows = max(BAND // width, 2 * around)
+    for top in range(0, height, rows):
+        first, last = max(top - around, 0), min(top + rows + around, height)
+        own = labels[first:last]
+        painted = flat = Image.fromarray(colours[own])
+        if image is not None:
+            photo = _rows(image, first, last)
+            dimmed = ImageEnhance.Brightness(ImageEnhance.Color(photo).enhance(0.35)).enhance(0.8)
+            painted = Image.composite(
+                Image.blend(photo, flat, alpha), dimmed, Image.fromarray(own > 0)
+            )
+        painted = _contoured(painted, own, reach)
+        page.paste(painted.crop((0, top - first, width, min(top + rows, last) - first)), (0, top))
+    return page
 
 
 def heat_map(
@@ -308,6 +320,16 @@ def check_labels(labels: np.ndarray, names: Sequence[str]) -> None:
         )
 
 
+def count_labels(labels: np.ndarray, classes: int) -> np.ndarray:
+    """Pixels of each label, (classes + 1,) integers."""
+    counts = np.zeros(classes + 1, np.int64)
+    rows = max(BAND // labels.shape[1], 1)
+    for top in range(0, len(labels), rows):  # bincount makes 8 bytes of each label
+        band = labels[top : top + rows].ravel().astype(np.intp)
+        counts += np.bincount(band, minlength=classes + 1)
+    return counts
+
+
 def percent(share: float) -> str:
     """Format a share from 0 to 1 in whole percent; only 0 reads "0 %" and only 1 "100 %"."""
     if 0 < share < 0.01:
@@ -319,14 +341,27 @@ def percent(share: float) -> str:
 
 def _photo(image: np.ndarray | Image.Image) -> Image.Image:
     """Return a new RGB image of a picture."""
+    _check_picture(image)
     if isinstance(image, Image.Image):
         return image.convert("RGB") if image.mode != "RGB" else image.copy()
+    return Image.fromarray(image)
+
+
+def _rows(image: np.ndarray | Image.Image, top: int, bottom: int) -> Image.Image:
+    """Rows of a picture as a new RGB image."""
+    if isinstance(image, Image.Image):
+        return image.crop((0, top, image.width, bottom)).convert("RGB")
+    return Image.fromarray(image[top:bottom])
+
+
+def _check_picture(image: np.ndarray | Image.Image) -> None:
+    if isinstance(image, Image.Image):
+        return
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8:
         kind = image.dtype if isinstance(image, np.ndarray) else type(image).__name__
         raise ImageError(f"a picture must be a PIL image or a uint8 array (H, W, 3), got {kind}")
     if image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
         raise ImageError(f"a picture must have the shape (H, W, 3), got {image.shape}")
-    return Image.fromarray(image)
 
 
 def _scaled(photo: Image.Image, height: int, most_width: int) -> Image.Image:
@@ -336,12 +371,11 @@ def _scaled(photo: Image.Image, height: int, most_width: int) -> Image.Image:
     return photo if size == photo.size else photo.resize(size, Image.Resampling.LANCZOS)
 
 
-def _contoured(painted: Image.Image, labels: np.ndarray) -> Image.Image:
-    """Draw a white line with a dark rim between regions."""
+def _contoured(painted: Image.Image, labels: np.ndarray, reach: int) -> Image.Image:
+    """Draw a white line, `reach` pixels to each side, with a dark rim between regions."""
     edge = np.zeros(labels.shape, dtype=bool)
     edge[:, 1:] |= labels[:, 1:] != labels[:, :-1]
     edge[1:] |= labels[1:] != labels[:-1]
-    reach = round(math.sqrt(labels.size) / 900)
     line = _widened(edge, reach)
     rim = _widened(line, 1 + reach // 2)
     for mask, colour, opacity in ((rim, INK, 140), (line, WHITE, 255)):
@@ -373,7 +407,7 @@ def _entries(
     labels: np.ndarray, names: Sequence[str]
 ) -> list[tuple[tuple[int, ...] | None, str, float]]:
     """Colour, name and share of the entries of the legend, most pixels first, unlabelled last."""
-    counts = np.bincount(labels.ravel().astype(np.intp), minlength=len(names) + 1)
+    counts = count_labels(labels, len(names))
     colours = palette(len(names)).tolist()
     order = [i for i in (np.argsort(-counts[1:], kind="stable") + 1).tolist() if counts[i]]
     shares = (counts / labels.size).tolist()
@@ -388,8 +422,9 @@ def _entries(
     return entries
 
 
-def _with_legend(painted: Image.Image, labels: np.ndarray, names: Sequence[str]) -> Image.Image:
-    """Put the legend below the picture, or to the right of a tall one."""
+def _page(labels: np.ndarray, names: Sequence[str]) -> Image.Image:
+    """A page with the legend below the place of the picture, or to the right of a tall one."""
+    height, width = labels.shape
     entries = _entries(labels, names)
     many = len(entries) > 20
     text_size = max(12, round((0.028 if many else 0.034) * math.sqrt(labels.size)))
@@ -403,34 +438,33 @@ def _with_legend(painted: Image.Image, labels: np.ndarray, names: Sequence[str])
     plain, _ = _font("0", text_size)
     space = round(0.45 * text_size)
     cell = max(
-        chip + 2 * space + width + math.ceil(plain.getlength(share)) for _, _, width, share in texts
+        chip + 2 * space + long + math.ceil(plain.getlength(share)) for _, _, long, share in texts
     )
 
-    beside = painted.height > 1.2 * painted.width and painted.height >= 6 * row
+    beside = height > 1.2 * width and height >= 6 * row
     if beside:
-        rows = max(1, (painted.height - 2 * margin) // row)
+        rows = max(1, (height - 2 * margin) // row)
         columns = math.ceil(len(entries) / rows)
         rows = math.ceil(len(entries) / columns)
-        corner = (painted.width + margin, margin)
-        size = (painted.width + columns * (cell + gap) - gap + 2 * margin, painted.height)
+        corner = (width + margin, margin)
+        size = (width + columns * (cell + gap) - gap + 2 * margin, height)
     else:
-        room = max(painted.width, cell + 2 * margin)
+        room = max(width, cell + 2 * margin)
         columns = min(len(entries), max(1, (room - 2 * margin + gap) // (cell + gap)))
         rows = math.ceil(len(entries) / columns)
-        corner = (margin, painted.height + margin)
-        size = (room, painted.height + rows * row + 2 * margin)
+        corner = (margin, height + margin)
+        size = (room, height + rows * row + 2 * margin)
 
     page = Image.new("RGB", size, WHITE)
-    page.paste(painted, (0, 0))
     draw = ImageDraw.Draw(page)
-    for i, (shown, font, width, share_text) in enumerate(texts):
+    for i, (shown, font, long, share_text) in enumerate(texts):
         across, down = (i // rows, i % rows) if beside else (i % columns, i // columns)
         x, y = corner[0] + across * (cell + gap), corner[1] + down * row
         baseline = y + round(0.5 * row + 0.36 * text_size)
         box = (x, y + (row - chip) // 2, x + chip - 1, y + (row - chip) // 2 + chip - 1)
         _chip(draw, box, entries[i][0])
         draw.text((x + chip + space, baseline), shown, INK, font, anchor="ls")
-        at = (x + chip + 2 * space + width, baseline)
+        at = (x + chip + 2 * space + long, baseline)
         draw.text(at, share_text, PALE_INK, plain, anchor="ls")
     return page
 

@@ -509,12 +509,18 @@ def _resize(image: RGB, height: int, width: int, resample: str) -> Tensor:
     if not unchanged and resample != "cv2-bilinear":
         mode = Image.Resampling[resample.removeprefix("pil-").upper()]
         image = np.array(Image.fromarray(image).resize((width, height), mode))
-    pixels = torch.tensor(np.ascontiguousarray(image)).permute(2, 0, 1).to(torch.float32)
-    if not unchanged and resample == "cv2-bilinear":
-        size = (height, width)
-        pixels = F.interpolate(pixels[None], size, mode="bilinear", align_corners=False)[0]
-        pixels = pixels.add_(0.5).floor_()
-    return pixels.contiguous()
+    if unchanged or resample != "cv2-bilinear":
+        return torch.tensor(np.ascontiguousarray(image)).permute(2, 0, 1).float().contiguous()
+    channels = [  # one at a time: a large picture takes 12 bytes a pixel as float
+        F.interpolate(
+            torch.tensor(np.ascontiguousarray(image[..., c]))[None, None].float(),
+            (height, width),
+            mode="bilinear",
+            align_corners=False,
+        )
+        for c in range(3)
+    ]
+    return torch.cat(channels, dim=1)[0].add_(0.5).floor_()
 
 
 def find_images(inputs: Sequence[str | os.PathLike[str]]) -> list[Path]:

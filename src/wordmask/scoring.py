@@ -6,8 +6,10 @@ of rows at a time, so that the maps of all classes never exist at full size.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, ClassVar
 
 import numpy as np
@@ -19,9 +21,10 @@ from wordmask.errors import WordmaskError
 from wordmask.progress import steps
 from wordmask.segmentation import Segmentation
 from wordmask.text_queries import TextQueries
-from wordmask.windows import ScoreMap
+from wordmask.windows import ScoreMap, neighbours
 
 BLOCK_BYTES = 32 * 2**20  # for one float copy of a block of rows
+LARGE = 2**22, 8  # pixels and names from which it pays to rule out names first
 COMPLEMENT_POWER = 2.0  # of CLIPer's released code, v1
 
 BlockLabels = Callable[[Tensor], Tensor]  # scores (R, rows, W) to labels (rows, W)
@@ -215,6 +218,20 @@ class SoftmaxRule(Rule):
         """Probabilities."""
         return self.probability(maps, texts)
 
+    def labels(self, scored: Scored, allowed: Tensor | None) -> np.ndarray:
+        """See `Scored.labels`; large pictures take a shortcut where the best name decides alone."""
+        strategy = scored.texts.strategy
+        if (
+            scored.size[0] * scored.size[1] < LARGE[0]
+            or scored.maps.count < LARGE[1]
+            or scored.maps.tiles[0].scores.device.type != "cpu"
+            or not (allowed is None and strategy.probability is None and strategy.power is None)
+            or self.area_threshold
+            or self.min_max
+        ):
+            return super().labels(scored, allowed)
+        return best_names(scored)
+
     def decide(self, scored: Scored, allowed: Tensor | None) -> BlockLabels:
         """See `Rule.decide`."""
         texts, strategy, classes = scored.texts, scored.texts.strategy, scored.texts.classes
@@ -283,6 +300,44 @@ class SoftmaxRule(Rule):
             label = torch.from_numpy(labels[start:stop].astype(np.int64)).to(probability.device)
             sure[start:stop] = probability.gather(0, label[None])[0].cpu().numpy()
         return sure
+
+
+def best_names(scored: Scored) -> np.ndarray:
+    """Labels (H, W) by the largest score of a name, which has the largest probability.
+
+    The picture is cut at the centres and borders of patches. In a piece, scores lie between those
+    at its corners, so that most names are lower than another everywhere and need not be
+    stretched to pixels. Labels are those of `SoftmaxRule.decide`, but where two scores are as
+    close as float32 rounds.
+    """
+    texts, maps, (height, width), (h, w) = scored.texts, scored.maps, scored.size, scored.patches
+    owner = torch.where(texts.owner < texts.classes, texts.owner + 1, 0)  # 0 wins ties
+    labels = np.empty((height, width), np.uint8 if texts.classes <= 255 else np.uint16)
+    least = math.ceil((2**16 / maps.count) ** 0.5)  # pixels a side that outweigh the calls
+    ys, xs = (
+        [round(i * side / n) for i in range(n + 1)]
+        for side, n in (
+            (height, min(2 * h, -(-height // least))),
+            (width, min(2 * w, -(-width // least))),
+        )
+    )
+    for top, bottom in pairwise(ys):
+        narrow = maps.narrow(top, bottom, scored.size)  # (R, rows, columns of the grid)
+        slack = 1e-5 * float(narrow.abs().amax())
+        for left, right in pairwise(xs):
+            low, high, weight = neighbours(torch.arange(left, right), narrow.shape[2], width)
+            first = int(low[0])
+            corners = narrow[:, :, first : int(high[-1]) + 1].flatten(1)
+            names = ~(corners.amax(1) < corners.amin(1).amax() - slack)  # NaN too
+            present = owner[names].unique()
+            if len(present) == 1:
+                labels[top:bottom, left:right] = int(present)
+                continue
+            values = narrow[names]
+            values = torch.lerp(values[..., low], values[..., high], weight)
+            best = [values[owner[names] == i].amax(0) for i in present]
+            labels[top:bottom, left:right] = present[torch.stack(best).argmax(0)].numpy()
+    return labels
 
 
 @dataclass(frozen=True)

@@ -224,7 +224,7 @@ class Segmentation:
 
     def _counts(self) -> np.ndarray:
         """Pixels of each label, (C + 1,) integers."""
-        return np.bincount(self.labels.ravel(), minlength=len(self.names) + 1)
+        return drawing.count_labels(self.labels, len(self.names))
 
     def _label(self, name: str | int) -> int:
         if isinstance(name, str):

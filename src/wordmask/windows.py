@@ -72,14 +72,17 @@ class ScoreMap:
 
     def rows(self, start: int, stop: int, size: tuple[int, int]) -> Tensor:
         """Rows start..stop of the maps at `size` (H, W), as (R, stop - start, W)."""
-        height, width = size
+        return widen(self.narrow(start, stop, size), size[1])
+
+    def narrow(self, start: int, stop: int, size: tuple[int, int]) -> Tensor:
+        """The columns from which `widen` makes `rows`, as (R, stop - start, w); w is W or less."""
         out = torch.arange(start, stop)
         if self.direct:  # one step from the grid to the output
-            return _stretch(self.tiles[0].scores, out, height, width)
-        low, high, weight = _neighbours(out, self.pixel_size[0], height)
+            grid = self.tiles[0].scores
+            return _mix(grid, *neighbours(out, grid.shape[1], size[0]))
+        low, high, weight = neighbours(out, self.pixel_size[0], size[0])
         first, last = int(low.min()), int(high.max()) + 1
-        pixels = self._pixel_rows(first, last)
-        return _columns(_mix(pixels, low - first, high - first, weight), width)
+        return _mix(self._pixel_rows(first, last), low - first, high - first, weight)
 
     def _pixel_rows(self, first: int, last: int) -> Tensor:
         """The mean over tiles at pixel rows first..last, (R, last - first, W')."""
@@ -101,7 +104,7 @@ class ScoreMap:
         return total / hits
 
 
-def _neighbours(rows: Tensor, source: int, target: int) -> tuple[Tensor, Tensor, Tensor]:
+def neighbours(rows: Tensor, source: int, target: int) -> tuple[Tensor, Tensor, Tensor]:
     """For output rows of `target`, the two source rows and the weight of the second."""
     position = ((rows.float() + 0.5) * (source / target) - 0.5).clamp_(min=0)
     low = position.floor().long().clamp_(max=source - 1)
@@ -112,7 +115,8 @@ def _mix(x: Tensor, low: Tensor, high: Tensor, weight: Tensor) -> Tensor:
     return torch.lerp(x[:, low], x[:, high], weight[:, None].to(x))
 
 
-def _columns(x: Tensor, width: int) -> Tensor:
+def widen(x: Tensor, width: int) -> Tensor:
+    """Rows (R, n, w) stretched bilinearly to `width` columns, corners not aligned."""
     if x.shape[-1] == width:
         return x
     return F.interpolate(x[None], size=(x.shape[1], width), mode="bilinear")[0]
@@ -120,4 +124,4 @@ def _columns(x: Tensor, width: int) -> Tensor:
 
 def _stretch(x: Tensor, rows: Tensor, height: int, width: int) -> Tensor:
     """Rows of `x` (R, h, w) stretched bilinearly to height x width, corners not aligned."""
-    return _columns(_mix(x, *_neighbours(rows, x.shape[1], height)), width)
+    return widen(_mix(x, *neighbours(rows, x.shape[1], height)), width)

@@ -87,8 +87,8 @@ class _RegionMeans(ScoreMap):
             pixels += region.bincount(minlength=regions.count)
         self.means = total / pixels.clamp_min(1)
 
-    def rows(self, start: int, stop: int, size: tuple[int, int]) -> Tensor:
-        """See `ScoreMap.rows`."""
+    def narrow(self, start: int, stop: int, size: tuple[int, int]) -> Tensor:
+        """See `ScoreMap.narrow`; here as wide as the picture."""
         region = self.regions.rows(start, stop, size).argmax(0)
         own = self.scores.rows(start, stop, size)
         return torch.where(region > 0, self.means[:, region], own)
