@@ -180,7 +180,7 @@ class Sheet:
             write_atomically(path, lambda file: file.write(text))
         else:
             picture = self.image()
-            write_atomically(path, partial(picture.save, format="PNG", optimize=True))
+            write_atomically(path, partial(picture.save, format="PNG"))
 
     def _panels(self, row: Row, height: int) -> Iterator[tuple[Image.Image, str]]:
         """Picture, target and labels of one row with their titles."""

@@ -136,4 +136,4 @@ def read_point(text: str) -> tuple[int, int]:
 
 
 def _save(picture: Image.Image, path: Path) -> None:
-    write_atomically(path, lambda file: picture.save(file, "PNG", optimize=True))
+    write_atomically(path, lambda file: picture.save(file, "PNG"))
