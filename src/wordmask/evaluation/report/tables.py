@@ -89,7 +89,7 @@ def own_tables(runs: Sequence[Result], costs: Sequence[Costs] = ()) -> list[Grid
     ]
     by_set = {name: [f for f in clean if f.pictures == name] for name in sets}
     for name, here in by_set.items():
-        differences = difference_table(name, here)
+        differences = difference_table(name, best_of_sweeps(here))
         grids += [_metric_table(name, here), *([differences] if differences else [])]
     corrupted = [found for found in runs if not found.clean]
     if corrupted:
