@@ -520,6 +520,11 @@ def read_image_labels(file: Path) -> dict[str, Sequence[str]]:
     """The rows of a CSV file by their first cell; empty cells are ignored."""
     import csv
 
+    if not file.is_file():  # a folder; a pipe or a device might never end
+        what = "it is not a file" if file.exists() else "there is no such file"
+        raise WordmaskError(
+            f"cannot read the image labels in {shown(file)}: {what}; give a CSV file"
+        )
     try:
         with file.open(newline="", encoding="utf-8-sig") as stream:
             rows = [[cell.strip() for cell in row] for row in csv.reader(stream) if any(row)]

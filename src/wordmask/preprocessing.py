@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -13,9 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from wordmask.errors import WordmaskError
-from wordmask.images import prepare
+from wordmask.images import prepare, target_size
 from wordmask.options import Options
 from wordmask.towers.clip import ClipTower
+from wordmask.towers.memory import check_memory
 from wordmask.windows import Window, place_windows
 
 
@@ -77,6 +79,7 @@ class Preprocessing(Options):
         Returns (3, H', W') float32, at least one patch on each side, not yet padded.
         """
         mean, std = self.normalisation(tower)
+        self.check_size(picture.shape[0], picture.shape[1], tower)
         return prepare(
             picture,
             short_side=self.short_side,
@@ -86,6 +89,35 @@ class Preprocessing(Options):
             mean=mean,
             std=std,
             minimum_side=tower.patch,
+        )
+
+    def check_size(self, height: int, width: int, tower: ClipTower) -> None:
+        """Refuse a picture of (height, width) pixels that would not fit into memory once resized.
+
+        Counted are the pixels as float32, and for L patches in one pass (of a window, if there are
+        windows) two (L, L) maps and two (L, E) of every block, as in a method that mixes patches.
+
+        Raises:
+            TooLargeError: more than the free memory of the device.
+        """
+        size = target_size(
+            height,
+            width,
+            short_side=self.short_side,
+            long_side=self.long_side,
+            multiple=tower.patch if self.whole_patches else 1,
+            minimum_side=tower.patch,
+        )
+        sides = [min(side, self.window) if self.window else side for side in size]
+        patches = math.prod(-(-side // tower.patch) for side in sides)
+        needed = 2 * 12 * math.prod(size)
+        needed += 4 * (2 * patches**2 + 2 * tower.depth * patches * tower.width)
+        check_memory(
+            f"a picture of {width} x {height}, resized to {size[1]} x {size[0]} ({patches} patches"
+            " at a time),",
+            needed,
+            tower.device,
+            "make short_side or long_side smaller",
         )
 
     def check(self, pixels: Tensor, tower: ClipTower) -> None:

@@ -37,7 +37,9 @@ SOURCE = "a hub id (owner/name or owner/name@revision), a folder, or FILE.py:FUN
 def whole_number(text: str) -> int:
     """Read a whole number of a command line."""
     if not (text.isascii() and text.isdigit()):
-        raise typer.BadParameter(f"got {text!r}; give a whole number")
+        raise typer.BadParameter(f"got {text!r}; give a whole number, 0 or more, in digits")
+    if len(text) > 18:
+        raise typer.BadParameter(f"got a number of {len(text)} digits; give at most 18")
     return int(text)
 
 
