@@ -520,10 +520,9 @@ def read_image_labels(file: Path) -> dict[str, Sequence[str]]:
     """The rows of a CSV file by their first cell; empty cells are ignored."""
     import csv
 
-    if not file.is_file():  # a folder; a pipe or a device might never end
-        what = "it is not a file" if file.exists() else "there is no such file"
+    if file.exists() and not file.is_file():  # a folder; a pipe or a device might never end
         raise WordmaskError(
-            f"cannot read the image labels in {shown(file)}: {what}; give a CSV file"
+            f"cannot read the image labels in {shown(file)}: it is not a file; give a CSV file"
         )
     try:
         with file.open(newline="", encoding="utf-8-sig") as stream:

@@ -301,10 +301,13 @@ def _check_png(stream: BinaryIO) -> None:
         else:
             stream.seek(length + 4, os.SEEK_CUR)
             continue
-        if stream.read(4) != struct.pack(">I", crc):
+        sum_in_file = stream.read(4)
+        if len(sum_in_file) < 4:  # the file ends here
+            break
+        if sum_in_file != struct.pack(">I", crc):
             raise OSError("damaged PNG file (wrong checksum)")
     if found < expected:
-        raise OSError(f"damaged PNG file (truncated: {found} bytes of pixels, not {expected})")
+        raise OSError(f"image file is truncated ({found} bytes of pixels, not {expected})")
     stream.seek(0)
 
 
