@@ -382,18 +382,21 @@ def test_a_word_of_both_lists_is_background(photo):
 
 @pytest.mark.parametrize("method", ["clip", "sclip", "gem", "gem:official", "car", "cliper"])
 def test_only_labelled_words_get_pixels(photo, method):
-    segmenter = Segmenter.from_pretrained(tiny_clip(layers=3), method, tokenizer=tiny_tokenizer())
+    segmenter = Segmenter.from_pretrained(
+        tiny_clip(layers=3), method, options={"short_side": 64}, tokenizer=tiny_tokenizer()
+    )
+    encoding = segmenter.encode(photo)
     words = ["photo", "cat", "dog", "do"]
-    result = segmenter(photo, words, "none", image_labels=["cat", "do"])
+    result = segmenter(encoding, words, "none", image_labels=["cat", "do"])
     assert set(np.unique(result.labels)) <= {2, 4}
     assert np.array_equal(
-        result.labels, segmenter(photo, words, "none", image_labels=[3, 1]).labels
+        result.labels, segmenter(encoding, words, "none", image_labels=[3, 1]).labels
     )
-    nothing = segmenter(photo, words, "none", image_labels=[])
+    nothing = segmenter(encoding, words, "none", image_labels=[])
     assert not nothing.labels.any()
-    everything = segmenter(photo, words, "none", image_labels=words)
+    everything = segmenter(encoding, words, "none", image_labels=words)
     if method in ("clip", "gem"):  # no rule of their own drops a class
-        assert np.array_equal(everything.labels, segmenter(photo, words, "none").labels)
+        assert np.array_equal(everything.labels, segmenter(encoding, words, "none").labels)
 
 
 def test_labels_of_several_pictures_are_their_own(photo):

@@ -270,24 +270,32 @@ class Sinkhorn:
         """One more round, then zero the small values; (..., T, T), rows sum to 1.
 
         symmetric: B <- (B + B^T) / 2, B <- relu(B - column mean), as the released code does;
-        else entries below the row's mean are set to 0, our reading of the supplement.
+        else entries below the row's mean are set to 0, our reading of the supplement. A row of
+        which nothing is left, as in a picture without any contrast, keeps its own value.
         """
-        kept = self.next_unnormalised(symmetric)
-        return kept / kept.sum(-1, keepdim=True)
+        kept, total = self.next_unnormalised(symmetric)
+        return kept / total
 
-    def next_unnormalised(self, symmetric: bool) -> Tensor:
-        """`next_map` before its rows are divided by their sums."""
+    def next_unnormalised(self, symmetric: bool) -> tuple[Tensor, Tensor]:
+        """`next_map` before its rows are divided by their sums, and these (..., T, 1)."""
         self.c = 1 / (self.r.transpose(-2, -1) @ self.p)
         self.r = 1 / (self.p @ self.c.transpose(-2, -1))
         tokens = self.p.shape[-1]
         b = self.p * self.c
         b *= self.r
-        if not symmetric:
-            return b.masked_fill_(b < 1 / tokens, 0)
-        twice_mean = (b.sum(-2, keepdim=True) + 1) / tokens  # rows of b sum to 1
-        b = b + b.transpose(-2, -1)
-        b -= twice_mean
-        return b.relu_()
+        if symmetric:
+            twice_mean = (b.sum(-2, keepdim=True) + 1) / tokens  # rows of b sum to 1
+            b = b + b.transpose(-2, -1)
+            b -= twice_mean
+            b.relu_()
+        else:
+            b.masked_fill_(b < 1 / tokens, 0)
+        total = b.sum(-1, keepdim=True)
+        empty = total == 0
+        if empty.any():
+            b.diagonal(dim1=-2, dim2=-1).masked_fill_(empty[..., 0], 1)
+            total = total.masked_fill(empty, 1)
+        return b, total
 
 
 class MaskedSoftmax(ByRows):

@@ -309,6 +309,18 @@ def test_sinkhorn_does_not_mind_the_scale_of_the_sum():
     assert torch.allclose(a, b, atol=1e-14)
 
 
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_a_map_without_contrast_keeps_its_own_values(symmetric):
+    """Whether rounding leaves nothing of a row or all of it, no row is divided by 0."""
+    p = torch.full((1, 1, 7, 7), 0.25)
+    shown = Sinkhorn(p).next_map(symmetric)
+    assert torch.isfinite(shown).all()
+    p[..., 3, 3] = 1e-8  # rows that are all below their thresholds but for rounding
+    assert torch.allclose(Sinkhorn(p).next_map(symmetric).sum(-1), torch.ones(1, 1, 7))
+    nothing = Sinkhorn(torch.full((1, 1, 4, 4), 0.25)).next_map(symmetric=True)
+    assert torch.equal(nothing[0, 0], torch.eye(4))
+
+
 def test_cliper_paper_zeroes_values_below_the_mean():
     p = torch.rand(1, 1, 9, 9, generator=torch.Generator().manual_seed(0)) + 0.1
     shown = Sinkhorn(p).next_map(symmetric=False)

@@ -302,8 +302,7 @@ def early_layer_fusion(
             here = picture, slice(m, m + step)
             fusion = Sinkhorn(summed[here])
             for value, out in zip(values, mixed, strict=True):
-                kept = fusion.next_unnormalised(symmetric)
-                total = kept.sum(-1, keepdim=True)
+                kept, total = fusion.next_unnormalised(symmetric)
                 out[here] = ((kept.to(value.dtype) @ value[here]) / total).to(out.dtype)
             mean[picture] += _patches(kept / total, grid).sum(0)
     return mixed, mean / heads
