@@ -80,6 +80,7 @@ CHEAP: dict[str, tuple[list[str], Callable[[ModuleType], dict[str, Any]]]] = {
         ["--device", "cpu", "--methods", "clip", "--refiners", "pamr", "--rounds", "1"],
         lambda module: {},
     ),
+    "large_pictures": (["--side", "300"], lambda module: {}),
     "low_memory": (
         ["--pictures", "1"],
         lambda module: {"make": lambda folder, make=module.make: save_small(make, folder)},
