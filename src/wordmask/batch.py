@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from wordmask.drawing import count_labels
-from wordmask.errors import ImageError, WordmaskError, unknown
+from wordmask.errors import ImageError, WordmaskError, is_out_of_memory, unknown
 from wordmask.files import make_folder, shown, write_atomically
 from wordmask.journal import SETTINGS, Journal
 from wordmask.user_code import is_file, source_digest
@@ -557,7 +557,7 @@ def _reason(error: Exception, path: Path) -> str:
     """Why a picture cannot be segmented, with its path; errors in the code itself are raised."""
     text = str(error)
     if not isinstance(error, WordmaskError):
-        if not isinstance(error, MemoryError) and "memory" not in text.lower():
+        if not is_out_of_memory(error):
             raise error
         text = "there is not enough memory for it; try a smaller short_side"
     return text if shown(path) in text else f"cannot segment {shown(path)}: {text}"

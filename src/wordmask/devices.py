@@ -29,8 +29,11 @@ def pick_device(device: str | torch.device | None) -> torch.device:
         torch.zeros(1, device=chosen).cpu()  # "meta" makes tensors that hold nothing
     # torch raises each of these, by the kind of device that is missing
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        first = str(error).splitlines()[0]
-        raise WordmaskError(f"got device {device!r}, which is not usable here: {first}") from None
+        first = str(error).splitlines()[0].partition(". ")[0]
+        raise WordmaskError(
+            f"got device {device!r}, which is not usable here: {first}; `wordmask doctor` lists "
+            "those that are"
+        ) from None
     return chosen
 
 

@@ -14,6 +14,13 @@ class ImageError(WordmaskError):
     """A picture that cannot be read or used."""
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether Python, torch or a GPU had no memory left; torch has no one kind of error for it."""
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and "memory" in str(error).lower()
+    )
+
+
 def unknown(kind: str, name: object, known: Iterable[str]) -> WordmaskError:
     """Build the error for a name that does not exist, with the nearest names that do."""
     choices = sorted(known)

@@ -95,7 +95,7 @@ class Preprocessing(Options):
         """Refuse a picture of (height, width) pixels that would not fit into memory once resized.
 
         Counted are the pixels as float32, and for L patches in one pass (of a window, if there are
-        windows) two (L, L) maps and two (L, E) of every block, as in a method that mixes patches.
+        windows) the (L, L) maps that are held at once and two (L, E) of every block.
 
         Raises:
             TooLargeError: more than the free memory of the device.
@@ -111,7 +111,7 @@ class Preprocessing(Options):
         sides = [min(side, self.window) if self.window else side for side in size]
         patches = math.prod(-(-side // tower.patch) for side in sides)
         needed = 2 * 12 * math.prod(size)
-        needed += 4 * (2 * patches**2 + 2 * tower.depth * patches * tower.width)
+        needed += 4 * (self.maps_held(tower) * patches**2 + 2 * tower.depth * patches * tower.width)
         check_memory(
             f"a picture of {width} x {height}, resized to {size[1]} x {size[0]} ({patches} patches"
             " at a time),",
@@ -119,6 +119,10 @@ class Preprocessing(Options):
             tower.device,
             "make short_side or long_side smaller",
         )
+
+    def maps_held(self, tower: ClipTower) -> int:
+        """How many maps from patches to patches a pass holds at once: two, if it mixes patches."""
+        return 2
 
     def check(self, pixels: Tensor, tower: ClipTower) -> None:
         """Check a tensor that takes the place of prepared pictures.

@@ -137,3 +137,32 @@ def test_a_size_that_does_not_fit_is_refused_in_python_and_by_every_command(mode
     sizes = ["--short-side", "99999999", "--set", "long_side=99999999", "--model", model]
     assert run(["explain", "p.png", "-c", "cat; dog", "--method", "naclip", *sizes]) == 2
     assert "make short_side or long_side smaller" in capsys.readouterr().err
+
+
+def test_attention_that_a_method_keeps_is_counted(model, monkeypatch):
+    """CLIPer holds the maps of every head, NACLIP does not."""
+    from wordmask import Segmenter
+    from wordmask.errors import WordmaskError
+
+    segmenter = Segmenter.from_pretrained(model, "naclip", options={"short_side": None})
+    patches = (1000 // segmenter.tower.patch) ** 2
+    monkeypatch.setattr("wordmask.towers.memory.free_memory", lambda device: 3 * 4 * patches**2)
+    segmenter.method.check_size(1000, 1000, segmenter.tower)
+    cliper = segmenter.with_method("cliper", None, {"short_side": None}).method
+    with pytest.raises(WordmaskError, match="make short_side or long_side smaller"):
+        cliper.check_size(1000, 1000, segmenter.tower)
+
+
+@pytest.mark.parametrize("command", ["explain", "compare", "segment"])
+def test_no_memory_is_one_line(model, monkeypatch, capsys, command):
+    def allocate(*_, **__):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory\nat alloc_cpu.cpp:127")
+
+    picture("p.png")
+    monkeypatch.setattr("wordmask.towers.clip.ClipTower.trace", allocate)
+    given = [command, "p.png", "-c", "cat", "--model", model]
+    method = ["--methods", "clip"] if command == "compare" else ["--method", "clip"]
+    assert run([*given, *method]) == 2
+    err = capsys.readouterr().err
+    assert "there is not enough memory" in err
+    assert err.count("\n") == 1

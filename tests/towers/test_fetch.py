@@ -328,6 +328,7 @@ for offline in (False, True):
         ["segment", *words, *more, *vfm, "--refine", "vfm,sam", "--sam", "owner/sam", "--out", out],
         ["explain", *words, *more, "--method", "clip", "--out", f"{out}/explain"],
         ["evaluate", "clip", "toybox", "--limit", "1", *more, "--out", f"{out}/runs"],
+        ["compare", *words, *more, "--methods", "clip,maskclip", "--out", f"{out}.png"],
         ["bench", "clip", "--rounds", "1", "--size", "56", *more[:2], *more[4:]],
     ):
         code = run(command)
@@ -351,7 +352,7 @@ def test_nothing_is_asked_where_all_is_in_the_cache_and_the_process_ends(caches,
         assert swallow.connections == 0
     assert done.stdout.endswith("END\n"), done.stderr[-3000:]
     codes = [line for line in done.stdout.splitlines() if line.startswith("CODE")]
-    assert len(codes) == 8
+    assert len(codes) == 10
     assert all(line.endswith(" 0") for line in codes), (codes, done.stderr[-3000:])
 
 

@@ -29,7 +29,7 @@ from wordmask.cli import (
     selftest,
 )
 from wordmask.cli.common import one_line
-from wordmask.errors import WordmaskError
+from wordmask.errors import WordmaskError, is_out_of_memory
 from wordmask.version import __version__
 
 app = typer.Typer(
@@ -96,6 +96,10 @@ def run(arguments: list[str] | None = None) -> int:
             return _say(f"error: {error.format_message()} (see {command} --help)")
         except (WordmaskError, OSError) as error:
             return _say(f"error: {error}")
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            return _say("error: there is not enough memory; try a smaller short_side")
     if code == 130:  # newer versions of typer return this if interrupted
         return _say("interrupted", 130)
     return code if isinstance(code, int) else 0

@@ -81,6 +81,11 @@ class Method(Preprocessing):
 
     # -- what all share -------------------------------------------------------------------------
 
+    def maps_held(self, tower: ClipTower) -> int:
+        """Those of every head too, if the method keeps attention."""
+        need = self.need(tower.depth)
+        return 2 + tower.heads * (len(need.attention) + bool(need.attention_sum))
+
     def encode(self, towers: Towers, pixels: Tensor) -> DenseFeatures:
         """Features of normalised pixels (B, 3, H, W)."""
         return self.features(towers.clip, self.trace(towers, pixels, self.need(towers.clip.depth)))

@@ -434,9 +434,12 @@ class Repository:
             several = len(files.weights) > 1  # pipelines, which have safetensors on the hub
             names = ["*.json", "*.txt"] + (["*.model"] if files.expected else [])
             names += [name for part in files.weights for name in part[: 1 if several else None]]
+        lack = f"{', '.join(' or '.join(choice) for choice in choices)} not in the cache"
+        if not self.begun():
+            lack = "nothing of it is in the cache"
         return WordmaskError(
-            f"{what}; {', '.join(' or '.join(choice) for choice in choices)} not in the cache: "
-            f"`{self.command(names)}` fetches it where there is a network, or give a local folder"
+            f"{what}; {lack}: `{self.command(names)}` fetches it where there is a network, or give "
+            "a local folder"
         )
 
 

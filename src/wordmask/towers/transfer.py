@@ -142,13 +142,18 @@ class Transfer:
             TimeRemainingColumn,
             TransferSpeedColumn,
         )
+        from rich.table import Column
 
         self.bar = Progress(
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=12),
             DownloadColumn(),
             TransferSpeedColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.description}", markup=False),
+            TextColumn(
+                "{task.description}",
+                markup=False,
+                table_column=Column(no_wrap=True, overflow="ellipsis", max_width=28),
+            ),
             console=Console(stderr=True),
             transient=True,
         )

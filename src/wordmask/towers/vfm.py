@@ -237,8 +237,6 @@ class DiffusionVfm:
     The picture is enlarged by 2, the time step is 0. Interface as for `VfmTower`.
     """
 
-    patch = 16  # pixels of the given picture: the block's grid is 1/32 of twice its size
-
     def __init__(self, tower: DiffusionTower, source: str = "in memory"):
         self.tower = tower
         self.source = source
