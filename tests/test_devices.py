@@ -100,6 +100,14 @@ def with_tokenizer(segmenter: Segmenter, classifier: torch.nn.Module, tokenizer)
     segmenter.networks._loaded["classifier"] = Classifier(loaded.tower(), loaded.text())
 
 
+@pytest.fixture(autouse=True)
+def _room(monkeypatch):
+    """Free memory, which only a real device can be asked for."""
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (2**34, 2**34))
+    monkeypatch.setattr(torch.mps, "recommended_max_memory", lambda: 2**34)
+    monkeypatch.setattr(torch.mps, "driver_allocated_memory", lambda: 0)
+
+
 @pytest.fixture(scope="module", params=PLACES, ids=lambda p: f"{p[0]}-{str(p[1])[6:]}")
 def place(request):
     """An emulated device with all networks on it, and for float32 the same ones on the CPU."""

@@ -54,7 +54,8 @@ def ran(tmp_path_factory) -> tuple[str, Path]:
         cwd=folder, env=environment, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
+    told = done.stderr.splitlines()  # a slow machine says every 20 seconds how far it is
+    assert all(line.startswith("wordmask: segmenting the demo scene") for line in told)
     assert not connections.exists(), connections.read_text()
     return done.stdout, folder / "wordmask-demo"
 
