@@ -14,6 +14,7 @@ import torch
 from replicas import build
 from replicas.files import clip_vocabulary
 from wordmask import Segmenter, WordmaskError
+from wordmask.towers.contents import first_line
 from wordmask.towers.diffusion import load_diffusion
 from wordmask.towers.families import load_clip
 from wordmask.towers.vfm import load_vfm
@@ -178,6 +179,12 @@ def test_siglip_says_which_packages_it_needs_before_its_weights_are_read(tmp_pat
     said = message(tmp_path)
     assert "spiece.model needs sentencepiece and protobuf" in said
     assert said.endswith('pip install "wordmask[siglip]"')
+
+
+def test_a_reason_that_begins_with_an_empty_line():
+    assert (
+        first_line(ImportError("\nThis needs a package.\nInstall it.")) == "This needs a package."
+    )
 
 
 def test_a_tokenizer_that_is_given_takes_the_place_of_a_missing_one(folder):

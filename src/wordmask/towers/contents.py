@@ -115,4 +115,4 @@ def first_line(error: Exception) -> str:
     """What a library says of a file, in one line."""
     if isinstance(error, pickle.UnpicklingError):  # torch would advise to run what is in it
         return "the checkpoint is damaged, or holds code, which is not run; give safetensors"
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
