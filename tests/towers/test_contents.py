@@ -182,9 +182,7 @@ def test_siglip_says_which_packages_it_needs_before_its_weights_are_read(tmp_pat
 
 
 def test_a_reason_that_begins_with_an_empty_line():
-    assert (
-        first_line(ImportError("\nIt needs a package.\nInstall it.")) == "It needs a package."
-    )
+    assert first_line(ImportError("\nIt needs a package.\nInstall it.")) == "It needs a package."
 
 
 def test_a_tokenizer_that_is_given_takes_the_place_of_a_missing_one(folder):
