@@ -174,3 +174,30 @@ def test_two_methods_have_a_paired_interval(tmp_path):
         other = next(run for run in runs if run.name == row[1])
         assert row[2] == f"{100 * (best.entry['miou'] - other.entry['miou']):+.1f}"
     assert difference_table("toybox (2)", runs[:1]) is None
+
+
+def test_methods_of_two_definitions_are_compared_by_one(tmp_path):
+    plan = dataclasses.replace(
+        make_plan("toybox"),
+        methods=("clip", "maskclip"),
+        settings=("short_side=none", "clip.definition=present"),
+    )
+    found = evaluate(plan, tmp_path)
+    runs = [Result(entry, found["model"], pictures="toybox (2)") for entry in found["runs"]]
+    assert {run.entry["protocol"]["settings"]["definition"] for run in runs} == {"union", "present"}
+    table = difference_table("toybox (2)", runs)
+    low, high = sorted(run.entry["metrics"]["miou_union"] for run in runs)
+    assert [row[2] for row in table.rows] == [f"{100 * (high - low):+.1f}"]
+    assert "(union)" in table.note
+
+
+def test_plain_names_stand_beside_their_own_background(tmp_path):
+    plan = dataclasses.replace(
+        make_plan(TwoLists),
+        names=("sclip", "plain"),
+        sweep=("background=none,threshold:0.9",),
+    )
+    found = evaluate(plan, tmp_path)["runs"]
+    runs = {(run["swept"]["names"], run["swept"]["background"]): run for run in found}
+    for (_, background), run in runs.items():
+        assert run["plain"] == runs["plain", background]["miou"]
