@@ -17,7 +17,8 @@ from wordmask.evaluation.evaluator import PictureEvaluator, evaluate
 from wordmask.evaluation.plan import Plan, background_words, check
 from wordmask.evaluation.protocols import make_protocol
 from wordmask.evaluation.report.differences import difference_table
-from wordmask.evaluation.report.runs import Result
+from wordmask.evaluation.report.runs import Result, read_runs
+from wordmask.evaluation.results import write
 from wordmask.evaluation.summary import markdown, percent
 from wordmask.evaluation.words import added_words, chosen_classes
 from wordmask.metrics import Confusion
@@ -201,3 +202,11 @@ def test_plain_names_stand_beside_their_own_background(tmp_path):
     runs = {(run["swept"]["names"], run["swept"]["background"]): run for run in found}
     for (_, background), run in runs.items():
         assert run["plain"] == runs["plain", background]["miou"]
+
+
+def test_plain_names_of_another_run_enter_the_report(tmp_path):
+    for names in ("sclip", "plain"):
+        found = evaluate(make_plan(TwoLists, names=(names,)), tmp_path / names)
+        write(found, tmp_path / names)
+    other, plain = read_runs(tmp_path)
+    assert other.entry["plain"] == plain.entry["miou"] != other.entry["miou"]

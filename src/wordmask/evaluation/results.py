@@ -84,13 +84,17 @@ def _collect(plan: Plan, task: Task, condition: Condition) -> list[dict[str, Any
         _entry(plan, task, run, condition, counted, times)
         for run, counted, times in zip(task.runs, metrics, seconds, strict=True)
     ]
-    return [{**entry, "plain": _plain(entry, entries)} for entry in entries]
+    return [{**entry, "plain": plain_names(entry, entries)} for entry in entries]
 
 
-def _plain(entry: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]) -> float | None:
-    """The mIoU of the run that differs in its names alone, which are plain.
+def plain_names(entry: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]) -> float | None:
+    """The mIoU of the run that differs in its names alone, which are plain; None if there is none.
 
     Other names may bring another background; such a run counts if it is the only one.
+
+    Args:
+        entry: a run as results.json holds it.
+        entries: runs of the same networks on the same pictures.
     """
     for names in ({"names": "plain"}, {"names": "plain", "background": ""}):
         same = [
