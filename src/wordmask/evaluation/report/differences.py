@@ -19,7 +19,7 @@ def difference_table(pictures: str, runs: Sequence[Result]) -> Grid | None:
         runs: those on these pictures. Where the headlines are of two definitions of mIoU, `union`
             counts for all.
     """
-    runs = [f for f in runs if f.entry["miou"] is not None]
+    runs = [f for f in runs if f.entry["miou"] is not None and f.entry.get("resamples")]
     definitions = {f.entry["protocol"]["settings"]["definition"] for f in runs}
     definition = definitions.pop() if len(definitions) == 1 else "union"
     ranked = sorted(runs, key=lambda f: -_miou(f, definition))

@@ -126,7 +126,7 @@ def read_runs(folder: Path) -> list[Result]:
 
 def _with_plain(found: Result, runs: Iterable[Result]) -> Result:
     """The run with the mIoU of its plain names, from another results.json if need be."""
-    if found.entry["plain"] is not None:
+    if found.entry.get("plain") is not None:
         return found
     alike = [
         other.entry
