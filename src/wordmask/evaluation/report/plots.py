@@ -81,6 +81,8 @@ def _plots(runs: Sequence[Result]) -> Iterator[tuple[str, str, Any]]:
             if option == "names":  # the released ones are a point of the line too
                 lines = {(found.setting, found.checkpoint) for found in swept}
                 swept = [found for found in here if (found.setting, found.checkpoint) in lines]
+            if len({_value(found, option) for found in swept}) < 2:
+                continue
             name = f"{title}: {option}"
             file = f"sweep-{key}-{option.replace('.', '-')}"
             yield name, file, partial(_sweep, runs=swept, key=option, title=name, look=look)
@@ -312,7 +314,7 @@ def _number(text: str) -> float | None:
 def _curves(figure: Any, runs: Sequence[Result], title: str, look: Look) -> None:
     """mIoU over the severity of every corruption, from the clean picture on."""
     kinds = list(dict.fromkeys(f.entry["condition"][0] for f in runs if not f.clean))
-    figure.set_size_inches(1.8 + 2.0 * len(kinds), 2.7)
+    figure.set_size_inches(max(1.8 + 2.0 * len(kinds), 6.4), 2.7)
     panels = figure.subplots(1, len(kinds), sharey=True, squeeze=False)[0]
     by = {(f.name, *f.entry["condition"]): 100 * f.entry["miou"] for f in runs}
     names = {f.name: f for f in runs if not f.clean}
