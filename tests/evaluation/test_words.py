@@ -208,5 +208,6 @@ def test_plain_names_of_another_run_enter_the_report(tmp_path):
     for names in ("sclip", "plain"):
         found = evaluate(make_plan(TwoLists, names=(names,)), tmp_path / names)
         write(found, tmp_path / names)
-    other, plain = read_runs(tmp_path)
+    runs = {run.entry["swept"]["names"]: run for run in read_runs(tmp_path)}
+    other, plain = runs["sclip"], runs["plain"]
     assert other.entry["plain"] == plain.entry["miou"] != other.entry["miou"]
