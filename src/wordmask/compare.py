@@ -161,9 +161,11 @@ class Sheet:
             f'<span class="chip" style="background:{_css(colour)}"></span>{escape(name)}'
             for name, colour in self.legend
         )
+        wide = f"calc((100vw - 13rem) / {1 + self.has_targets + len(self.methods)})"
+        style = f"{STYLE}td img {{ max-width: max(11rem, {wide}); }}"
         return (
             '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-            f"<title>wordmask compare</title><style>{STYLE}</style></head>\n<body>"
+            f"<title>wordmask compare</title><style>{style}</style></head>\n<body>"
             f"<h1>{escape(self.title)}</h1>\n<p>{escape(self.note)}</p>\n<p>{chips}</p>\n"
             f'<div class="wide"><table>\n{chr(10).join(lines)}\n</table></div></body></html>\n'
         )

@@ -26,7 +26,7 @@ from wordmask.evaluation.protocols import make_protocol
 from wordmask.evaluation.published import EIGHT, TABLES, RunState, list_commands
 from wordmask.evaluation.report import page, plots, report
 from wordmask.evaluation.report.costs import read_costs
-from wordmask.evaluation.report.grid import Grid
+from wordmask.evaluation.report.grid import Grid, escape_latex
 from wordmask.evaluation.report.runs import Result, read_runs
 from wordmask.evaluation.report.tables import our_value, own_tables, paper_tables, with_ours
 from wordmask.towers.auxiliary import KINDS
@@ -556,3 +556,19 @@ def test_without_matplotlib(runs, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(WordmaskError, match=r'pip install "wordmask\[evaluate\]"'):
         report(runs)
+
+
+def test_notes_have_code_and_options_have_two_dashes():
+    grid = Grid("Runs", ["name", "mIoU"], [["a", "1"]], "Made by `--names plain` & more.")
+    assert "Made by <code>--names plain</code> &amp; more." in page.table(grid)
+    assert escape_latex(grid.note) == r"Made by -{}-names plain \& more."
+
+
+def test_pictures_of_two_checkpoints_are_told_apart(tmp_path):
+    about = {"dataset": "toybox", "label": "clip", "group": "best", "picture": "one", "miou": 0.5,
+             "legend": []}  # fmt: skip
+    strips = [page.Strip(about, b"", tmp_path / name) for name in ("one", "two")]
+    made = page.render([], [], strips, [])
+    assert made.count("<h3>") == 2
+    assert str(tmp_path / "one") in made
+    assert str(tmp_path / "one") not in page.render([], [], strips[:1], [])

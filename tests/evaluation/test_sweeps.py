@@ -15,16 +15,23 @@ from wordmask.evaluation.report.sweeps import charts, radar_values, tabulate
 pytest.importorskip("matplotlib")
 
 
-def result(dataset: str, method: str, miou: float, swept: dict[str, str] | None = None) -> Result:
+def result(
+    dataset: str,
+    method: str,
+    miou: float,
+    swept: dict[str, str] | None = None,
+    settings: dict[str, str] | None = None,
+    weights: str = "0",
+) -> Result:
     entry = {
         "dataset": dataset,
         "title": dataset.upper(),
         "images": 3,
         "miou": miou,
         "swept": swept or {},
-        "protocol": {"entry": method, "protocol": "official"},
+        "protocol": {"entry": method, "protocol": "official", "settings": settings or {}},
     }
-    return Result(entry, {"weights": "0"}, {}, Path())
+    return Result(entry, {"source": f"models/{weights}", "weights": weights}, {}, Path())
 
 
 def grid() -> list[Result]:
@@ -66,6 +73,19 @@ def test_a_radar_has_the_data_sets_that_most_methods_share():
         "cliper": pytest.approx([20, 40, 60]),
     }
     assert radar_values({name: groups[name] for name in ("a", "b")}) is None
+
+
+def test_a_radar_keeps_checkpoints_apart_and_leaves_out_upper_bounds():
+    groups = {
+        name: [
+            result(name, "clip", 0.1),
+            result(name, "clip", 0.2, weights="1"),
+            result(name, "clip", 0.9, settings={"image_labels": "target"}),
+        ]
+        for name in ("a", "b", "c")
+    }
+    _, lines = radar_values(groups)
+    assert lines == {"clip, 0": pytest.approx([10] * 3), "clip, 1": pytest.approx([20] * 3)}
 
 
 def test_a_report_of_a_sweep_has_its_heat_map(tmp_path, monkeypatch, capsys):

@@ -17,7 +17,8 @@ from wordmask.evaluation.evaluator import PictureEvaluator, evaluate
 from wordmask.evaluation.plan import Plan, background_words, check
 from wordmask.evaluation.protocols import make_protocol
 from wordmask.evaluation.report.differences import difference_table
-from wordmask.evaluation.report.runs import Result
+from wordmask.evaluation.report.runs import Result, read_runs
+from wordmask.evaluation.results import write
 from wordmask.evaluation.summary import markdown, percent
 from wordmask.evaluation.words import added_words, chosen_classes
 from wordmask.metrics import Confusion
@@ -174,3 +175,39 @@ def test_two_methods_have_a_paired_interval(tmp_path):
         other = next(run for run in runs if run.name == row[1])
         assert row[2] == f"{100 * (best.entry['miou'] - other.entry['miou']):+.1f}"
     assert difference_table("toybox (2)", runs[:1]) is None
+
+
+def test_methods_of_two_definitions_are_compared_by_one(tmp_path):
+    plan = dataclasses.replace(
+        make_plan("toybox"),
+        methods=("clip", "maskclip"),
+        settings=("short_side=none", "clip.definition=present"),
+    )
+    found = evaluate(plan, tmp_path)
+    runs = [Result(entry, found["model"], pictures="toybox (2)") for entry in found["runs"]]
+    assert {run.entry["protocol"]["settings"]["definition"] for run in runs} == {"union", "present"}
+    table = difference_table("toybox (2)", runs)
+    low, high = sorted(run.entry["metrics"]["miou_union"] for run in runs)
+    assert [row[2] for row in table.rows] == [f"{100 * (high - low):+.1f}"]
+    assert "(union)" in table.note
+
+
+def test_plain_names_stand_beside_their_own_background(tmp_path):
+    plan = dataclasses.replace(
+        make_plan(TwoLists),
+        names=("sclip", "plain"),
+        sweep=("background=none,threshold:0.9",),
+    )
+    found = evaluate(plan, tmp_path)["runs"]
+    runs = {(run["swept"]["names"], run["swept"]["background"]): run for run in found}
+    for (_, background), run in runs.items():
+        assert run["plain"] == runs["plain", background]["miou"]
+
+
+def test_plain_names_of_another_run_enter_the_report(tmp_path):
+    for names in ("sclip", "plain"):
+        found = evaluate(make_plan(TwoLists, names=(names,)), tmp_path / names)
+        write(found, tmp_path / names)
+    runs = {run.entry["swept"]["names"]: run for run in read_runs(tmp_path)}
+    other, plain = runs["sclip"], runs["plain"]
+    assert other.entry["plain"] == plain.entry["miou"] != other.entry["miou"]

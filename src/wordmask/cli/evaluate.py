@@ -274,7 +274,7 @@ def tabulate(found: dict[str, Any]) -> list[Table]:
             if entry["dataset"] == name and entry["condition"][0] == "clean"
         ]
         first = entries[0]
-        title = f"{first['title']}, {first['images']} pictures"
+        title = f"{first['title']} ({name}), {first['images']} pictures"
         if first["expected"] and not complete(first):
             title += f" of {first['expected']}"
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left")
@@ -329,5 +329,6 @@ class _Display:
         self.finished = self.key if done else None
         if self.bar.disable and (done or now - self.printed >= common.LINE_EVERY):
             self.printed = now
-            text = f"{name} {progress.done}/{progress.total}: mIoU {scores}"
+            text = f"{name} {progress.done}/{progress.total}"
+            text += f": mIoU {scores}" if progress.done else ""
             print(common.one_line(text, 400), file=sys.stderr)

@@ -26,7 +26,7 @@ from wordmask.metrics.collection import Metrics
 from wordmask.version import versions
 
 RESULTS = "results.json"
-FORM = 2  # of results.json
+FORM = 3  # of results.json
 
 
 def collect(plan: Plan, tasks: Sequence[Task]) -> dict[str, Any]:
@@ -84,18 +84,29 @@ def _collect(plan: Plan, task: Task, condition: Condition) -> list[dict[str, Any
         _entry(plan, task, run, condition, counted, times)
         for run, counted, times in zip(task.runs, metrics, seconds, strict=True)
     ]
-    plain = {
-        _but_names(entry): entry["miou"]
-        for entry in entries
-        if entry["protocol"]["settings"]["names"] == "plain"
-    }
-    return [{**entry, "plain": plain.get(_but_names(entry))} for entry in entries]
+    return [{**entry, "plain": plain_names(entry, entries)} for entry in entries]
 
 
-def _but_names(entry: Mapping[str, Any]) -> str:
-    """What runs with other names of the classes and of the background have in common."""
-    settings = entry["protocol"]["settings"] | {"names": "", "background": ""}
-    return json.dumps([entry["protocol"]["entry"], settings], sort_keys=True)
+def plain_names(entry: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]) -> float | None:
+    """The mIoU of the run that differs in its names alone, which are plain; None if there is none.
+
+    Other names may bring another background; such a run counts if it is the only one.
+
+    Args:
+        entry: a run as results.json holds it.
+        entries: runs of the same networks on the same pictures.
+    """
+    for names in ({"names": "plain"}, {"names": "plain", "background": ""}):
+        same = [
+            one["miou"]
+            for one in entries
+            if one["protocol"]["settings"]["names"] == "plain"
+            and one["protocol"]["entry"] == entry["protocol"]["entry"]
+            and one["protocol"]["settings"] | names == entry["protocol"]["settings"] | names
+        ]
+        if len(same) == 1:
+            return same[0]
+    return None
 
 
 def _entry(
@@ -152,7 +163,10 @@ def _entry(
         "miou": headline,
         "metrics": means,
         "intervals": {name: percentile_interval(values) for name, values in resampled.items()},
-        "resamples": resampled[f"miou_{protocol.definition}"].round(6).tolist(),
+        "resamples": {
+            definition: resampled[f"miou_{definition}"].round(6).tolist()
+            for definition in ("union", "present")
+        },
         "void_pixels": confusion.void_pixels,
         "classes": classes,
         "seconds": {

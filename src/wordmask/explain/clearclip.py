@@ -67,8 +67,8 @@ def residual(subject: Subject) -> list[Image.Image]:
         maps = x.abs().T.unflatten(1, subject.grid.size)
         shown = mosaic(maps[:FEW], MOSAIC, scale[1], peak)
         few.append(Panel(shown, f"X_{name}: first {min(FEW, len(maps))} channels", scale))
-        ratio = f"channel {peak}: {mean[peak] / mean.median():.0f} x the median"
-        every.append(Panel(mosaic(maps, MOSAIC, scale[1], peak), f"X_{name}, all; {ratio}", scale))
+        title = f"X_{name}, all; peak {peak}: {mean[peak] / mean.median():.0f} x median"
+        every.append(Panel(mosaic(maps, MOSAIC, scale[1], peak), title, scale))
     return [rows(panels, columns=4), rows([*few, *every], columns=6)]
 
 

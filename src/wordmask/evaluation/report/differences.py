@@ -16,12 +16,13 @@ def difference_table(pictures: str, runs: Sequence[Result]) -> Grid | None:
 
     Args:
         pictures: their name, see `Result.pictures`.
-        runs: those on these pictures; pairs of two definitions of mIoU are left out.
+        runs: those on these pictures. Where the headlines are of two definitions of mIoU, `union`
+            counts for all.
     """
-    ranked = sorted(
-        (f for f in runs if f.entry["miou"] is not None and f.entry.get("resamples")),
-        key=lambda f: -f.entry["miou"],
-    )
+    runs = [f for f in runs if f.entry["miou"] is not None and f.entry.get("resamples")]
+    definitions = {f.entry["protocol"]["settings"]["definition"] for f in runs}
+    definition = definitions.pop() if len(definitions) == 1 else "union"
+    ranked = sorted(runs, key=lambda f: -_miou(f, definition))
     pairs = [(other, ranked[0]) for other in ranked[1:]]
     pairs += [
         (other, one)
@@ -29,28 +30,28 @@ def difference_table(pictures: str, runs: Sequence[Result]) -> Grid | None:
         for other in ranked[i + 1 :]
         if one.entry["label"] == other.entry["label"] and one.checkpoint != other.checkpoint
     ]
-    rows = [_row(*pair) for pair in pairs if _definition(pair[0]) == _definition(pair[1])]
-    if not rows:
+    if not pairs:
         return None
+    rows = [_row(*pair, definition) for pair in pairs]
     note = (
-        "Differences of mIoU in points, with 95 % intervals of the paired bootstrap: both runs on "
-        "the same resampled pictures. Where the interval holds 0, these pictures do not tell the "
-        "two apart. The first named is the better here; many pairs make some intervals miss 0 "
-        "by chance."
+        f"Differences of mIoU ({definition}) in points, with 95 % intervals of the paired "
+        "bootstrap: both runs on the same resampled pictures. Where the interval holds 0, these "
+        "pictures do not tell the two apart. The first named is the better here; many pairs make "
+        "some intervals miss 0 by chance."
     )
     heads = ["better", "than", "difference", "95 % interval", "holds 0"]
     words = ("than", "95 % interval", "holds 0")
     return Grid(f"Differences on the same pictures: {pictures}", heads, rows, note, words)
 
 
-def _row(other: Result, one: Result) -> list[str]:
-    values, others = (np.array(f.entry["resamples"], float) for f in (one, other))
+def _row(other: Result, one: Result, definition: str) -> list[str]:
+    values, others = (np.array(f.entry["resamples"][definition], float) for f in (one, other))
     low, high = paired_interval(values, others)
-    difference = one.entry["miou"] - other.entry["miou"]
+    difference = _miou(one, definition) - _miou(other, definition)
     interval = f"{100 * low:+.1f} to {100 * high:+.1f}"
     names = [one.name, other.name]
     return [*names, f"{100 * difference:+.1f}", interval, "yes" if low <= 0 <= high else "no"]
 
 
-def _definition(found: Result) -> str:
-    return str(found.entry["protocol"]["settings"]["definition"])
+def _miou(found: Result, definition: str) -> float:
+    return float(found.entry["metrics"][f"miou_{definition}"])

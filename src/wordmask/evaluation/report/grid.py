@@ -71,7 +71,8 @@ class Grid:
 
 def escape_latex(text: str) -> str:
     """A text for LaTeX; backticks of Markdown are dropped."""
-    return "".join(ESCAPES.get(sign, sign) for sign in text.replace("`", ""))
+    escaped = "".join(ESCAPES.get(sign, sign) for sign in text.replace("`", ""))
+    return escaped.replace("--", "-{}-")  # two of them would be set as a dash
 
 
 def _row(cells: Sequence[str]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -57,7 +58,8 @@ def table(grid: Grid) -> str:
         + "</tr>"
         for row in grid.rows
     )
-    note = f'<p class="note">{escape(grid.note)}</p>' if grid.note else ""
+    words = re.sub(r"`([^`]*)`", r"<code>\1</code>", escape(grid.note))
+    note = f'<p class="note">{words}</p>' if words else ""
     body = f'<div class="wide"><table>\n<tr>{head}</tr>\n{rows}\n</table></div>\n{note}'
     if grid.folded:
         return f"<details><summary>{escape(grid.title)}</summary>\n{body}</details>"
@@ -66,10 +68,11 @@ def table(grid: Grid) -> str:
 
 @dataclass(frozen=True)
 class Strip:
-    """One drawn picture: its entry in `pictures.json`, and its JPEG."""
+    """One drawn picture: its entry in `pictures.json`, its JPEG, and the folder of its run."""
 
     about: dict[str, Any]
     data: bytes
+    folder: Path
 
 
 def read_pictures(folders: Iterable[Path]) -> list[Strip]:
@@ -82,7 +85,7 @@ def read_pictures(folders: Iterable[Path]) -> list[Strip]:
         for about in json.loads(path.read_bytes()):
             file = path.parent / about["file"]
             if file.is_file():
-                strips.append(Strip(about, file.read_bytes()))
+                strips.append(Strip(about, file.read_bytes(), folder))
     return strips
 
 
@@ -121,10 +124,15 @@ def render(
 
 def _galleries(strips: Sequence[Strip]) -> list[str]:
     parts = []
-    for key in dict.fromkeys((s.about["dataset"], s.about["label"]) for s in strips):
-        here = [s for s in strips if (s.about["dataset"], s.about["label"]) == key]
-        parts.append(f"<h3>{escape(key[0])}: <code>{escape(key[1])}</code></h3>")
-        parts.append('<div class="strips">' + "".join(_figure(s) for s in here) + "</div>")
+    galleries: dict[tuple[str, str], dict[Path, list[Strip]]] = {}
+    for one in strips:
+        folders = galleries.setdefault((one.about["dataset"], one.about["label"]), {})
+        folders.setdefault(one.folder, []).append(one)
+    for (dataset, label), folders in galleries.items():
+        for folder, here in folders.items():
+            which = f", {escape(str(folder))}" if len(folders) > 1 else ""
+            parts.append(f"<h3>{escape(dataset)}: <code>{escape(label)}</code>{which}</h3>")
+            parts.append('<div class="strips">' + "".join(_figure(s) for s in here) + "</div>")
     return parts
 
 

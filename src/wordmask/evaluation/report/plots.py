@@ -78,6 +78,11 @@ def _plots(runs: Sequence[Result]) -> Iterator[tuple[str, str, Any]]:
             yield name, f"calibration-{key}", partial(_sure, runs=sure, title=name, look=look)
         for option in dict.fromkeys(option for found in here for option in found.entry["swept"]):
             swept = [found for found in here if option in found.entry["swept"]]
+            if option == "names":  # the released ones are a point of the line too
+                lines = {(found.setting, found.checkpoint) for found in swept}
+                swept = [found for found in here if (found.setting, found.checkpoint) in lines]
+            if len({_value(found, option) for found in swept}) < 2:
+                continue
             name = f"{title}: {option}"
             file = f"sweep-{key}-{option.replace('.', '-')}"
             yield name, file, partial(_sweep, runs=swept, key=option, title=name, look=look)
@@ -163,7 +168,7 @@ def _bars(figure: Any, runs: Sequence[Result], title: str, look: Look) -> None:
             published = True
             axes.plot([number, number], [row - 0.4, row + 0.4], color=INK, linewidth=2)
     axes.set_yticks(range(len(ordered)), [_label(found, ordered) for found in ordered])
-    axes.set_xlim(0, 1.1 * axes.get_xlim()[1])  # room for the numbers
+    axes.set_xlim(0, max(1.1 * axes.get_xlim()[1], 5))  # room for the numbers
     notes = ["thin line: 95 % interval", *(["thick: published"] if published else [])]
     if len({look.hatch(found) for found in runs}) > 1:
         notes.append("hatches: checkpoints")
@@ -258,7 +263,7 @@ def _sweep(figure: Any, runs: Sequence[Result], key: str, title: str, look: Look
     for found in runs:
         rest = [f"{k}={v}" for k, v in found.entry["swept"].items() if k != key]
         lines.setdefault((found.method, found.protocol, found.checkpoint, *rest), []).append(found)
-    values = list(dict.fromkeys(found.entry["swept"][key] for found in runs))
+    values = list(dict.fromkeys(_value(found, key) for found in runs))
     numeric = all(_number(value) is not None for value in values)
     styles = ["-", "--", ":", "-."]
     drawn: dict[str, int] = {}
@@ -270,7 +275,7 @@ def _sweep(figure: Any, runs: Sequence[Result], key: str, title: str, look: Look
             *sorted(
                 (_number(value) if numeric else values.index(value), 100 * found.entry["miou"])
                 for found in members
-                for value in (found.entry["swept"][key],)
+                for value in (_value(found, key),)
             ),
             strict=True,
         )
@@ -293,6 +298,11 @@ def _sweep(figure: Any, runs: Sequence[Result], key: str, title: str, look: Look
     _title(figure, title)
 
 
+def _value(found: Result, option: str) -> str:
+    """A run's value of a swept option, or of `names` where those of its protocol were kept."""
+    return str(found.entry["swept"].get(option) or found.entry["protocol"]["settings"][option])
+
+
 def _number(text: str) -> float | None:
     """A number, also that of a threshold: `threshold:0.3`."""
     try:
@@ -304,7 +314,7 @@ def _number(text: str) -> float | None:
 def _curves(figure: Any, runs: Sequence[Result], title: str, look: Look) -> None:
     """mIoU over the severity of every corruption, from the clean picture on."""
     kinds = list(dict.fromkeys(f.entry["condition"][0] for f in runs if not f.clean))
-    figure.set_size_inches(1.8 + 2.0 * len(kinds), 2.7)
+    figure.set_size_inches(max(1.8 + 2.0 * len(kinds), 6.4), 2.7)
     panels = figure.subplots(1, len(kinds), sharey=True, squeeze=False)[0]
     by = {(f.name, *f.entry["condition"]): 100 * f.entry["miou"] for f in runs}
     names = {f.name: f for f in runs if not f.clean}

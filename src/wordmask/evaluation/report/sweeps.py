@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,7 +12,8 @@ import numpy as np
 from wordmask.evaluation.report.runs import Result
 
 FEWEST_AXES = 3  # data sets of a radar
-MOST_LINES = 12  # methods in a radar
+MOST_LINES = 12  # in a radar
+USUAL = {"image_labels": "none", "regions": "none", "vocabulary": "all"}  # of runs in a radar
 
 
 class Chart(NamedTuple):
@@ -143,14 +145,24 @@ def _frame(x: float, y: float) -> Any:
 def radar_values(
     groups: dict[str, list[Result]],
 ) -> tuple[list[str], dict[str, list[float]]] | None:
-    """Three data sets or more, those that most methods share, and their mIoUs in percent there.
+    """Three data sets or more, those that most lines share, and their mIoUs in percent there.
 
-    The best of a sweep counts. None if no method was run on three.
+    A line is a method with one checkpoint; the best of a sweep counts. Runs that were told what is
+    in a picture, or were given other words than the classes, are left out. None if no method was
+    run on three.
     """
+    known = [found for runs in groups.values() for found in runs]
     by: dict[str, dict[str, float]] = {}
     for key, runs in groups.items():
         for found in runs:
-            best = by.setdefault(found.entry["protocol"]["entry"], {})
+            settings = found.entry["protocol"]["settings"]
+            if any(settings.get(name, usual) != usual for name, usual in USUAL.items()):
+                continue
+            line = found.method
+            if len({f.checkpoint for f in known if f.method == line}) > 1:
+                networks = (found.model["source"], *found.networks.values())
+                line = ", ".join([line, *(Path(source).name for source in networks)])
+            best = by.setdefault(line, {})
             best[key] = max(best.get(key, 0.0), 100 * found.entry["miou"])
     covered = {frozenset(v) for v in by.values() if len(v) >= FEWEST_AXES}
     if not covered:
@@ -170,10 +182,15 @@ def _radar(
         figure.set_size_inches(6.4, 4.6)
         axes = figure.add_subplot(projection="polar")
         angles = [2 * math.pi * i / len(names) for i in range(len(names))]
-        for method, values in lines.items():
+        drawn: dict[str, int] = {}
+        for name, values in lines.items():
             closed = [*values, values[0]]
-            axes.plot([*angles, 0.0], closed, "o-", ms=3, color=colours[method], label=method)
-            axes.fill([*angles, 0.0], closed, color=colours[method], alpha=0.08)
+            method = name.partition(", ")[0]
+            style = ("-", "--", ":", "-.")[drawn.setdefault(method, 0) % 4]  # of checkpoints
+            drawn[method] += 1
+            colour = colours[method]
+            axes.plot([*angles, 0.0], closed, style, marker="o", ms=3, color=colour, label=name)
+            axes.fill([*angles, 0.0], closed, color=colour, alpha=0.08)
         axes.set_theta_offset(math.pi / 2)
         axes.set_theta_direction(-1)
         axes.set_xticks(angles, names)
