@@ -16,6 +16,7 @@ from wordmask import Background, Segmenter
 from wordmask.affinity import Sinkhorn
 from wordmask.methods.base import cosine
 from wordmask.methods.naclip import gaussian
+from wordmask.methods.sc_clip import cosines, outlier_scores, outliers, pool_patches
 from wordmask.text_queries import TextQueries
 from wordmask.towers.clip import ClipTower, Need, position_embedding
 from wordmask.windows import ScoreMap, Tile, Window
@@ -39,6 +40,12 @@ def close(ours: torch.Tensor, golden: torch.Tensor, tolerance: float) -> None:
     assert ours.shape == golden.shape
     difference = (ours - golden).abs().max().item()
     assert difference <= tolerance, f"differs by {difference:.1e}"
+
+
+def relative(ours: torch.Tensor, golden: torch.Tensor) -> None:
+    """Tokens inside of the network and outlier scores, whose values reach hundreds."""
+    scale = golden.abs().max()
+    close(ours / scale, golden / scale, COSINES)
 
 
 @pytest.fixture
@@ -149,6 +156,49 @@ GEM = {
 def test_gem(case, name, options, check):
     golden = load("gem", case)
     check(case, golden, "gem", options, f"features.{name}", f"cosine.{name}")
+
+
+SC_CLIP = {  # block numbers of the golden settings
+    "default8": {},
+    "alt8": {"similarity_block": 5, "early_block": 4, "levels": (4, 6)},
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("name", list(SC_CLIP))
+@pytest.mark.parametrize("variant", ["repaired", "official"])
+def test_sc_clip(case, name, variant, check):
+    golden = load("sc_clip", case)
+    square = case != CASES[2]
+    if square:  # the released code fails on other grids
+        check(case, golden, "sc_clip", SC_CLIP[name], f"features.{name}", f"cosine.{name}", variant)
+    elif variant == "repaired":
+        keys = f"repaired.features.{name}", f"repaired.cosine.{name}"
+        check(case, golden, "sc_clip", SC_CLIP[name], *keys)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_sc_clip_inside(case, golden_clip, golden_inputs):
+    golden = {key.removeprefix("repaired."): x for key, x in load("sc_clip", case).items()}
+    segmenter = Segmenter.from_pretrained(golden_clip, "sc_clip")
+    tower, method = segmenter.tower, segmenter.method
+    trace = tower.trace(golden_inputs[f"image.{case}"], method.need(tower.depth))
+    assert sorted(trace.states) == [3, 4, 5, 6, 7]
+    scores = outlier_scores(trace.states[7][:, 1:], method.neighbours)
+    relative(scores[0], golden["lof_scores"])
+    wrong = outliers(scores, method.contamination)[0]
+    assert torch.equal(wrong.nonzero()[:, 0], golden["outliers"])
+    x, similarity = method._repaired(tower, trace)
+    close(similarity[0], golden["mid_similarity"], COSINES)
+    x = pool_patches(x, similarity, method.beta)
+    relative(x[0], golden["pre_aggregated"])
+    y = method._last_block(tower, x, similarity, trace.states[7][:, :1])
+    relative(y[0], golden["attention_output"])
+    late = cosines(trace.states[3][:, 1:])
+    relative(pool_patches(y, late, method.beta)[0], golden["post_aggregated"])
+    z = torch.stack([trace.states[n] for n in range(3, 8)]).sum(0)
+    more = method._last_block(tower, z[:, 1:], similarity, z[:, :1])
+    relative(pool_patches(more, late, method.beta)[0], golden["multi_level"])
 
 
 @pytest.mark.parametrize("case", CASES[:2])

@@ -11,7 +11,7 @@ import torch
 from tiny import class_scores, tiny_clip, tiny_vfm
 from wordmask import Background, Segmenter, WordmaskError, list_methods
 from wordmask.affinity import Sinkhorn
-from wordmask.methods import METHODS, create_method, parse_option
+from wordmask.methods import METHODS, create_method, parse_option, sc_clip
 from wordmask.text_queries import TextQueries
 from wordmask.towers.clip import Need
 
@@ -133,7 +133,12 @@ class TestEveryMethod:
         clip, image = tiny_clip(), pictures(1, 160, 160, smooth=32)
         # a region whose two best classes are close may flip as a whole: no clusters here; and so
         # may a box: these maps have parts near 0.7, the threshold of the other variant
-        options = {"cliptrase": {"eps": 1e-9}, "clip_es": {"box_threshold": 0.4}}.get(method)
+        # SC-CLIP's aggregated patches plus a random class token are nearly equal: less of both
+        options = {
+            "cliptrase": {"eps": 1e-9},
+            "clip_es": {"box_threshold": 0.4},
+            "sc_clip": {"beta": 0.8, "class_weight": 0.0},
+        }.get(method)
         full = segmenter_of(clip, method, variant, options)(image, texts)[0].labels
         clip.bfloat16()
         half = segmenter_of(clip, method, variant, options)(image, texts)[0].labels
@@ -208,6 +213,7 @@ def test_names_of_methods():
             "maskclip",
             "naclip",
             "proxyclip",
+            "sc_clip",
             "sclip",
         ]
     )
@@ -226,6 +232,9 @@ def test_names_of_methods():
         (lambda: create_method("cliper", None, {"select_layer": 2}), ["select_layer=2"]),
         (lambda: create_method("cliper", None, {"attention_threshold": 1.0}), ["=1.0"]),
         (lambda: create_method("naclip", None, {"sigma": 0.0}), ["sigma=0.0"]),
+        (lambda: create_method("sc_clip", None, {"levels": (5, 3)}), ["levels=(5, 3)"]),
+        (lambda: create_method("sc_clip", None, {"early_block": 0}), ["early_block=0"]),
+        (lambda: create_method("sc_clip", None, {"beta": 1.0}), ["beta=1.0"]),
         (lambda: create_method("sclip", None, {"window": -1}), ["window=-1"]),
         (lambda: create_method("sclip", None, {"short_side": 0}), ["short_side=0"]),
         (lambda: parse_option("sclip", "residual"), ["option=value"]),
@@ -350,6 +359,53 @@ def test_cliper_drops_absent_classes(clip, texts):
         none(encoding, texts, Background.none())[0].labels,
         all_kept(encoding, texts, Background.none())[0].labels,
     )
+
+
+@pytest.mark.parametrize("size", [(8, 8), (8, 16), (16, 24)])
+@pytest.mark.parametrize("variant", METHODS["sc_clip"].variants)
+@pytest.mark.parametrize("layers", [1, 2, 3, 8])
+def test_sc_clip_of_few_patches_and_blocks(texts, size, variant, layers):
+    """Fewer patches than neighbours, down to one; networks of any depth."""
+    scores, encoding = scores_of(
+        tiny_clip(layers=layers), "sc_clip", variant, pictures(1, *size), texts
+    )
+    assert encoding.grid == (size[0] // 8, size[1] // 8)
+    assert torch.isfinite(scores).all()
+
+
+@pytest.mark.parametrize(
+    ("depth", "blocks"),
+    [(12, (9, 4, [4, 10])), (24, (17, 7, [7, 20])), (8, (6, 3, [3, 7])), (2, (1, 1, [1, 1]))],
+)
+def test_sc_clip_blocks_follow_the_depth(depth, blocks):
+    similarity, early, levels = create_method("sc_clip")[0]._blocks(depth)
+    assert (similarity, early, [levels[0], levels[-1]]) == blocks
+
+
+def test_sc_clip_repairs_outliers_by_their_sound_neighbours():
+    x = torch.arange(6.0).view(1, 6, 1)  # a grid of 2 x 3
+    wrong = torch.tensor([[[[1, 1, 0], [0, 0, 0]]]]).bool()
+    assert sc_clip.repair(x, wrong)[0, :, 0].tolist() == [3.5, (2 + 3 + 4 + 5) / 4, 2, 3, 4, 5]
+    assert torch.equal(sc_clip.repair(x, torch.ones(1, 1, 2, 3).bool()), x)
+
+
+@pytest.mark.parametrize("grid", [(2, 3), (3, 2), (2, 2)])
+def test_sc_clip_places_outliers_as_released(grid):
+    """Row i // h and column i % h, cells outside of the grid left out."""
+    h, w = grid
+    wrong = torch.eye(h * w).bool()  # picture i has outlier i
+    repaired, released = (sc_clip.place_outliers(wrong, grid, transposed=t) for t in (False, True))
+    for i in range(h * w):
+        assert repaired[i, 0].nonzero().tolist() == [[i // w, i % w]]
+        cells = [[i // h, i % h]] if i // h < h and i % h < w else []
+        assert released[i, 0].nonzero().tolist() == cells
+
+
+def test_sc_clip_outlier_score():
+    """Points on a line at 0, 1, 3, with 1 neighbour: K = 1, 1, 4 over that of the neighbour."""
+    x = torch.tensor([[[0.0], [1.0], [3.0]]])
+    assert torch.allclose(sc_clip.outlier_scores(x, 1), torch.tensor([[1.0, 1.0, 4.0]]))
+    assert sc_clip.outlier_scores(torch.ones(1, 40, 3), 30).tolist() == [[1.0] * 40]
 
 
 def test_maskclip_prompt_denoising_drops_classes(clip, texts):

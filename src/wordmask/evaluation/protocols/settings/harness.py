@@ -109,6 +109,20 @@ RELEASED: dict[str, Source] = {
         refiners=_PAMR,
         notes=("PAMR is part of the published main numbers.",),
     ),
+    "sc_clip": Source(
+        "SC-CLIP's released configurations (0417ba9)",
+        {**_HARNESS, "variant": "official", "names": "sclip"},
+        {
+            "voc21": {
+                "logit_scale": 50.0,
+                "area_threshold": 0.1,
+                "background": "threshold:0.15:*",
+            },
+            "context60": {"background": "threshold:0.15:*"},
+            "coco_object": {"logit_scale": 55.0, "background": "threshold:0.35:**"},
+            "cityscapes": {"short_side": 560},
+        },
+    ),
     "proxyclip": Source(
         "ProxyCLIP's released configurations (e7b767f)",
         {
