@@ -16,6 +16,7 @@ from wordmask.methods import (
     maskclip,
     naclip,
     proxyclip,
+    rf_clip,
     sc_clip,
     sclip,
 )
@@ -61,6 +62,7 @@ __all__ = [
     "proxyclip",
     "read_method",
     "register",
+    "rf_clip",
     "sc_clip",
     "sclip",
     "to_grid",

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from wordmask.encoding import DenseFeatures
 from wordmask.errors import WordmaskError
-from wordmask.methods.base import Method, register, to_grid
+from wordmask.methods.base import Method, patch_cosines, pool_patches, register, to_grid
 from wordmask.towers.clip import ClipTower, Need, Trace
 
 GAMMA = 3.0  # inverse temperature of the similarity that the last block attends by
@@ -105,7 +105,7 @@ class ScClip(Method):
         last = trace.states[tower.depth - 1]
         x, similarity = self._repaired(tower, trace)
         x = pool_patches(x, similarity, self.beta)
-        late = cosines(trace.states[early][:, first:])
+        late = patch_cosines(trace.states[early][:, first:])
         z = torch.stack([trace.states[n] for n in levels]).sum(0)
         y = self._last_block(tower, x, similarity, last[:, :first])
         more = self._last_block(tower, z[:, first:], similarity, z[:, :first])
@@ -130,7 +130,7 @@ class ScClip(Method):
         middle = trace.states[self._blocks(tower.depth)[0]][:, first:]
         wrong = outliers(outlier_scores(x, self.neighbours), self.contamination)
         cells = place_outliers(wrong, trace.grid, transposed=self.released_positions)
-        return repair(x, cells), cosines(repair(middle, cells))
+        return repair(x, cells), patch_cosines(repair(middle, cells))
 
     def _last_block(self, tower: ClipTower, x: Tensor, similarity: Tensor, cls: Tensor) -> Tensor:
         """Step 3 of patches x (B, h*w, D) with the class token cls (B, 1, D): (B, h*w, D)."""
@@ -193,19 +193,6 @@ def repair(x: Tensor, wrong: Tensor) -> Tensor:
     mean = near / share.clamp_min(0.1)  # a single neighbour is 1/9
     fixed = torch.where(wrong & (share > 0), mean, patches)
     return fixed.flatten(2).transpose(1, 2).to(x.dtype)
-
-
-def cosines(x: Tensor) -> Tensor:
-    """Cosines between all patches x (B, L, D), (B, L, L) float32."""
-    unit = F.normalize(x.float(), dim=-1)
-    return unit @ unit.transpose(1, 2)
-
-
-def pool_patches(x: Tensor, similarity: Tensor, beta: float) -> Tensor:
-    """The mean of x (B, L, D) weighted by the similarities (B, L, L) that are at least beta."""
-    weights = similarity.masked_fill(similarity < beta, 0)
-    pooled = weights @ x.float() / (weights.sum(-1, keepdim=True) + 1e-6)
-    return pooled.to(x.dtype)
 
 
 def _weights(similarity: Tensor) -> Tensor:
