@@ -1,4 +1,4 @@
-"""RF-CLIP: distraction removed from CLIP's tokens, attention and texts."""
+"""RF-CLIP (2025; code: liblacklucy/RF-CLIP): distraction removed from tokens and attention."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class RfClip(Method):
     Args:
         sink_channels: channels that are high in distracting patches; None: by width, see above.
         sigma: how high, as a multiple of the mean share 1 / D.
-        refocus: step 2.
+        refocus: weaken columns of attention, as in step 2.
         sink_share: see step 2; the released 0.1 is for windows of 14 x 14 patches.
         beta: cosines of the guide below it count as 0.
         image_weight, text_shift, text_distance: see step 4.
@@ -218,10 +218,12 @@ class RfClip(Method):
         """The image vector of each picture, or of each window, (B * windows, E)."""
         if not encoding.windows or self.image_vector == "window":
             return encoding.state.embedding
-        pixels, _ = self.pad(encoding.pixels, towers.clip.patch)
-        whole = [self.trace(towers, x[None], Need()).states[towers.clip.depth] for x in pixels]
-        vectors = towers.clip.pool(torch.cat(whole))
-        return vectors.repeat_interleave(len(encoding.windows), dim=0)
+        key = "image vectors", self.encoding_key()
+        if key not in encoding.prepared:
+            pixels, _ = self.pad(encoding.pixels, towers.clip.patch)
+            whole = [self.trace(towers, x[None], Need()).states[towers.clip.depth] for x in pixels]
+            encoding.prepared[key] = towers.clip.pool(torch.cat(whole))
+        return encoding.prepared[key].repeat_interleave(len(encoding.windows), dim=0)
 
 
 def _key_map(tower: ClipTower, k: Tensor) -> Tensor:
