@@ -14,8 +14,10 @@ from places import GOLDEN
 from tiny import class_scores, surgery_of_one
 from wordmask import Background, Segmenter
 from wordmask.affinity import Sinkhorn
-from wordmask.methods.base import cosine
+from wordmask.methods.base import cosine, patch_cosines, pool_patches
 from wordmask.methods.naclip import gaussian
+from wordmask.methods.rf_clip import cluster_texts, move_texts
+from wordmask.methods.sc_clip import outlier_scores, outliers
 from wordmask.text_queries import TextQueries
 from wordmask.towers.clip import ClipTower, Need, position_embedding
 from wordmask.windows import ScoreMap, Tile, Window
@@ -39,6 +41,12 @@ def close(ours: torch.Tensor, golden: torch.Tensor, tolerance: float) -> None:
     assert ours.shape == golden.shape
     difference = (ours - golden).abs().max().item()
     assert difference <= tolerance, f"differs by {difference:.1e}"
+
+
+def relative(ours: torch.Tensor, golden: torch.Tensor) -> None:
+    """Tokens inside of the network and outlier scores, whose values reach hundreds."""
+    scale = golden.abs().max()
+    close(ours / scale, golden / scale, COSINES)
 
 
 @pytest.fixture
@@ -149,6 +157,95 @@ GEM = {
 def test_gem(case, name, options, check):
     golden = load("gem", case)
     check(case, golden, "gem", options, f"features.{name}", f"cosine.{name}")
+
+
+SC_CLIP = {  # block numbers of the golden settings
+    "default8": {},
+    "alt8": {"similarity_block": 5, "early_block": 4, "levels": (4, 6)},
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("name", list(SC_CLIP))
+@pytest.mark.parametrize("variant", ["repaired", "official"])
+def test_sc_clip(case, name, variant, check):
+    golden = load("sc_clip", case)
+    square = case != CASES[2]
+    if square:  # the released code fails on other grids
+        check(case, golden, "sc_clip", SC_CLIP[name], f"features.{name}", f"cosine.{name}", variant)
+    elif variant == "repaired":
+        keys = f"repaired.features.{name}", f"repaired.cosine.{name}"
+        check(case, golden, "sc_clip", SC_CLIP[name], *keys)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_sc_clip_inside(case, golden_clip, golden_inputs):
+    golden = {key.removeprefix("repaired."): x for key, x in load("sc_clip", case).items()}
+    segmenter = Segmenter.from_pretrained(golden_clip, "sc_clip")
+    tower, method = segmenter.tower, segmenter.method
+    trace = tower.trace(golden_inputs[f"image.{case}"], method.need(tower.depth))
+    assert sorted(trace.states) == [3, 4, 5, 6, 7]
+    scores = outlier_scores(trace.states[7][:, 1:], method.neighbours)
+    relative(scores[0], golden["lof_scores"])
+    wrong = outliers(scores, method.contamination)[0]
+    assert torch.equal(wrong.nonzero()[:, 0], golden["outliers"])
+    x, similarity = method._repaired(tower, trace)
+    close(similarity[0], golden["mid_similarity"], COSINES)
+    x = pool_patches(x, similarity, method.beta)
+    relative(x[0], golden["pre_aggregated"])
+    y = method._last_block(tower, x, similarity, trace.states[7][:, :1])
+    relative(y[0], golden["attention_output"])
+    late = patch_cosines(trace.states[3][:, 1:])
+    relative(pool_patches(y, late, method.beta)[0], golden["post_aggregated"])
+    z = torch.stack([trace.states[n] for n in range(3, 8)]).sum(0)
+    more = method._last_block(tower, z[:, 1:], similarity, z[:, :1])
+    relative(pool_patches(more, late, method.beta)[0], golden["multi_level"])
+
+
+RF_CLIP = {"sink_channels": (75, 81, 122, 127)}
+RF_TEXTS = {"image_weight": 0.2, "text_shift": 0.05, "text_distance": 0.9}
+RF_CASES = {  # sigma and the share of a sink
+    CASES[0]: {"sigma": 1.95, "sink_share": 0.031},
+    CASES[1]: {"sigma": 2.0, "sink_share": 0.0144},
+    CASES[2]: {"sigma": 1.9, "sink_share": 0.0182},
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(("variant", "prefix"), [("official", ""), ("paper", "refocus.")])
+def test_rf_clip(case, variant, prefix, check, golden_clip, golden_inputs):
+    golden, texts = load("rf_clip", case), golden_inputs["text_features"]
+    options = {**RF_CLIP, **RF_CASES[case], "image_weight": 0.0, "text_shift": 0.0}
+    keys = f"{prefix}features", f"{prefix}cosine"
+    check(case, golden, "rf_clip", options, *keys, variant)
+    segmenter = Segmenter.from_pretrained(golden_clip, "rf_clip", variant, options | RF_TEXTS)
+    encoding = segmenter.encode(golden_inputs[f"image.{case}"])
+    close(encoding.state.embedding[0], golden[f"{prefix}cls"], FEATURES)
+    if variant == "official":
+        close(class_scores(segmenter, encoding, texts)[0], golden["logits"], COSINES)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_rf_clip_inside(case, golden_clip, golden_inputs):
+    golden, texts = load("rf_clip", case), golden_inputs["text_features"]
+    options = {**RF_CLIP, **RF_CASES[case]}
+    segmenter = Segmenter.from_pretrained(golden_clip, "rf_clip", "official", options)
+    tower, method = segmenter.tower, segmenter.method
+    trace = method.trace(segmenter.towers, golden_inputs[f"image.{case}"], Need())
+    relative(method.guide(trace)[0], golden["guide"])
+    # the released code leaves rows unnormalised, which the layer norm undoes
+    similarity = patch_cosines(method.guide(trace)[:, 1:])[0]
+    sums = similarity.where(similarity >= method.beta, 0).sum(1, keepdim=True)
+    enhanced = method.enhanced(tower, trace)[0][0]
+    relative(torch.cat([enhanced[:1], enhanced[1:] * sums]), golden["enhanced"])
+    if "attention" in golden:
+        close(method.mixing_map(tower, trace)[0, :, 1:, 1:], golden["attention"], COSINES)
+    ours, theirs = cluster_texts(texts, 0.9), golden["text_clusters"].numpy()
+    assert ((ours[:, None] == ours) == (theirs[:, None] == theirs)).all()
+    encoding = segmenter.encode(golden_inputs[f"image.{case}"])
+    vectors = F.normalize(encoding.state.embedding, dim=-1) @ texts.T
+    moved = move_texts(encoding.features, texts, vectors, 0.9, 0.05)
+    close(moved[0], golden["adjusted_text"], COSINES)
 
 
 @pytest.mark.parametrize("case", CASES[:2])

@@ -409,6 +409,9 @@ OTHER = {
     "box_threshold": 0.2,
     "prompts": ("gray",),
     "classifier_templates": "single",
+    "image_weight": 0.5,
+    "text_shift": 0.5,
+    "text_distance": 0.5,
 }
 
 

@@ -11,7 +11,7 @@ import torch
 from tiny import class_scores, tiny_clip, tiny_vfm
 from wordmask import Background, Segmenter, WordmaskError, list_methods
 from wordmask.affinity import Sinkhorn
-from wordmask.methods import METHODS, create_method, parse_option
+from wordmask.methods import METHODS, create_method, parse_option, rf_clip, sc_clip
 from wordmask.text_queries import TextQueries
 from wordmask.towers.clip import Need
 
@@ -133,7 +133,12 @@ class TestEveryMethod:
         clip, image = tiny_clip(), pictures(1, 160, 160, smooth=32)
         # a region whose two best classes are close may flip as a whole: no clusters here; and so
         # may a box: these maps have parts near 0.7, the threshold of the other variant
-        options = {"cliptrase": {"eps": 1e-9}, "clip_es": {"box_threshold": 0.4}}.get(method)
+        # SC-CLIP's aggregated patches plus a random class token are nearly equal: less of both
+        options = {
+            "cliptrase": {"eps": 1e-9},
+            "clip_es": {"box_threshold": 0.4},
+            "sc_clip": {"beta": 0.8, "class_weight": 0.0},
+        }.get(method)
         full = segmenter_of(clip, method, variant, options)(image, texts)[0].labels
         clip.bfloat16()
         half = segmenter_of(clip, method, variant, options)(image, texts)[0].labels
@@ -208,6 +213,8 @@ def test_names_of_methods():
             "maskclip",
             "naclip",
             "proxyclip",
+            "rf_clip",
+            "sc_clip",
             "sclip",
         ]
     )
@@ -226,6 +233,12 @@ def test_names_of_methods():
         (lambda: create_method("cliper", None, {"select_layer": 2}), ["select_layer=2"]),
         (lambda: create_method("cliper", None, {"attention_threshold": 1.0}), ["=1.0"]),
         (lambda: create_method("naclip", None, {"sigma": 0.0}), ["sigma=0.0"]),
+        (lambda: create_method("sc_clip", None, {"levels": (5, 3)}), ["levels=(5, 3)"]),
+        (lambda: create_method("sc_clip", None, {"early_block": 0}), ["early_block=0"]),
+        (lambda: create_method("sc_clip", None, {"beta": 1.0}), ["beta=1.0"]),
+        (lambda: create_method("rf_clip", None, {"text_shift": 1.0}), ["text_shift=1.0"]),
+        (lambda: create_method("rf_clip", None, {"sigma": 0.0}), ["sigma=0.0"]),
+        (lambda: create_method("rf_clip", None, {"sink_channels": (-1,)}), ["(-1,)"]),
         (lambda: create_method("sclip", None, {"window": -1}), ["window=-1"]),
         (lambda: create_method("sclip", None, {"short_side": 0}), ["short_side=0"]),
         (lambda: parse_option("sclip", "residual"), ["option=value"]),
@@ -350,6 +363,132 @@ def test_cliper_drops_absent_classes(clip, texts):
         none(encoding, texts, Background.none())[0].labels,
         all_kept(encoding, texts, Background.none())[0].labels,
     )
+
+
+@pytest.mark.parametrize("size", [(8, 8), (8, 16), (16, 24)])
+@pytest.mark.parametrize("variant", METHODS["sc_clip"].variants)
+@pytest.mark.parametrize("layers", [1, 2, 3, 8])
+def test_sc_clip_of_few_patches_and_blocks(texts, size, variant, layers):
+    """Fewer patches than neighbours, down to one; networks of any depth."""
+    scores, encoding = scores_of(
+        tiny_clip(layers=layers), "sc_clip", variant, pictures(1, *size), texts
+    )
+    assert encoding.grid == (size[0] // 8, size[1] // 8)
+    assert torch.isfinite(scores).all()
+
+
+@pytest.mark.parametrize(
+    ("depth", "blocks"),
+    [(12, (9, 4, [4, 10])), (24, (17, 7, [7, 20])), (8, (6, 3, [3, 7])), (2, (1, 1, [1, 1]))],
+)
+def test_sc_clip_blocks_follow_the_depth(depth, blocks):
+    similarity, early, levels = create_method("sc_clip")[0]._blocks(depth)
+    assert (similarity, early, [levels[0], levels[-1]]) == blocks
+
+
+def test_sc_clip_repairs_outliers_by_their_sound_neighbours():
+    x = torch.arange(6.0).view(1, 6, 1)  # a grid of 2 x 3
+    wrong = torch.tensor([[[[1, 1, 0], [0, 0, 0]]]]).bool()
+    assert sc_clip.repair(x, wrong)[0, :, 0].tolist() == [3.5, (2 + 3 + 4 + 5) / 4, 2, 3, 4, 5]
+    assert torch.equal(sc_clip.repair(x, torch.ones(1, 1, 2, 3).bool()), x)
+
+
+@pytest.mark.parametrize("grid", [(2, 3), (3, 2), (2, 2)])
+def test_sc_clip_places_outliers_as_released(grid):
+    """Row i // h and column i % h, cells outside of the grid left out."""
+    h, w = grid
+    wrong = torch.eye(h * w).bool()  # picture i has outlier i
+    repaired, released = (sc_clip.place_outliers(wrong, grid, transposed=t) for t in (False, True))
+    for i in range(h * w):
+        assert repaired[i, 0].nonzero().tolist() == [[i // w, i % w]]
+        cells = [[i // h, i % h]] if i // h < h and i % h < w else []
+        assert released[i, 0].nonzero().tolist() == cells
+
+
+def test_sc_clip_outlier_score():
+    """Points on a line at 0, 1, 3, with 1 neighbour: K = 1, 1, 4 over that of the neighbour."""
+    x = torch.tensor([[[0.0], [1.0], [3.0]]])
+    assert torch.allclose(sc_clip.outlier_scores(x, 1), torch.tensor([[1.0, 1.0, 4.0]]))
+    assert sc_clip.outlier_scores(torch.ones(1, 40, 3), 30).tolist() == [[1.0] * 40]
+
+
+@pytest.mark.parametrize("size", [(8, 8), (8, 16)])
+@pytest.mark.parametrize("variant", METHODS["rf_clip"].variants)
+@pytest.mark.parametrize("layers", [1, 2, 8])
+def test_rf_clip_of_few_patches_blocks_and_words(texts, size, variant, layers):
+    options = {"sink_channels": (3, 5), "sigma": 1.5, "sink_share": 0.01, "text_distance": 0.9}
+    segmenter = segmenter_of(tiny_clip(layers=layers), "rf_clip", variant, options)
+    encoding = segmenter.encode(pictures(1, *size))
+    for words in (texts, texts[:1]):
+        scores = class_scores(segmenter, encoding, words)
+        assert scores.shape == (1, len(words), size[0] // 8, size[1] // 8)
+        assert torch.isfinite(scores).all()
+
+
+def test_rf_clip_denoises_patches_with_a_high_sink_channel():
+    """A grid of 1 x 3, channel 1 is the sink: the middle patch is high in it."""
+    x = torch.tensor([[[9.0, 9, 9, 9], [1, 0, 1, 1], [0, 6, 0, 0], [1, 0, 1, 1]]])  # class token
+    out = rf_clip.denoise(x, (1, 3), (1,), 2.0)
+    assert torch.equal(out[0, [0, 1, 3]], x[0, [0, 1, 3]])
+    around = torch.tensor([2.0, 6.0, 2.0, 2.0]) / 9
+    assert torch.allclose(out[0, 2], 0.6 * x[0, 2] + 0.4 * around)
+    assert torch.equal(rf_clip.denoise(x, (1, 3), (), 2.0), x)
+
+
+def test_rf_clip_refocuses_within_rows():
+    attention = torch.rand(2, 3, 6, 6, generator=torch.Generator().manual_seed(0))
+    attention[..., 4] += 3
+    attention = attention / attention.sum(-1, keepdim=True)
+    out = rf_clip.refocus(attention, 1, 0.2)
+    assert torch.allclose(out.sum(-1), torch.ones(2, 3, 6))
+    assert torch.equal(out[..., 0, :], attention[..., 0, :])
+    assert torch.equal(out[..., 0], attention[..., 0])
+    assert torch.allclose(out[..., 1:, 4], 0.6 * attention[..., 1:, 4])
+    grown = out[..., 1:, [1, 2, 3, 5]] / attention[..., 1:, [1, 2, 3, 5]]
+    assert torch.allclose(grown, grown[..., :1].expand_as(grown))
+    everything = rf_clip.refocus(attention, 1, 0.0)  # no other patch is left to take the weight
+    assert torch.equal(everything, attention)
+
+
+def test_rf_clip_moves_the_best_text_of_each_cluster():
+    rows = torch.tensor([[1.0, 0, 0], [0.9, 0.19**0.5, 0], [0, 0, 1]])
+    assert len(set(rf_clip.cluster_texts(rows, 0.2))) == 2
+    features = torch.eye(3).view(1, 3, 1, 3)
+    vectors = torch.tensor([[0.2, 0.5, 0.1]])
+    moved = rf_clip.move_texts(features, rows, vectors, 0.2, 0.5)[0]
+    assert torch.equal(moved[0], rows[0])
+    mean = torch.nn.functional.normalize(torch.tensor([1.0, 1.0, 0.0]), dim=0)  # of patches 0, 1
+    expected = torch.nn.functional.normalize((rows[1] + mean) / 2, dim=0)
+    assert torch.allclose(moved[1], expected)
+    assert not torch.equal(moved[2], rows[2])  # alone in its cluster
+
+
+def test_rf_clip_takes_the_image_vector_of_the_whole_picture(clip, texts):
+    """With windows, the default adds what the whole picture says, the same in all windows."""
+    image = pictures(2, 64, 96)
+    windows = {"window": 64, "stride": 32, "text_shift": 0.0}
+    plain, weighted, own = (
+        segmenter_of(clip, "rf_clip", None, windows | options)
+        for options in (
+            {"image_weight": 0.0},
+            {"image_weight": 0.5},
+            {"image_weight": 0.5, "image_vector": "window"},
+        )
+    )
+    encoding = plain.encode(image)
+    rows = plain.encode_text(texts)
+    scores = [one.method.scores(one.towers, encoding, rows) for one in (plain, weighted, own)]
+    whole = segmenter_of(clip, "rf_clip").encode(image).state.embedding
+    vectors = torch.nn.functional.normalize(whole, dim=-1) @ texts.T
+    added = 0.5 * vectors.repeat_interleave(2, 0)[..., None, None]
+    assert torch.allclose(scores[1], 0.5 * scores[0] + added, atol=1e-5)
+    vectors = torch.nn.functional.normalize(encoding.state.embedding, dim=-1) @ texts.T
+    assert torch.allclose(scores[2], 0.5 * scores[0] + 0.5 * vectors[..., None, None], atol=1e-5)
+
+
+def test_rf_clip_refuses_channels_beyond_the_width(clip):
+    with pytest.raises(WordmaskError, match=r"sink_channels=\(64,\) for a network of width 64"):
+        segmenter_of(clip, "rf_clip", None, {"sink_channels": (64,)}).encode(pictures(1, 64, 64))
 
 
 def test_maskclip_prompt_denoising_drops_classes(clip, texts):

@@ -29,7 +29,7 @@ ALONE = [
     if method.network == "none"
     for variant in method.variants
 ]
-CLASS_TOKEN = ["cliptrase"]
+CLASS_TOKEN = ["cliptrase", "sc_clip"]
 TEMPLATES = ("a photo of the {}.", "itap of a {}")
 NAMES = ["cat", "red car", "zebra crossing", "Dog"]
 

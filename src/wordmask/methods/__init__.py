@@ -16,6 +16,8 @@ from wordmask.methods import (
     maskclip,
     naclip,
     proxyclip,
+    rf_clip,
+    sc_clip,
     sclip,
 )
 from wordmask.methods.base import (
@@ -60,6 +62,8 @@ __all__ = [
     "proxyclip",
     "read_method",
     "register",
+    "rf_clip",
+    "sc_clip",
     "sclip",
     "to_grid",
 ]

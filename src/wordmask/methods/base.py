@@ -189,6 +189,19 @@ def cosine(features: Tensor, texts: Tensor) -> Tensor:
     return (texts @ unit).unflatten(-1, grid)
 
 
+def patch_cosines(x: Tensor) -> Tensor:
+    """Cosines between all patches x (B, L, D), (B, L, L) float32."""
+    unit = F.normalize(x.float(), dim=-1)
+    return unit @ unit.transpose(1, 2)
+
+
+def pool_patches(x: Tensor, similarity: Tensor, least: float) -> Tensor:
+    """The mean of x (B, L, D), weighted by the similarities (B, L, L) that are at least `least`."""
+    weights = similarity.masked_fill(similarity < least, 0)
+    pooled = weights @ x.float() / (weights.sum(-1, keepdim=True) + 1e-6)
+    return pooled.to(x.dtype)
+
+
 def finish_block(
     tower: ClipTower, trace: Trace, attended: Tensor, *, residual: bool, ffn: bool
 ) -> Tensor:

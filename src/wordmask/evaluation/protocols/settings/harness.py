@@ -109,6 +109,48 @@ RELEASED: dict[str, Source] = {
         refiners=_PAMR,
         notes=("PAMR is part of the published main numbers.",),
     ),
+    "sc_clip": Source(
+        "SC-CLIP's released configurations (0417ba9)",
+        {**_HARNESS, "variant": "official", "names": "sclip"},
+        {
+            "voc21": {
+                "logit_scale": 50.0,
+                "area_threshold": 0.1,
+                "background": "threshold:0.15:*",
+            },
+            "context60": {"background": "threshold:0.15:*"},
+            "coco_object": {"logit_scale": 55.0, "background": "threshold:0.35:**"},
+            "cityscapes": {"short_side": 560},
+        },
+    ),
+    "rf_clip": Source(
+        "RF-CLIP's released code (c2b333e), in SCLIP's harness",
+        {**_HARNESS, "variant": "official", "names": "sclip", "refine": "pamr"},
+        {
+            "voc21": {"background": "threshold:0.1:*"},
+            "context60": {
+                "image_weight": 0.25,
+                "text_distance": 0.09,
+                "background": "threshold:0.1:*",
+            },
+            "coco_object": {"image_weight": 0.25, "background": "threshold:0.1:**"},
+            "voc20": {"image_weight": 0.4},
+            "context59": {"image_weight": 0.25, "text_distance": 0.09},
+            "coco_stuff": {"image_weight": 0.2, "text_shift": 0.02, "text_distance": 0.02},
+            "cityscapes": {
+                "short_side": 560,
+                "text_distance": 0.14,
+                "image_vector": "window",
+            },
+            "ade150": {"image_weight": 0.3, "text_shift": 0.05, "text_distance": 0.06},
+        },
+        refiners=_PAMR,
+        notes=(
+            "Known of the release are the text options of VOC21, Stuff, Cityscapes and ADE, and "
+            "PAMR. Those of other sets, sizes and thresholds are CASS's, whose text options are "
+            "the same where both are known.",
+        ),
+    ),
     "proxyclip": Source(
         "ProxyCLIP's released configurations (e7b767f)",
         {
