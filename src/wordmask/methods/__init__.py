@@ -16,6 +16,7 @@ from wordmask.methods import (
     maskclip,
     naclip,
     proxyclip,
+    resclip,
     sclip,
 )
 from wordmask.methods.base import (
@@ -60,6 +61,7 @@ __all__ = [
     "proxyclip",
     "read_method",
     "register",
+    "resclip",
     "sclip",
     "to_grid",
 ]
