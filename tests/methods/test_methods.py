@@ -18,6 +18,9 @@ from wordmask.towers.clip import Need
 VARIANTS = [(name, variant) for name in list_methods() for variant in METHODS[name].variants]
 WORDS = 5
 NETWORKS = {"vfm": tiny_vfm()}  # auxiliary models
+# features that depend on the words: with a threshold, another word or another order makes other
+# pixels unsure
+STEADY = {"resclip": {"label_threshold": 0.0}}
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +65,7 @@ class TestEveryMethod:
 
     def test_permuting_classes_permutes_the_result(self, clip, texts, method, variant):
         order = torch.tensor([3, 0, 4, 1, 2])
-        segmenter = segmenter_of(clip, method, variant)
+        segmenter = segmenter_of(clip, method, variant, STEADY.get(method))
         encoding = segmenter.encode(pictures(1, 112, 112))
         scores = class_scores(segmenter, encoding, texts)
         permuted = class_scores(segmenter, encoding, texts[order])
@@ -133,7 +136,8 @@ class TestEveryMethod:
         clip, image = tiny_clip(), pictures(1, 160, 160, smooth=32)
         # a region whose two best classes are close may flip as a whole: no clusters here; and so
         # may a box: these maps have parts near 0.7, the threshold of the other variant
-        options = {"cliptrase": {"eps": 1e-9}, "clip_es": {"box_threshold": 0.4}}.get(method)
+        options = {"cliptrase": {"eps": 1e-9}, "clip_es": {"box_threshold": 0.4}} | STEADY
+        options = options.get(method)
         full = segmenter_of(clip, method, variant, options)(image, texts)[0].labels
         clip.bfloat16()
         half = segmenter_of(clip, method, variant, options)(image, texts)[0].labels
@@ -161,7 +165,7 @@ class TestEveryMethod:
         assert torch.equal(one, plain)
 
     def test_backgrounds(self, clip, texts, method, variant):
-        segmenter = segmenter_of(clip, method, variant)
+        segmenter = segmenter_of(clip, method, variant, STEADY.get(method))
         encoding = segmenter.encode(pictures(1, 64, 64))
         none = segmenter(encoding, texts, Background.none())[0].labels
         assert none.max() <= WORDS
@@ -208,6 +212,7 @@ def test_names_of_methods():
             "maskclip",
             "naclip",
             "proxyclip",
+            "resclip",
             "sclip",
         ]
     )
@@ -226,6 +231,9 @@ def test_names_of_methods():
         (lambda: create_method("cliper", None, {"select_layer": 2}), ["select_layer=2"]),
         (lambda: create_method("cliper", None, {"attention_threshold": 1.0}), ["=1.0"]),
         (lambda: create_method("naclip", None, {"sigma": 0.0}), ["sigma=0.0"]),
+        (lambda: create_method("resclip", None, {"rcs_share": 1.5}), ["rcs_share=1.5"]),
+        (lambda: create_method("resclip", None, {"sfr_scale": 0.0}), ["sfr_scale=0.0"]),
+        (lambda: create_method("resclip", None, {"blocks": (0, 3)}), ["blocks=(0, 3)"]),
         (lambda: create_method("sclip", None, {"window": -1}), ["window=-1"]),
         (lambda: create_method("sclip", None, {"short_side": 0}), ["short_side=0"]),
         (lambda: parse_option("sclip", "residual"), ["option=value"]),

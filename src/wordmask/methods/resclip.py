@@ -168,7 +168,9 @@ class ResClip(Method):
         by_letter = {"q": trace.queries, "k": trace.keys}
         maps = [
             tower.attention_map(
-                by_letter[left][n], by_letter[right][n], bias=self._omega(trace.values[n], trace.grid)
+                by_letter[left][n],
+                by_letter[right][n],
+                bias=self._omega(trace.values[n], trace.grid),
             )
             for left, right in HOSTS[self.host]
         ]
