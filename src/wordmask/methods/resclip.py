@@ -6,7 +6,7 @@ Q texts, K labels, L = h*w patches, T tokens.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +20,8 @@ from wordmask.refiners.pamr import Pamr
 from wordmask.text_queries import TextQueries
 from wordmask.towers.clip import ClipTower, Need, Trace
 
-HOSTS = {"naclip": ("kk",), "sclip": ("qq", "kk"), "clearclip": ("qq",), "clip": ("qk",)}
+KK, QQ, QK = ("k", "k"), ("q", "q"), ("q", "k")
+HOSTS = {"naclip": (KK,), "sclip": (QQ, KK), "clearclip": (QQ,), "clip": (QK,)}
 PRIOR_WIDTH = 5.0  # of NACLIP's Gaussian, in patches
 SMOOTHING_WIDTH, SMOOTHING_LENGTH = 5.0, 31  # of the Gaussian along the columns of M
 
@@ -32,7 +33,7 @@ class LastBlock:
     Attributes:
         queries, keys, values: (B, M, T, d).
         states: (B, T, D), F^{N-1}, for the residual.
-        recalled: (B, M, T, d), R V: the values mixed by the middle blocks' attention.
+        recalled: (B, M, T, d) float32, R V: the values mixed by the middle blocks' attention.
         pixels: (B, 3, H, W), normalised, cut to whole patches.
     """
 
@@ -138,7 +139,7 @@ class ResClip(Method):
 
     def need(self, depth: int) -> Need:
         """The middle blocks' attention, Q, K, V of block N and, for the residual, F^{N-1}."""
-        letters = "".join(sorted({*"".join(HOSTS[self.host]), "v"}))
+        letters = "".join(sorted({"v"}.union(*HOSTS[self.host])))
         return Need.of(
             states=[depth - 1] if self._rest else [],
             projections={depth: letters},
@@ -156,7 +157,7 @@ class ResClip(Method):
         """The first pass: RCS without SFR."""
         n = tower.depth
         v = trace.values[n]
-        recalled = self._recall(tower, trace).to(v.dtype) @ v
+        recalled = self._recall(tower, trace) @ v.float()
         block = LastBlock(
             trace.queries.get(n), trace.keys.get(n), v, trace.states.get(n - 1), recalled
         )
@@ -203,16 +204,16 @@ class ResClip(Method):
             blend = F.pad(self.sfr_scale * self.sfr_share * feedback, (alone, 0, alone, 0)).to(v)
             bias = blend if bias is None else blend + bias
             scale *= self.sfr_scale * (1 - self.sfr_share)
-        given = {"q": block.queries, "k": block.keys}
+        given: dict[str, Any] = {"q": block.queries, "k": block.keys}
         attended = block.recalled * self.rcs_share
         for left, right in HOSTS[self.host]:
             mixed = tower.attend(given[left], given[right], v, bias=bias, scale=scale)
-            attended = attended + (1 - self.rcs_share) * mixed
+            attended = attended + (1 - self.rcs_share) * mixed.float()
         states = {} if block.states is None else {tower.depth - 1: block.states}
         tokens = finish_block(
             tower,
             Trace(grid, states=states),
-            self.rcs_scale * attended,
+            (self.rcs_scale * attended).to(v.dtype),
             residual=self._rest,
             ffn=self._rest,
         )
@@ -230,13 +231,11 @@ class ResClip(Method):
             return encoding.features
         out = []
         for i, features in enumerate(encoding.features):
-            block = LastBlock(
-                **{
-                    name: None if x is None else x[i : i + 1]
-                    for name, x in vars(encoding.state).items()
-                }
-            )
-            labels = self.patch_labels(features, block.pixels[0], texts)
+            parts: dict[str, Any] = {
+                name: x if x is None else x[i : i + 1] for name, x in vars(encoding.state).items()
+            }
+            block = LastBlock(**parts)
+            labels = self.patch_labels(features, encoding.state.pixels[i], texts)
             feedback = self.feedback(labels)
             feedback = feedback / feedback.max()
             if self.half:
