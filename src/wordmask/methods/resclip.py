@@ -300,7 +300,7 @@ class ResClip(Method):
         steps = distance.clamp_min(1) if self.lines == "whole" else longest
         broken = torch.zeros_like(distance, dtype=torch.bool)
         for k in range(1, int(longest) + 1):
-            # k / steps would be k times a reciprocal, and round points between two patches otherwise
+            # k / steps would be k times a reciprocal, and round half-way points otherwise
             share = (torch.full_like(steps, k) / steps).clamp_max(1)
             rows = torch.round(down[:, None] * (1 - share) + down * share).long()
             columns = torch.round(across[:, None] * (1 - share) + across * share).long()
