@@ -396,3 +396,86 @@ def test_whole_picture_of_odd_size(golden_clip):
     tile = Tile(cosines, Window(0, 0, 150, 182), (150, 182), (0, 0))
     rows = ScoreMap([tile], (150, 182)).rows(0, 60, (60, 73))
     close(rows, golden, COSINES)
+
+
+# -- ResCLIP ---------------------------------------------------------------------------------------
+
+RESCLIP = {"blocks": (4, 5, 6), "labels": "texts"}  # the golden network has 8 blocks
+RESCLIP_A = {**RESCLIP, "sfr_scale": 2.2, "label_threshold": 0.21}
+RESCLIP_B = {
+    **RESCLIP,
+    "rcs_share": 0.6,
+    "sfr_scale": 2.1,
+    "sfr_share": 0.6,
+    "label_threshold": 0.1,
+}
+RELEASED = {"lines": "released"}
+RESCLIP_KEYS = {
+    "features.A": {**RESCLIP_A, **RELEASED},
+    "features.B": {**RESCLIP_B, **RELEASED},
+    "path_repaired.features.A": RESCLIP_A,
+    "path_repaired.features.B": RESCLIP_B,
+    "features.A_no_decay": {**RESCLIP_A, "decay": False},
+    "features.rcs_only": {**RESCLIP_A, "sfr_scale": 1.0, "sfr_share": 0.0},
+    "features.sfr_only": {**RESCLIP_A, **RELEASED, "rcs_scale": 1.0, "rcs_share": 0.0},
+    "features.on_sclip.A": {**RESCLIP_A, **RELEASED, "host": "sclip"},
+    "features.on_clearclip.A": {**RESCLIP_A, **RELEASED, "host": "clearclip"},
+    "features.on_vanilla.A": {**RESCLIP_A, **RELEASED, "host": "clip"},
+}
+
+
+def resclip(golden_clip, golden_inputs, case, options, variant=None):
+    """The method, its towers, the encoded picture and the texts, each a class."""
+    segmenter = Segmenter.from_pretrained(golden_clip, "resclip", variant, options)
+    encoding = segmenter.encode(golden_inputs[f"image.{case}"])
+    return segmenter, encoding, TextQueries.of(golden_inputs["text_features"][:, None])
+
+
+@pytest.mark.parametrize(
+    ("case", "key"),
+    [(case, key) for case in CASES for key in RESCLIP_KEYS if case == CASES[1] or "on_" not in key],
+)
+def test_resclip(case, key, golden_clip, golden_inputs):
+    golden = load("resclip", case)
+    segmenter, encoding, texts = resclip(golden_clip, golden_inputs, case, RESCLIP_KEYS[key])
+    features = segmenter.method.second_pass(segmenter.towers, encoding, texts)
+    close(features[0].flatten(1).T, golden[key], FEATURES)
+    cosines = key.replace("features", "cosine")
+    if cosines in golden:
+        scores = segmenter.method.scores(segmenter.towers, encoding, texts)
+        close(scores[0], golden[cosines], COSINES)
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("setting", ["A", "B"])
+def test_resclip_first_pass(case, setting, golden_clip, golden_inputs):
+    golden = load("resclip", case)
+    options = RESCLIP_A if setting == "A" else RESCLIP_B
+    segmenter, encoding, texts = resclip(golden_clip, golden_inputs, case, options)
+    method, pixels = segmenter.method, encoding.state.pixels[0]
+    labels = method.patch_labels(encoding.features[0], pixels, texts)
+    assert torch.equal(labels, golden[f"patch_labels.{setting}"].long())
+    for released, key in ((RELEASED, "sfr"), ({}, "path_repaired.sfr")):
+        if f"{key}.{setting}" in golden:
+            matrix = replace(method, **released).feedback(labels)
+            close(F.pad(matrix, (1, 0, 1, 0)), golden[f"{key}.{setting}"], 1e-6)
+    if setting == "A":
+        probability = method.first_probabilities(encoding.features[0], pixels, texts)
+        close(probability[:, ::8, ::8], golden["first_pass_probabilities.A"], COSINES)
+        share = probability.sum((1, 2)) / probability[0].numel()
+        close(share, golden["first_pass_probabilities_sum.A"] / probability[0].numel(), COSINES)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_resclip_variants(case, golden_clip, golden_inputs):
+    """`official` rounds to float16, where one side of a tie is 5e-4 of a logit from the other."""
+    golden = load("resclip", case)
+    released = {k: v for k, v in RESCLIP_A.items() if k != "labels"}
+    segmenter, encoding, texts = resclip(golden_clip, golden_inputs, case, released, "official")
+    features = segmenter.method.second_pass(segmenter.towers, encoding, texts)
+    close(features[0].flatten(1).T, golden["released_half.features.A"], 1e-4)
+    # nothing is unsure in B, so that `repaired` differs from the release in its lines alone
+    repaired = {k: v for k, v in RESCLIP_B.items() if k != "labels"}
+    segmenter, encoding, texts = resclip(golden_clip, golden_inputs, case, repaired)
+    features = segmenter.method.second_pass(segmenter.towers, encoding, texts)
+    close(features[0].flatten(1).T, golden["path_repaired.features.B"], FEATURES)

@@ -109,6 +109,14 @@ BY_ID = {table.id: table for table in TABLES}
         ),
         ("naclip", "voc21", "ViT-B/16", {"window": 0, "refine": "pamr", "pamr.steps": 10}),
         ("naclip", "context60", "ViT-B/16", {"window": 224, "pamr.at": "picture"}),
+        (
+            "resclip",
+            "cityscapes",
+            "ViT-B/16",
+            {"short_side": 560, "window": 224, "rcs_share": 0.2, "sfr_scale": 2.1,
+             "label_threshold": 0.1, "labels": "texts", "background": "none"},
+        ),
+        ("resclip", "voc21", "ViT-B/16", {"window": 0, "label_threshold": 0.5, "refine": "none"}),
         ("naclip+none", "voc21", "ViT-B/16", {"window": 0, "refine": "none"}),
         (
             "cliptrase",

@@ -18,6 +18,9 @@ from wordmask.towers.clip import Need
 VARIANTS = [(name, variant) for name in list_methods() for variant in METHODS[name].variants]
 WORDS = 5
 NETWORKS = {"vfm": tiny_vfm()}  # auxiliary models
+# Features that depend on labels of a first pass: another word makes other pixels unsure, and one
+# label that flips changes those of its region. What the words do is in test_resclip.py.
+NO_FEEDBACK = {"resclip": {"sfr_scale": 1.0, "sfr_share": 0.0}}
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +65,9 @@ class TestEveryMethod:
 
     def test_permuting_classes_permutes_the_result(self, clip, texts, method, variant):
         order = torch.tensor([3, 0, 4, 1, 2])
-        segmenter = segmenter_of(clip, method, variant)
+        # as released, unsure pixels get the first word
+        in_any_order = {"label_threshold": 0.0} if variant == "official" else {}
+        segmenter = segmenter_of(clip, method, variant, {"resclip": in_any_order}.get(method))
         encoding = segmenter.encode(pictures(1, 112, 112))
         scores = class_scores(segmenter, encoding, texts)
         permuted = class_scores(segmenter, encoding, texts[order])
@@ -134,15 +139,17 @@ class TestEveryMethod:
         # a region whose two best classes are close may flip as a whole: no clusters here; and so
         # may a box: these maps have parts near 0.7, the threshold of the other variant
         # SC-CLIP's aggregated patches plus a random class token are nearly equal: less of both
-        options = {
+        options = NO_FEEDBACK | {
             "cliptrase": {"eps": 1e-9},
             "clip_es": {"box_threshold": 0.4},
             "sc_clip": {"beta": 0.8, "class_weight": 0.0},
-        }.get(method)
+        }
+        options = options.get(method)
         full = segmenter_of(clip, method, variant, options)(image, texts)[0].labels
         clip.bfloat16()
         half = segmenter_of(clip, method, variant, options)(image, texts)[0].labels
-        assert (full == half).mean() >= 0.99
+        # ResCLIP without the residual rounds two attentions: 1.3 % of these labels, on borders
+        assert (full == half).mean() >= (0.98 if method == "resclip" else 0.99)
 
     def test_more_pictures_than_a_batch(self, clip, texts, method, variant, monkeypatch):
         image = pictures(5, 64, 64)
@@ -166,7 +173,7 @@ class TestEveryMethod:
         assert torch.equal(one, plain)
 
     def test_backgrounds(self, clip, texts, method, variant):
-        segmenter = segmenter_of(clip, method, variant)
+        segmenter = segmenter_of(clip, method, variant, NO_FEEDBACK.get(method))
         encoding = segmenter.encode(pictures(1, 64, 64))
         none = segmenter(encoding, texts, Background.none())[0].labels
         assert none.max() <= WORDS
@@ -213,6 +220,7 @@ def test_names_of_methods():
             "maskclip",
             "naclip",
             "proxyclip",
+            "resclip",
             "rf_clip",
             "sc_clip",
             "sclip",
@@ -239,6 +247,9 @@ def test_names_of_methods():
         (lambda: create_method("rf_clip", None, {"text_shift": 1.0}), ["text_shift=1.0"]),
         (lambda: create_method("rf_clip", None, {"sigma": 0.0}), ["sigma=0.0"]),
         (lambda: create_method("rf_clip", None, {"sink_channels": (-1,)}), ["(-1,)"]),
+        (lambda: create_method("resclip", None, {"rcs_share": 1.5}), ["rcs_share=1.5"]),
+        (lambda: create_method("resclip", None, {"sfr_scale": 0.0}), ["sfr_scale=0.0"]),
+        (lambda: create_method("resclip", None, {"blocks": (0, 3)}), ["blocks=(0, 3)"]),
         (lambda: create_method("sclip", None, {"window": -1}), ["window=-1"]),
         (lambda: create_method("sclip", None, {"short_side": 0}), ["short_side=0"]),
         (lambda: parse_option("sclip", "residual"), ["option=value"]),

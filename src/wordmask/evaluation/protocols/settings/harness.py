@@ -44,6 +44,16 @@ _OTHER_IN_CLEARCLIP = (
     "Run in ClearCLIP's harness, whose tables hold the numbers that later papers cite.",
 )
 
+
+def _resclip(rcs_share: float, sfr_scale: float, sfr_share: float, label: float) -> Settings:
+    return {
+        "rcs_share": rcs_share,
+        "sfr_scale": sfr_scale,
+        "sfr_share": sfr_share,
+        "label_threshold": label,
+    }
+
+
 RELEASED: dict[str, Source] = {
     "clip": Source(
         "ClearCLIP's released code (ad68a40) with its residual kept",
@@ -150,6 +160,25 @@ RELEASED: dict[str, Source] = {
             "PAMR. Those of other sets, sizes and thresholds are CASS's, whose text options are "
             "the same where both are known.",
         ),
+    ),
+    "resclip": Source(
+        "ResCLIP's released code (0e085f7)",
+        {**_HARNESS, "variant": "official", "names": "sclip"},
+        {
+            "voc21": {
+                **_resclip(0.3, 2.2, 0.7, 0.5),
+                "window": 0,
+                "background": "threshold:0.1:*",
+            },
+            "voc20": {**_resclip(0.6, 2.1, 0.6, 0.1), "window": 0},
+            "context60": {**_resclip(0.3, 1.8, 0.7, 0.3), "background": "threshold:0.1:*"},
+            "context59": _resclip(0.4, 1.8, 0.7, 0.25),
+            "coco_object": {**_resclip(0.4, 1.8, 0.7, 0.11), "background": "threshold:0.1:**"},
+            "coco_stuff": _resclip(0.4, 1.8, 0.7, 0.11),
+            "cityscapes": {**_resclip(0.2, 2.1, 0.6, 0.1), "short_side": 560},
+            "ade150": _resclip(0.3, 2.1, 0.7, 0.25),
+        },
+        notes=("PAMR is part of the first pass alone, not of the result.",),
     ),
     "proxyclip": Source(
         "ProxyCLIP's released configurations (e7b767f)",
