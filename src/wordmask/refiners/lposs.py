@@ -199,7 +199,10 @@ class Lposs(Refiner):
         Conjugate gradients from 0, which end for a map where its residual is small.
         """
         over = tuple(range(1, scores.ndim))
-        found, rest, step = torch.zeros_like(scores), scores.clone(), scores
+        peak = scores.abs().amax(over, keepdim=True)
+        peak = peak.masked_fill(peak == 0, 1)
+        rest = step = scores / peak  # the squares of unlikely classes would be 0
+        found = torch.zeros_like(scores)
         length = rest.square().sum(over, keepdim=True)
         enough = TOLERANCE**2 * length
         for _ in range(self.iterations):
@@ -212,7 +215,7 @@ class Lposs(Refiner):
             rest = rest - far * moved
             before, length = length, rest.square().sum(over, keepdim=True)
             step = rest + torch.where(active, length / before, 0) * step
-        return found
+        return found * peak
 
     def patch_graph(self, unit: Tensor, centres: Tensor) -> Tensor:
         """Normalised weights (N, N) between patches.
