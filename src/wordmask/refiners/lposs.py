@@ -67,8 +67,9 @@ class Lposs(Refiner):
       and refiners rely on. At a patch the order of the classes is the same. The VFM sees the whole
       picture.
 
-    Cost: one forward of the VFM and N^2 floats, N its patches; LPOSS+ 84 floats a pixel, and about
-    4 s per class and megapixel on a CPU core in 10 iterations.
+    Cost: one forward of the VFM, and on one CPU core for 20 classes 0.04 s and 30 MiB with 768
+    patches, 1.2 s and 305 MiB with 4096; LPOSS+ 84 floats a pixel, and for each class and megapixel
+    0.8 s in 10 iterations, 3 s until solved.
 
     Args:
         short_side: larger pictures are resized to it, in pixels, and distances are in pixels of a
@@ -228,7 +229,8 @@ class Lposs(Refiner):
         nearest = cosines.topk(min(self.neighbours, len(unit))).indices
         kept = torch.zeros_like(cosines).scatter_(1, nearest, cosines.gather(1, nearest))
         kept = kept.clamp_min_(0).pow_(self.gamma)
-        kept *= (-self.sigma * (centres[:, None] - centres).norm(dim=-1)).exp_()
+        exact = "donot_use_mm_for_euclid_dist"
+        kept *= torch.cdist(centres, centres, compute_mode=exact).mul_(-self.sigma).exp_()
         kept = kept + kept.T
         kept.fill_diagonal_(0)
         root = inverse_root(kept.sum(1))
