@@ -20,7 +20,9 @@ VARIANTS = [(name, variant) for name in sorted(REFINERS) for variant in REFINERS
 METHOD_VARIANTS = [(name, v) for name, method in METHODS.items() for v in method.variants]
 FIRST_VARIANTS = [(name, next(iter(method.variants))) for name, method in METHODS.items()]
 WORDS = 4
-EDGES = [one for one in VARIANTS if one[0] in ("pamr", "vfm")]  # find an edge without training
+EDGES = [
+    one for one in VARIANTS if one[0] in ("lposs", "pamr", "vfm")
+]  # find an edge without training
 SMALL = {"pamr": {"steps": 3}}  # cheaper and no different
 
 
@@ -82,6 +84,8 @@ class TestEveryRefiner:
         assert torch.allclose(refiner.refine(prepared, scores.flip(0)), together.flip(0), atol=1e-5)
 
     def test_what_is_the_same_everywhere_stays_so(self, networks, name, variant):
+        if name == "lposs" and "official" in variant:
+            return  # the released code does not divide by what scores of 1 become
         refiner = build(name, variant)
         refined = refiner.refine(
             refiner.prepare(given_picture(), networks), torch.full((2, 4, 6), 0.7)

@@ -1,6 +1,6 @@
 """The refiners, one per file. Importing this package registers them all."""
 
-from wordmask.refiners import diffusion, pamr, sam, vfm
+from wordmask.refiners import diffusion, lposs, pamr, sam, vfm
 from wordmask.refiners.base import (
     REFINERS,
     Refiner,
@@ -18,6 +18,7 @@ __all__ = [
     "create_refiner",
     "diffusion",
     "list_refiners",
+    "lposs",
     "pamr",
     "read_refiners",
     "register_refiner",
