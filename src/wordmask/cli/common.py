@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 LINE_EVERY = 20.0  # seconds between lines about progress without a terminal
 
 
+def split_list(text: str) -> tuple[str, ...]:
+    """The parts of a text between commas, without blanks and empty ones."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
 def console(stderr: bool = False) -> Console:
     """A rich console on the present stdout or stderr."""
     from rich.console import Console

@@ -105,7 +105,7 @@ def compare(
     from wordmask.refiners import read_refiners
 
     sheets.check_suffix(out)
-    names = _split(methods)
+    names = common.split_list(methods)
     if bool(photos) == bool(dataset):
         raise WordmaskError("give either photos or --dataset, to compare methods on")
     entries = [Entry.parse(name) for name in names]
@@ -129,7 +129,7 @@ def compare(
             offline=model.offline,
         )
         with common.busy("segmenting"):
-            sheet = sheets.compare_benchmark(plan, pictures, _split(ids or ""))
+            sheet = sheets.compare_benchmark(plan, pictures, common.split_list(ids or ""))
     else:
         from wordmask.images import find_images
 
@@ -147,7 +147,3 @@ def compare(
     common.make_folder(out.parent)
     sheet.save(out)
     print(common.shown(out))
-
-
-def _split(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(",") if part.strip())

@@ -197,23 +197,23 @@ def evaluate(
     from wordmask.evaluation.protocols import Entry
     from wordmask.evaluation.robustness import CORRUPTIONS
 
-    kinds = list(CORRUPTIONS) if corrupt == "all" else _split(corrupt or "")
+    kinds = list(CORRUPTIONS) if corrupt == "all" else common.split_list(corrupt or "")
     if pictures < 0:
         raise WordmaskError(f"got --pictures {pictures}; give 0 or more")
     if examples not in ("each", "same"):
         raise WordmaskError(f"got --examples {examples}; give each or same")
-    for text in _split(methods):
+    for text in common.split_list(methods):
         Entry.parse(text)  # a file may register a kind of auxiliary model
     known = [] if image_labels is None else [f"image_labels={image_labels}"]
     plan = Plan(
-        methods=_split(methods),
-        datasets=_split(datasets),
+        methods=common.split_list(methods),
+        datasets=common.split_list(datasets),
         root=root,
         model=model.model,
         protocol=protocol,
         settings=(*(assignments or ()), *known),
         sweep=tuple(sweep or ()),
-        names=_split(names or ""),
+        names=common.split_list(names or ""),
         corruptions=tuple(kinds),
         seed=seed,
         limit=limit,
@@ -253,10 +253,6 @@ def evaluate(
     for table in tabulate(found):
         console.print(table)
     console.print(f"everything: {common.shown(out / results.RESULTS)}, results.md", style="dim")
-
-
-def _split(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def tabulate(found: dict[str, Any]) -> list[Table]:

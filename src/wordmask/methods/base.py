@@ -189,6 +189,13 @@ def cosine(features: Tensor, texts: Tensor) -> Tensor:
     return (texts @ unit).unflatten(-1, grid)
 
 
+def last_attention(tower: ClipTower, trace: Trace) -> Tensor:
+    """softmax(QK^T / sqrt d) of the last block as it is, (B, heads, T, T), from F^{N-1}."""
+    block = tower.block(tower.depth)
+    z = block.norm1(trace.states[tower.depth - 1])
+    return tower.attention_map(block.queries(z), block.keys(z))
+
+
 def patch_cosines(x: Tensor) -> Tensor:
     """Cosines between all patches x (B, L, D), (B, L, L) float32."""
     unit = F.normalize(x.float(), dim=-1)

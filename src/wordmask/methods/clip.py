@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from wordmask.encoding import DenseFeatures
-from wordmask.methods.base import Method, register, to_grid
+from wordmask.methods.base import Method, last_attention, register, to_grid
 from wordmask.towers.clip import ClipTower, Need, Trace
 
 
@@ -34,6 +34,4 @@ class Clip(Method):
 
     def mixing_map(self, tower: ClipTower, trace: Trace) -> Tensor:
         """softmax(QK^T / sqrt d) of the last block."""
-        block = tower.block(tower.depth)
-        z = block.norm1(trace.states[tower.depth - 1])
-        return tower.attention_map(block.queries(z), block.keys(z))
+        return last_attention(tower, trace)

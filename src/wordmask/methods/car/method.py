@@ -15,7 +15,7 @@ from torch import Tensor
 from wordmask.devices import check_finite
 from wordmask.encoding import DenseFeatures, Encoding
 from wordmask.errors import WordmaskError, unknown
-from wordmask.methods.base import Method, Towers, register, to_grid
+from wordmask.methods.base import Method, Towers, last_attention, register, to_grid
 from wordmask.methods.car.paint import PaintRule
 from wordmask.methods.car.visual_prompts import PROMPTS, Prompter
 from wordmask.methods.clip_es.maps import affinities, cosine_maps, gradcam, spread_in_boxes
@@ -170,9 +170,7 @@ class Car(Method):
 
     def mixing_map(self, tower: ClipTower, trace: Trace) -> Tensor:
         """softmax(QK^T / sqrt d) of the last block, which is unchanged."""
-        block = tower.block(tower.depth)
-        z = block.norm1(trace.states[tower.depth - 1])
-        return tower.attention_map(block.queries(z), block.keys(z))
+        return last_attention(tower, trace)
 
     def encode(self, towers: Towers, pixels: Tensor) -> DenseFeatures:
         """As for every method; the state also holds the pictures, for visual prompts."""

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from wordmask.encoding import DenseFeatures, Encoding
 from wordmask.errors import WordmaskError
-from wordmask.methods.base import Method, Towers, register, to_grid
+from wordmask.methods.base import Method, Towers, last_attention, register, to_grid
 from wordmask.methods.clip_es.maps import affinities, cosine_maps, gradcam, spread_in_boxes
 from wordmask.scoring import ClassMapRule
 from wordmask.text_queries import TextQueries
@@ -98,9 +98,7 @@ class ClipEs(Method):
 
     def mixing_map(self, tower: ClipTower, trace: Trace) -> Tensor:
         """softmax(QK^T / sqrt d) of the last block, which is unchanged."""
-        block = tower.block(tower.depth)
-        z = block.norm1(trace.states[tower.depth - 1])
-        return tower.attention_map(block.queries(z), block.keys(z))
+        return last_attention(tower, trace)
 
     def scores(self, towers: Towers, encoding: Encoding, texts: TextQueries) -> Tensor:
         """The spread maps in [0, 1], (B, C, h, w); 0 for words that are known not to be there."""
