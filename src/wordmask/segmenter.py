@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, overload
 
@@ -23,6 +24,7 @@ from wordmask.scoring import Scored
 from wordmask.segmentation import Segmentation
 from wordmask.text_queries import TextEncoder, TextQueries
 from wordmask.towers.auxiliary import AuxiliaryModels
+from wordmask.towers.built_in import note, own_networks, own_options
 from wordmask.towers.clip import ClipTower
 from wordmask.towers.families import load_clip
 from wordmask.towers.text import TextTower
@@ -32,6 +34,8 @@ from wordmask.vocabulary import Background
 
 Picture = str | os.PathLike[str] | PIL.Image.Image | np.ndarray
 Pictures = list[Any] | tuple[Any, ...] | Tensor
+
+_told: set[str] = set()  # notes that were told already
 
 
 class Segmenter:
@@ -67,6 +71,7 @@ class Segmenter:
         self.source = source
         self.max_pixels = max_pixels
         self.low_memory = low_memory
+        self.note = note(source)  # told with the first picture; "" for nothing
 
     @classmethod
     def from_pretrained(
@@ -96,7 +101,8 @@ class Segmenter:
             method: a name, see `list_methods()`, `FILE.py:NAME`, a class, or a `Method` with its
                 options.
             variant: see `wordmask methods`; None takes the method's first.
-            options: options of the method by name, which override those of the variant.
+            options: options of the method by name, which override those of the variant, and what
+                a built-in network wants (`wordmask.towers.built_in`: its picture size, say).
             device: None takes a GPU if there is one: CUDA's, else Apple's. A model in memory stays
                 where it is.
             dtype: None is float16 with CUDA and float32 elsewhere. Features are always float32.
@@ -116,7 +122,7 @@ class Segmenter:
             WordmaskError: unknown method, refiner, variant or option; weights that cannot be
                 found or loaded.
         """
-        chosen, variant = read_method(method, variant, options)
+        chosen, variant = _read_method(model, method, variant, options)
         refiners = read_refiners(refine)
         loaded = load_clip(
             model,
@@ -129,7 +135,7 @@ class Segmenter:
         )
         tower = loaded.tower(activation=chosen.activation, norm_eps=chosen.norm_eps)
         auxiliary = AuxiliaryModels(
-            networks,
+            own_networks(model) | dict(networks or {}),
             device=tower.device,
             dtype=tower.dtype,
             cache_dir=cache_dir,
@@ -155,7 +161,7 @@ class Segmenter:
     ) -> Segmenter:
         """Another method and other refiners on the same networks; nothing is loaded again."""
         other = copy.copy(self)
-        other.method, other.variant = read_method(method, variant, options)
+        other.method, other.variant = _read_method(self.source, method, variant, options)
         other.refiners = read_refiners(refine)
         other.tower = self.tower.with_settings(other.method.activation, other.method.norm_eps)
         return other
@@ -186,6 +192,9 @@ class Segmenter:
             WordmaskError: a picture that cannot be read, a wrong shape, NaN, mixed sizes in a list;
                 regions for several pictures, or for a method that takes none.
         """
+        if self.note and self.note not in _told:
+            _told.add(self.note)
+            warnings.warn(self.note, stacklevel=2)
         if regions is not None:
             regions = self._regions(image, regions)
         if isinstance(image, Tensor):
@@ -373,6 +382,18 @@ class Segmenter:
             "device": self.tower.device.type,
             "versions": versions("wordmask", "torch", "transformers"),
         }
+
+
+def _read_method(
+    model: Any,
+    method: str | type[Method] | Method,
+    variant: str | None,
+    options: Mapping[str, Any] | None,
+) -> tuple[Method, str]:
+    """The method with what the model wants where no option says otherwise; an instance as it is."""
+    if not isinstance(method, Method):
+        options = own_options(model) | dict(options or {})
+    return read_method(method, variant, options)
 
 
 def _check_image_labels(image_labels: Any, count: int) -> None:

@@ -96,7 +96,7 @@ def explain(
     given = words.classes is not None or words.classes_file is not None
     needed = any(view.words for view in views) and not everything
     vocabulary, background = words.read() if given or needed else (None, None)
-    built, variant = method.read()
+    built, variant = method.read(model.model)
     refiners = method.read_refiners()
     if everything:  # loads no auxiliary model that nobody asked for
         kinds = {kind for part in (built, *refiners) for kind in part.networks} | {*model.sources}
