@@ -205,6 +205,7 @@ def _extras() -> Iterator[Finding]:
         text = ", ".join(f"{one.name} {one.text}" for one in found)
         if lacking and extra in EXTRAS:
             text += f"; {' and '.join(users)} cannot run"
+        text += "; HEIC photos cannot be read" if lacking and extra == "heif" else ""
         todo = f'pip install "wordmask[{extra}]"' if lacking else ""
         versions = {one.name: one.details["version"] for one in found}
         details = {"versions": versions, "missing": lacking, "used_by": users}

@@ -227,7 +227,7 @@ class MethodOptions(Group):
         ),
     ] = None
 
-    def read(self, model: str) -> tuple[Method, str]:
+    def read(self, model: str = "") -> tuple[Method, str]:
         """The method and its variant's name; each option may be given once.
 
         model: its own options apply where none is given, see `wordmask.towers.built_in`.
