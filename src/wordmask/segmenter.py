@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import sys
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, overload
@@ -232,9 +233,13 @@ class Segmenter:
 
     def _tell(self) -> None:
         """Say once what to know about the network."""
-        if self.note and self.note not in _told:
-            _told.add(self.note)
-            warnings.warn(self.note, stacklevel=3)
+        if not self.note or self.note in _told:
+            return
+        _told.add(self.note)
+        frame, level = sys._getframe(), 1  # the line of the caller's own code is shown
+        while frame.f_back and frame.f_globals["__name__"].startswith("wordmask."):
+            frame, level = frame.f_back, level + 1
+        warnings.warn(self.note, stacklevel=level)
 
     def _regions(self, image: Any, regions: Any) -> Tensor:
         """Regions of one picture as (1, H, W)."""
