@@ -150,6 +150,15 @@ def test_help_shows_types_and_what_a_user_needs():
     assert "Initialize self" not in text
 
 
+def test_importing_the_segmenter_loads_no_library_but_torch():
+    heavy = ["transformers", "huggingface_hub", "scipy", "sklearn", "diffusers", "matplotlib"]
+    heavy += ["torch._dynamo", "torch._inductor", "sympy", "pillow_heif", "rich", "typer"]
+    code = "import sys; from wordmask import Segmenter; print([*sys.modules])"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
+    assert "'wordmask.segmenter'" in loaded
+    assert [name for name in heavy if f"'{name}'" in loaded] == []
+
+
 def test_mean_of_synonyms(folder, photo):
     segmenter = Segmenter.from_pretrained(folder, "clearclip", options={"pooling": "mean"})
     texts = segmenter.encode_text(WORDS, "none")
