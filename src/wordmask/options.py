@@ -61,7 +61,7 @@ class Options:
 
 
 @functools.cache  # importing all methods would take a third longer without
-def _hints(options: type[Options]) -> dict[str, Any]:
+def _hints(options: Any) -> dict[str, Any]:
     """The types of options by name."""
     return typing.get_type_hints(options)
 
