@@ -82,8 +82,8 @@ def evaluate(
         typer.Option(
             metavar="SOURCE[,SOURCE...]",
             help="Run with each of these lists of class names: released (those of the method's "
-            "code), plain (the benchmark's own), or another of `wordmask datasets list`. Names weigh "
-            "more than many methods; no new encoding is needed.",
+            "code), plain (the benchmark's own), or another of `wordmask datasets list`. Names "
+            "weigh more than many methods; no new encoding is needed.",
             rich_help_panel=RUN,
         ),
     ] = None,

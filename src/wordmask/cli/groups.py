@@ -102,7 +102,7 @@ Quiet = Annotated[
 
 
 def expand(command: Command) -> Command:
-    """Turn a function into a command that can be quiet; a parameter that is a group, into options."""
+    """Turn a function into a command with `--quiet`; a parameter that is a group is its options."""
     hints = typing.get_type_hints(command, include_extras=True)
     parameters: list[inspect.Parameter] = []
     groups: dict[str, tuple[type[Group], list[str]]] = {}
