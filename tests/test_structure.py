@@ -27,7 +27,7 @@ LAYERS = (
         "devices",
         "vocabulary",
     ),
-    ("drawing", "segmentation"),
+    ("drawing", "segmentation", "bars"),
     ("towers",),
     ("text_queries", "preprocessing", "encoding", "scoring"),
     ("methods", "refiners"),

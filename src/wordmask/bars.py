@@ -9,6 +9,7 @@ Without a terminal the same comes as a plain line every few seconds, and nothing
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import threading
@@ -26,14 +27,15 @@ from wordmask.files import one_line, size_text
 from wordmask.progress import is_quiet, listening
 
 LINE_EVERY = 5.0  # seconds between lines without a terminal, and more after the first minutes
+SOON = 0.3  # seconds before which a rate says nothing
 BYTES = "bytes"  # the unit that is shown as kB, MB and GB
-WINDOW = 300.0  # seconds over which the rate is taken
 
 
 class Bar(Progress):
     """A progress bar of rich whose tasks may have a `unit` (a plural) and a `detail`.
 
-    Without a terminal `disable` is set, and it prints lines.
+    A task that goes on where an earlier run stopped has `already`, how many were done then. Without
+    a terminal `disable` is set, and it prints lines.
 
     Args:
         transient: whether the bar disappears at its end.
@@ -54,8 +56,8 @@ class Bar(Progress):
             _Stage(self),
             console=Console(stderr=True, highlight=False, markup=False, emoji=False),
             transient=transient,
+            redirect_stdout=sys.stdout.isatty(),  # else results would end up on stderr
             disable=quiet or not terminal,
-            speed_estimate_period=WINDOW,
         )
         self._began = self._said = time.monotonic()
 
@@ -138,7 +140,8 @@ def counting(text: str) -> Iterator[Bar]:
     with Bar() as bar:
         task = bar.add_task(one_line(text), total=None)
 
-        def count(unit: str, done: int, total: int | None) -> None:
+        def count(what: str, done: int, total: int | None) -> None:
+            bar.stage, _, unit = what.rpartition(", ")
             if bar.tasks[0].fields.get("unit") != unit or done < bar.tasks[0].completed:
                 bar.reset(task, total=total, unit=unit)
                 bar.tasks[0].total = total  # `reset` takes None for "as before"
@@ -158,11 +161,12 @@ def facts(task: Task) -> str:
     else:
         of = "" if task.total is None else f"/{task.total:.0f}"
         parts = [f"{done:.0f}{of} {unit}".rstrip()]
-    speed = task.finished_speed or task.speed
-    if speed:
+    seconds = task.finished_time or task.elapsed or 0
+    speed = (done - task.fields.get("already", 0)) / max(seconds, 1e-9)  # a mean, as work varies
+    if speed > 0 and seconds >= SOON:
         parts.append(_rate(speed, unit))
-        if task.time_remaining:
-            parts.append(f"{duration_text(task.time_remaining)} left")
+        if task.remaining:
+            parts.append(f"{duration_text(math.ceil(task.remaining / speed))} left")
     return ", ".join(parts)
 
 

@@ -20,7 +20,7 @@ from commands import picture
 from replicas.hub import Hub, Swallow, environment
 from tiny import save_tiny_clip, tiny_sam, tiny_vfm
 from tiny_families import blip_tokenizer, siglip_tokenizer, tiny_blip, tiny_siglip
-from wordmask import Segmenter, WordmaskError
+from wordmask import Segmenter, WordmaskError, bars
 from wordmask.towers import auxiliary, transfer
 from wordmask.towers.diffusion import DEFAULT, MIRRORS, load_diffusion
 from wordmask.towers.families import load_clip
@@ -525,7 +525,7 @@ class Terminal(io.StringIO):
 
 def test_downloads_are_shown(folders, hub, tmp_path, monkeypatch, capsys):
     hub.repositories["owner/clip"] = {"main": folders / "clip"}
-    monkeypatch.setattr(transfer, "LINE_EVERY", 0.0)
+    monkeypatch.setattr(bars, "LINE_EVERY", 0.0)
     hub.faults.stall = hub.faults.slow = 0.01
     load_clip("owner/clip", **CPU, cache_dir=tmp_path)
     first, *lines, last = capsys.readouterr().err.splitlines()

@@ -36,7 +36,7 @@ def demo(
     are replaced.
     """
     common.make_folder(out)
-    with common.busy("segmenting the demo scene by every method"):
+    with common.busy("segmenting the demo scene"):
         from PIL import Image
 
         from wordmask.methods import METHODS

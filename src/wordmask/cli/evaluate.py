@@ -296,7 +296,7 @@ class _Display:
 
     def __init__(self, bar: Bar):
         self.bar = bar
-        self.task: Any = None
+        self.task = bar.add_task("loading", total=None)
         self.key: Any = None
 
     def show(self, progress: Progress) -> None:
@@ -307,7 +307,11 @@ class _Display:
         if progress.done:
             means = progress.mean_iou.items()
             scores = "mIoU " + " ".join(f"{label} {100 * mean:.1f}" for label, mean in means)
+        if self.key is None:
+            self.bar.remove_task(self.task)
         if self.key != (name, progress.total):
             self.key = (name, progress.total)
-            self.task = self.bar.add_task(name, total=progress.total, unit="pictures")
+            self.task = self.bar.add_task(
+                name, total=progress.total, unit="pictures", already=progress.done
+            )
         self.bar.update(self.task, completed=progress.done, detail=scores)

@@ -11,6 +11,7 @@ from wordmask.cli import common
 from wordmask.cli.groups import MaxPixels, ModelOptions, RefinedMethodOptions, WordOptions, expand
 from wordmask.errors import WordmaskError
 from wordmask.files import write_atomically
+from wordmask.progress import stage, steps
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -109,18 +110,21 @@ def explain(
     if vocabulary is not None and background is not None:
         words.echo(vocabulary, background)
     subject = pictures.Subject(segmenter, photo, vocabulary, background, points)
-    for view in views:
-        try:
-            with common.busy(f"drawing {view.name}"):
-                drawn = view.draw(subject)
-        except pictures.NotDrawableError as error:
-            if show is not None and not everything:
-                raise
-            common.note(f"left out {view.name}: {error}")
-            continue
-        common.make_folder(out)
-        path = out / f"{image.stem}_{view.name}.png"
-        _save(drawn, path)
+    paths = []
+    with common.busy("drawing"):
+        for view in steps("pictures", views):
+            try:
+                with stage(view.name):
+                    drawn = view.draw(subject)
+            except pictures.NotDrawableError as error:
+                if show is not None and not everything:
+                    raise
+                common.note(f"left out {view.name}: {error}")
+                continue
+            common.make_folder(out)
+            paths.append(out / f"{image.stem}_{view.name}.png")
+            _save(drawn, paths[-1])
+    for path in paths:
         print(common.shown(path))
 
 
