@@ -38,7 +38,7 @@ def test_a_command_gets_groups_and_typer_sees_options():
 
     names = list(inspect.signature(command).parameters)
     assert names[:4] == ["image", "classes", "classes_file", "background"]
-    assert names[4:] == ["model", "device", "dtype", "offline", "network", *KINDS, "n"]
+    assert names[4:] == ["model", "device", "dtype", "offline", "network", *KINDS, "n", "quiet"]
     app = typer.Typer()
     app.command()(command)
     arguments = ["a.png", "-c", "cat", "--model", "x", "--vfm", "y", "--network", "sam=z", "--n"]
