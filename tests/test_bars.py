@@ -18,8 +18,8 @@ class Terminal(io.StringIO):
         return True
 
 
-@pytest.fixture
-def terminal(monkeypatch) -> Terminal:
+def on_terminal(monkeypatch) -> Terminal:
+    """A terminal in place of stderr; no fixture, as pytest puts its own there for each test."""
     shown = Terminal()
     monkeypatch.setattr("sys.stderr", shown)
     monkeypatch.setenv("TERM", "xterm")
@@ -31,7 +31,8 @@ def plain(terminal: Terminal) -> str:
     return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.getvalue())
 
 
-def test_what_counts_its_steps_gets_a_bar_with_rate_and_time_left(terminal, monkeypatch):
+def test_what_counts_its_steps_gets_a_bar_with_rate_and_time_left(monkeypatch):
+    terminal = on_terminal(monkeypatch)
     monkeypatch.setattr(bars, "SOON", 0.0)
     with bars.counting("comparing") as bar:
         bar.refresh()
@@ -45,7 +46,8 @@ def test_what_counts_its_steps_gets_a_bar_with_rate_and_time_left(terminal, monk
     assert re.search(r"━ 3/4 pictures, \d+ pictures/s, 1 s left cliper", frames)
 
 
-def test_an_inner_count_is_a_stage_and_the_next_count_starts_anew(terminal):
+def test_an_inner_count_is_a_stage_and_the_next_count_starts_anew(monkeypatch):
+    terminal = on_terminal(monkeypatch)
     with bars.counting("loading") as bar:
         for _ in steps("tensors", range(2)):
             list(steps("rows", range(2)))
@@ -85,7 +87,9 @@ def test_an_earlier_run_is_not_part_of_the_rate():
     assert re.fullmatch(r"95/100 pictures, 2\.0 s each, 1[01] s left", bars.facts(bar.tasks[0]))
 
 
+@pytest.mark.parametrize("terminal", [True, False])
 def test_quiet_is_quiet(capsys, monkeypatch, terminal):
+    shown = on_terminal(monkeypatch) if terminal else None
     monkeypatch.setattr(bars, "LINE_EVERY", 0.0)
     with quietly():
         with bars.counting("comparing"):
@@ -93,11 +97,12 @@ def test_quiet_is_quiet(capsys, monkeypatch, terminal):
         with Transfer("fetching", {"a": 3}) as transfer:
             transfer.file("a")
             transfer.end_file()
-    assert terminal.getvalue() == ""
+    assert (shown.getvalue() if shown else capsys.readouterr().err) == ""
 
 
-def test_results_do_not_end_up_in_the_bar(terminal, capsys):
+def test_results_do_not_end_up_in_the_bar(monkeypatch, capsys):
     """Where stdout is a pipe and stderr a terminal, what is printed stays on stdout."""
+    terminal = on_terminal(monkeypatch)
     with bars.counting("drawing"):
         print("cat_attention.png")
     assert capsys.readouterr().out == "cat_attention.png\n"

@@ -497,8 +497,7 @@ def test_interrupted(model, capsys):
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as running:
         assert running.stderr is not None
-        words, first = running.stderr.readline(), running.stderr.readline()
-        assert words == "wordmask: 2 classes: photo; cat (do)\n"
+        first = next(line for line in running.stderr if not line.startswith("wordmask: "))
         assert first.startswith("[1/2000] p/0.png: "), first
         time.sleep(0.2)
         running.send_signal(signal.SIGINT)
