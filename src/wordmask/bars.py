@@ -89,13 +89,13 @@ class Bar(Progress):
         self.stage = one_line(stage)
         self.say()
 
-    def say(self) -> None:
-        """Print a line if it is time for one and there is no terminal."""
+    def say(self, always: bool = False) -> None:
+        """Print a line if it is time for one, or `always`, and there is no terminal."""
         if not self._lines:
             return
         with self._saying:
             now = time.monotonic()
-            if now - self._said < LINE_EVERY * max(1.0, (now - self._began) / 120):
+            if not always and now - self._said < LINE_EVERY * max(1.0, (now - self._began) / 120):
                 return
             self._said = now
             tasks = [task for task in self.tasks if not task.finished][:1] or self.tasks[-1:]

@@ -298,6 +298,7 @@ class _Display:
         self.bar = bar
         self.task = bar.add_task("loading", total=None)
         self.key: Any = None
+        self.finished: Any = None
 
     def show(self, progress: Progress) -> None:
         """Show the progress."""
@@ -315,3 +316,6 @@ class _Display:
                 name, total=progress.total, unit="pictures", already=progress.done
             )
         self.bar.update(self.task, completed=progress.done, detail=scores)
+        if progress.done == progress.total and self.finished != self.key:
+            self.finished = self.key
+            self.bar.say(always=True)
