@@ -260,7 +260,7 @@ class SoftmaxRule(Rule):
                 probability = value if extremes is None else probability
             # a tie goes to the background, which the harness counts first
             value = torch.cat([value[classes:], value[:classes]])
-            labels = value.argmax(0) + (0 if len(value) > classes else 1)
+            labels = value.max(0).indices + (0 if len(value) > classes else 1)
             best = probability[:classes].amax(0)
             if strategy.probability is not None:
                 unsure = probability.amax(0) < strategy.probability
@@ -391,7 +391,7 @@ def best_names(scored: Scored, names: Tensor) -> Iterator[tuple[int, Tensor]]:
     stretches = maps.stretches(size)
     if stretches is None:
         for start, stop in scored.blocks():
-            yield start, names[maps.rows(start, stop, size)[names].argmax(0)]
+            yield start, names[maps.rows(start, stop, size)[names].max(0).indices]
         return
     grid = maps.tiles[0].scores[names]  # (R, h, w)
     slack = 1e-5 * float(grid.abs().amax())
@@ -402,7 +402,7 @@ def best_names(scored: Scored, names: Tensor) -> Iterator[tuple[int, Tensor]]:
         high, low = reduce(torch.maximum, corners), reduce(torch.minimum, corners)  # (R, n, m)
         alive = (high >= low.amax(0) - slack).flatten(1).T.contiguous()  # (n m, R)
         count = alive.sum(1, dtype=torch.int32)
-        best = high.argmax(0)[band.piece][:, columns.piece]  # right where no other is alive
+        best = high.max(0).indices[band.piece][:, columns.piece]  # right where no other is alive
         most = 1
         while most < len(names):
             least, most = most, min(2 * most, len(names))
@@ -413,7 +413,7 @@ def best_names(scored: Scored, names: Tensor) -> Iterator[tuple[int, Tensor]]:
                 y, x = band.patches[i][:, None, :, None], columns.patches[j][:, None, None]
                 near = grid[some[..., None, None], y, x]  # (N, K, 4, 4)
                 values = band.weights[i][:, None] @ near @ columns.weights[j][:, None].mT
-                index = values.argmax(1).flatten(1)  # (N, pixels)
+                index = values.max(1).indices.flatten(1)  # (N, pixels)
                 found = some.gather(1, index).unflatten(1, values.shape[2:])
                 best[band.pixels[i][..., None], columns.pixels[j][:, None]] = found
         yield start, names[best]
