@@ -139,7 +139,11 @@ class Segmentation:
         write_atomically(path, lambda file: image.save(file, format="PNG"))
 
     def heat_map(
-        self, name: str | int, low: float | None = None, high: float | None = None
+        self,
+        name: str | int,
+        low: float | None = None,
+        high: float | None = None,
+        bar: bool = False,
     ) -> Image.Image:
         """Draw the scores of one class as a heat map, over the picture if it was kept.
 
@@ -148,6 +152,7 @@ class Segmentation:
             low: the score of the darkest colour; by default the lowest score of all classes, so
                 that the maps of two words can be compared.
             high: the score of the brightest colour; by default the highest of all classes.
+            bar: add a colour bar with both numbers below the map.
 
         Raises:
             WordmaskError: there is no such class, or the scores were not kept.
@@ -160,7 +165,9 @@ class Segmentation:
         low = float(self.scores.min()) if low is None else low
         high = float(self.scores.max()) if high is None else high
         height, width = self.labels.shape
-        return drawing.heat_map(self.scores[label - 1], (height, width), low, high, self.image)
+        return drawing.heat_map(
+            self.scores[label - 1], (height, width), low, high, self.image, bar=bar
+        )
 
     def summary(self) -> dict[str, Any]:
         """Return size, pixels and share of each class, and provenance, as plain values."""
