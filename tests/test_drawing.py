@@ -75,7 +75,7 @@ def test_every_class_has_the_colour_of_the_legend_on_any_ground(ground: str) -> 
             mean = lab[(labels == i) & inside].mean(axis=0)
             distances = np.linalg.norm(colours - mean, axis=1)
             assert distances.argmin() == i - 1, (i, distances)
-            assert distances[i - 1] < 0.08
+            assert distances[i - 1] < 0.06
 
 
 def test_unlabelled_pixels_are_grey_and_darker_and_keep_their_order_of_brightness() -> None:

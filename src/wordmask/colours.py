@@ -65,7 +65,9 @@ def tones(colours: np.ndarray, counts: np.ndarray, contrast: float) -> np.ndarra
     grey = rgb_to_oklab(np.arange(256)[:, None].repeat(3, axis=1))[:, 0]
     mean = counts @ grey / counts.sum(axis=1).clip(1)
     lab = rgb_to_oklab(colours)
-    lightness = (lab[:, :1] + contrast * (grey - mean[:, None])).clip(0.1, 0.98)
+    lightness = lab[:, :1] + contrast * (grey - mean[:, None])
+    low, high = np.minimum(lab[:, :1] - 0.03, 0.2), np.maximum(lab[:, :1] + 0.03, 0.92)
+    lightness = lightness.clip(low, high)  # beyond there is hardly any colour
     chroma, hue = np.hypot(lab[:, 1], lab[:, 2]), np.rad2deg(np.arctan2(lab[:, 2], lab[:, 1]))
     every = np.broadcast_arrays(lightness, chroma[:, None], hue[:, None])
     tinted = oklch_to_rgb(*(one.ravel() for one in every)).reshape(*lightness.shape, 3)
