@@ -117,6 +117,7 @@ def test_the_methods_have_one_legend_of_all_their_colours(result, monkeypatch):
     assert entries == [(result.words[i - 1], tuple(colours[i])) for i in sorted(found)]
 
 
+@needs_weights
 def test_the_demo_is_right(result):
     """All that is there is found and nothing else; nothing worth a look is missed."""
     found = result.found()
