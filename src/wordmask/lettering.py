@@ -38,7 +38,7 @@ class Face(NamedTuple):
     """A font: its file and its place in it; no file is the font inside Pillow."""
 
     path: str | None
-    index: int = 0
+    number: int = 0
 
 
 BUILT_IN = Face(None)
@@ -198,7 +198,7 @@ def _ranked(faces: Iterable[Face]) -> Sequence[Face]:
 def _load(face: Face, size: int) -> ImageFont.FreeTypeFont:
     if face.path is None:
         return cast(ImageFont.FreeTypeFont, ImageFont.load_default(size))
-    return ImageFont.truetype(face.path, size, face.index)
+    return ImageFont.truetype(face.path, size, face.number)
 
 
 @lru_cache(maxsize=16384)
