@@ -72,7 +72,7 @@ def tones(colours: np.ndarray, counts: np.ndarray, contrast: float) -> np.ndarra
     every = np.broadcast_arrays(lightness, chroma[:, None], hue[:, None])
     tinted = oklch_to_rgb(*(one.ravel() for one in every)).reshape(*lightness.shape, 3)
     plain = np.rint(DIMMED * np.arange(256)).astype(np.uint8)[:, None].repeat(3, axis=1)
-    return np.where((colours > 0).any(axis=1, keepdims=True)[..., None], tinted, plain)
+    return np.where(colours.max(axis=1)[:, None, None] > 0, tinted, plain)
 
 
 def rgb_to_oklab(rgb: np.ndarray) -> np.ndarray:
