@@ -96,6 +96,7 @@ class Segmentation:
         image: str | Path | Image.Image | np.ndarray | None = None,
         alpha: float = 0.55,
         legend: bool = True,
+        numbers: bool | None = None,
     ) -> Image.Image:
         """Draw the colours of the classes over the picture, with a legend beside or below it.
 
@@ -104,6 +105,8 @@ class Segmentation:
                 a PIL image or a uint8 array (H, W, 3).
             alpha: opacity of the colours, 0 to 1.
             legend: list the classes that occur, with their shares.
+            numbers: write the labels of the classes into their regions and the legend; by default
+                where there are more than ten, or two with similar colours.
 
         Raises:
             WordmaskError: there is no picture, it cannot be read, or it has another size.
@@ -115,7 +118,7 @@ class Segmentation:
             picture = read_image(image)
         if picture is None:
             raise WordmaskError("the picture was not kept; give it as overlay(image)")
-        return drawing.overlay(picture, self.labels, self.names, alpha, legend)
+        return drawing.overlay(picture, self.labels, self.names, alpha, legend, numbers)
 
     def label_image(self) -> Image.Image:
         """Return a picture with the labels as its pixel values.
