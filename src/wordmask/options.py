@@ -39,7 +39,7 @@ class Options:
     variants: ClassVar[dict[str, dict[str, Any]]]
 
     def __post_init__(self) -> None:
-        hints = _hints(type(self))
+        hints = _hints(type(self))  # type: ignore[arg-type]  # a class has a hash
         for item in dataclasses.fields(self):
             value = getattr(self, item.name)
             if isinstance(value, list):
