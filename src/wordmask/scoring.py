@@ -403,7 +403,8 @@ def best_names(scored: Scored, names: Tensor) -> Iterator[tuple[int, Tensor]]:
     slack = 1e-5 * float(grid.abs().amax())
     rows, columns = (Pieces.of(*one) for one in stretches)
     start, wide = 0, len(columns.pixels)
-    for band in rows.split(max(scored.block_bytes // (16 * len(names) * wide), 1)):
+    each = max(16 * len(names) * wide, 32 * rows.pixels.shape[1] * size[1])  # bytes of a row
+    for band in rows.split(max(scored.block_bytes // each, 1)):
         corners = [end @ grid @ other.T for end in band.ends for other in columns.ends]
         high, low = reduce(torch.maximum, corners), reduce(torch.minimum, corners)  # (R, n, m)
         alive = (high >= low.amax(0) - slack).flatten(1).T.contiguous()  # (n m, R)
