@@ -21,6 +21,7 @@ from wordmask.cli import (
     doctor,
     evaluate,
     explain,
+    large,
     methods,
     protocol,
     refiners,
@@ -39,6 +40,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(segment.segment)
+app.command()(large.large)
 app.command()(explain.explain)
 app.command()(compare.compare)
 app.command()(methods.methods)
