@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wordmask.batch import run_settings
+from wordmask.drawing import count_labels
 from wordmask.errors import WordmaskError, unknown
 from wordmask.files import make_folder, shown, write_atomically
 from wordmask.journal import Journal
@@ -157,7 +158,7 @@ class LargeJob:
                 for top, labels in raster.strips(file, above=1):
                     seen = int(top > 0)
                     seams.update(labels, top, seen)
-                    counts += np.bincount(labels[seen:].ravel(), minlength=nodata + 1)
+                    counts += count_labels(labels[seen:], nodata)
             valid = int(counts[:nodata].sum())
             number = None
             if self.polygons is not None:

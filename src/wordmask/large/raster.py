@@ -301,7 +301,8 @@ def strips(file: Any, above: int = 0) -> Iterator[tuple[int, np.ndarray]]:
     """
     from rasterio.windows import Window
 
-    rows = max(BLOCK, STRIP // file.width // BLOCK * BLOCK) if file.width < STRIP else 16
+    rows = STRIP // file.width
+    rows = rows // BLOCK * BLOCK or max(rows, 1)
     for top in range(0, file.height, rows):
         start, stop = max(top - above, 0), min(top + rows, file.height)
         yield start, file.read(1, window=Window.from_slices((start, stop), (0, file.width)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -125,15 +126,17 @@ def write_polygons(path: Path, driver: str, file: Any, names: Sequence[str], val
                 )
 
     geographic = "EPSG:4326" if driver == "GeoJSON" else crs and crs.to_wkt()
-    pyogrio.write_arrow(
-        pa.RecordBatchReader.from_batches(schema, batches()),
-        path,
-        driver=driver,
-        layer=path.stem if driver == "GPKG" else None,
-        geometry_name="geometry",
-        geometry_type="Polygon",
-        crs=geographic if crs else None,
-    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "'crs' was not provided")
+        pyogrio.write_arrow(
+            pa.RecordBatchReader.from_batches(schema, batches()),
+            path,
+            driver=driver,
+            layer=path.stem if driver == "GPKG" else None,
+            geometry_name="geometry",
+            geometry_type="Polygon",
+            crs=geographic if crs else None,
+        )
     return written
 
 
