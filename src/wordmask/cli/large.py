@@ -85,7 +85,8 @@ def large(
             "--out",
             "-o",
             metavar="FILE.tif",
-            help="The map of labels, a cloud-optimised GeoTIFF; FILE.json is the summary.",
+            help="The map of labels, a cloud-optimised GeoTIFF; FILE.json is the summary, FILE.jpg "
+            "a small picture.",
             rich_help_panel=RESULTS,
         ),
     ] = Path("labels.tif"),

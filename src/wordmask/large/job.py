@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from PIL import Image, ImageDraw
 
+from wordmask import drawing
 from wordmask.batch import run_settings
-from wordmask.drawing import count_labels
 from wordmask.errors import WordmaskError, unknown
 from wordmask.files import make_folder, shown, write_atomically
 from wordmask.journal import Journal
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 JOINS = ("blend", "crop")
 TILE, OVERLAP = 1024, 128
+LONGEST = 1600  # pixels a side of the overview
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ class LargeJob:
     def results(self) -> list[Path]:
         """The files that are written."""
         also = [] if self.polygons is None else [self.polygons]
-        return [self.out, self.out.with_suffix(".json"), *also]
+        return [self.out, self.out.with_suffix(".json"), self.out.with_suffix(".jpg"), *also]
 
     def _open(self) -> raster.Source:
         bands = raster.parse_bands(self.bands)
@@ -158,7 +160,7 @@ class LargeJob:
                 for top, labels in raster.strips(file, above=1):
                     seen = int(top > 0)
                     seams.update(labels, top, seen)
-                    counts += count_labels(labels[seen:], nodata)
+                    counts += drawing.count_labels(labels[seen:], nodata)
             valid = int(counts[:nodata].sum())
             number = None
             if self.polygons is not None:
@@ -169,6 +171,9 @@ class LargeJob:
                     number = vector.write_polygons(target, driver, file, names, valid)
                 make_folder(self.polygons.parent)
                 shutil.move(target, self.polygons)
+            with stage("drawing"):
+                picture = overview(source, plan, file, names)
+        write_atomically(self.results[2], lambda to: picture.save(to, "JPEG", quality=90))
         os.replace(made, self.out)
 
         def share(pixels: int) -> float:
@@ -219,7 +224,8 @@ def segment_large(
         words, background: as for `Segmenter.__call__`.
         out: the label map, a cloud-optimised GeoTIFF with the CRS, the transform and the size of
             the picture: 0 is none of the words, i the i-th, 255 (65535 from 255 words on) no data.
-            Its tag WORDMASK_CLASSES names the labels. OUT.json, beside it, holds the summary.
+            Its tag WORDMASK_CLASSES names the labels. Beside it, OUT.json holds the summary, and
+            OUT.jpg shows it small, with ticks at its edges where tiles meet.
         tile: side of a tile in pixels.
         overlap: of neighbouring tiles, at most a third of a tile.
         join: "blend" mixes the scores of neighbouring tiles where they overlap, "crop" cuts them
@@ -255,6 +261,26 @@ def segment_large(
         overwrite,
     )
     return job.run(segmenter, progress)
+
+
+def overview(source: raster.Source, plan: Plan, file: Any, names: Sequence[str]) -> Image.Image:
+    """The labels over a small picture with a legend; ticks at its edges say where tiles meet."""
+    step = max(1.0, max(source.size) / LONGEST)
+    height, width = (max(1, round(side / step)) for side in source.size)
+    labels = file.read(1, out_shape=(height, width))
+    labels[labels == file.nodata] = 0
+    image = drawing.overlay(source.thumbnail((height, width)), labels, names)
+    draw = ImageDraw.Draw(image)
+    tick = max(4, min(height, width) // 60)
+    for row in plan.rows[1:]:
+        y = (row.enter + row.full) / 2 / step
+        for left in (0, width - tick):
+            draw.line((left, y, left + tick, y), drawing.WHITE, 2)
+    for column in plan.columns[1:]:
+        x = (column.enter + column.full) / 2 / step
+        for top in (0, height - tick):
+            draw.line((x, top, x, top + tick), drawing.WHITE, 2)
+    return image
 
 
 def segment_tiles(

@@ -90,7 +90,6 @@ class Source:
             its only band.
         scale: as for `parse_scale`; None takes 8-bit values as they are, and others between
             percentiles 2 and 98 of each band.
-        scratch: a folder for a copy in blocks, if rows of the file are stored whole.
 
     Attributes:
         size: (H, W).
@@ -209,9 +208,21 @@ class Source:
         from rasterio.windows import Window
 
         window = Window.from_slices((tile.y.start, tile.y.stop), (tile.x.start, tile.x.stop))
+        rgb, valid = self._read(window=window)
+        if not valid.all() and valid.any():
+            rgb[~valid] = rgb[valid].mean(0).round().astype(np.uint8)
+        return rgb, valid
+
+    def thumbnail(self, size: tuple[int, int]) -> np.ndarray:
+        """The picture at another size (h, w), uint8 RGB; white where it has no data."""
+        rgb, valid = self._read(out_shape=(len(set(self.bands)), *size))
+        rgb[~valid] = 255
+        return rgb
+
+    def _read(self, **where: Any) -> tuple[np.ndarray, np.ndarray]:
         one = sorted(set(self.bands))
-        values = self.file.read(one, window=window)
-        valid = (self.file.read_masks(one, window=window) > 0).any(0)
+        values = self.file.read(one, **where)
+        valid = (self.file.read_masks(one, **where) > 0).any(0)
         if values.dtype.kind == "f":
             valid &= np.isfinite(values).all(0)
         picked = values[[one.index(band) for band in self.bands]]
@@ -221,10 +232,7 @@ class Source:
             low, high = np.array(self.limits, np.float32).T[:, :, None, None]
             scaled = (picked.astype(np.float32) - low) / np.maximum(high - low, 1e-12)
             picked = np.rint(255 * np.nan_to_num(scaled).clip(0, 1))
-        rgb = np.ascontiguousarray(picked.transpose(1, 2, 0).astype(np.uint8))
-        if not valid.all() and valid.any():
-            rgb[~valid] = rgb[valid].mean(0).round().astype(np.uint8)
-        return rgb, valid
+        return np.ascontiguousarray(picked.transpose(1, 2, 0).astype(np.uint8)), valid
 
     def describe(self) -> dict[str, Any]:
         """Size, CRS, transform, bands and limits, as plain values."""
