@@ -279,6 +279,43 @@ def test_a_turned_photograph_is_refused(tmp_path):
         segment(path, tmp_path / "out.tif")
 
 
+def test_control_points_and_many_classes(tmp_path):
+    from rasterio.control import GroundControlPoint
+
+    points = [
+        GroundControlPoint(y, x, 8 + x / 100, 50 - y / 99) for x, y in ((0, 0), (49, 0), (0, 39))
+    ]
+    path = write(
+        tmp_path / "in.tif",
+        rgb_of(parts(40, 50)),
+        photometric="RGB",
+        transform=None,
+        crs="EPSG:4326",
+        gcps=points,
+    )
+    names = [*NAMES, *map(str, range(300))]
+    segment_large(ByColour(), path, names, tmp_path / "out.tif", tile=64, overlap=16)
+    with rasterio.open(tmp_path / "out.tif") as file:
+        assert (file.dtypes, file.nodata) == (("uint16",), 65535)
+        assert np.array_equal(file.read(1), parts(40, 50))
+        found, crs = file.gcps
+        assert [(one.row, one.col, one.x) for one in found] == [(p.row, p.col, p.x) for p in points]
+        assert crs == rasterio.CRS.from_epsg(4326)
+
+
+def test_the_small_picture(tmp_path):
+    labels = np.full((700, 2000), 2, np.uint8)
+    path = write(tmp_path / "in.tif", rgb_of(labels), photometric="RGB")
+    summary, _, _ = segment(path, tmp_path / "out.tif", tile=700, overlap=100)
+    assert summary["tiles"] == 4
+    image = np.asarray(Image.open(tmp_path / "out.jpg")).astype(int)
+    assert image.shape[1] == 1600
+    white = (image[:8] > 230).all((0, 2))
+    ticks = [int(np.abs(np.flatnonzero(white) - x).min()) for x in (452, 800, 1148)]
+    assert white.sum() < 12
+    assert max(ticks) <= 8
+
+
 # -- polygons ------------------------------------------------------------------------------------
 
 
@@ -383,6 +420,9 @@ def test_a_stopped_run_goes_on(tmp_path):
         segment(path, out, tile=48)
     with pytest.raises(KeyboardInterrupt):
         segment(path, out, segmenter=first, progress=stop_at(13))
+    for left in ("labels.tif", "cog.tif", "part.tif", ".0123.part"):  # half-written
+        (tmp_path / "out.tif.parts" / left).write_bytes(b"II*")
+    out.with_suffix(".json").write_text("")  # killed while results were put in place
     segment(path, out, segmenter=last)
     assert (len(first.seen), len(last.seen)) == (13, tiles - 13)
     assert out.read_bytes() == (tmp_path / "whole.tif").read_bytes()

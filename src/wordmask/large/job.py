@@ -63,7 +63,7 @@ class LargeJob:
         with raster.gdal():
             self._plan(self._open())
         for file in self.results:
-            if file.exists() and not self.overwrite:
+            if file.exists() and not self.overwrite and not self.parts.exists():
                 raise WordmaskError(f"{shown(file)} exists; choose another name, or overwrite")
 
     @property
@@ -71,6 +71,11 @@ class LargeJob:
         """The files that are written."""
         also = [] if self.polygons is None else [self.polygons]
         return [self.out, self.out.with_suffix(".json"), self.out.with_suffix(".jpg"), *also]
+
+    @property
+    def parts(self) -> Path:
+        """The folder of what is finished, until the end."""
+        return self.out.with_name(self.out.name + ".parts")
 
     def _open(self) -> raster.Source:
         bands = raster.parse_bands(self.bands)
@@ -84,7 +89,7 @@ class LargeJob:
     ) -> dict[str, Any]:
         """Segment what is left to do, and write the results. Raises as `segment_large` does."""
         began = time.monotonic()
-        parts = self.out.with_name(self.out.name + ".parts")
+        parts = self.parts
         make_folder(self.out.parent)
         with raster.gdal():
             source = self._open()
@@ -145,6 +150,8 @@ class LargeJob:
         from rasterio.windows import Window
 
         names, whole, made = self.words.names, parts / "labels.tif", parts / "cog.tif"
+        for half in (whole, made):  # of a run that was killed
+            half.unlink(missing_ok=True)
         with stage("joining the tiles"), raster.label_file(whole, source, names) as file:
             for tile in plan:
                 rows, columns = (tile.y.enter, tile.y.fade), (tile.x.enter, tile.x.fade)

@@ -17,7 +17,7 @@ from wordmask.errors import ImageError, WordmaskError
 from wordmask.files import one_line, shown
 from wordmask.large.tiles import Tile
 
-CACHE = 64  # MiB that GDAL keeps of blocks it has read or is going to write
+CACHE = 64 * 2**20  # bytes that GDAL keeps of blocks it has read or is going to write
 SAMPLE = 1024  # longest side of the picture in which percentiles are looked up
 PERCENTILES = "2%,98%"  # of each band, for pictures that are not of 8 bits
 BLOCK = 512  # side of a block of the GeoTIFF, pixels
@@ -34,6 +34,7 @@ def gdal() -> Iterator[None]:
     """
     try:
         import rasterio
+        from rasterio._err import CPLE_BaseError  # is raised, and has no public name
         from rasterio.errors import NotGeoreferencedWarning, RasterioError
     except ImportError:
         raise WordmaskError('large pictures need rasterio; pip install "wordmask[geo]"') from None
@@ -41,7 +42,7 @@ def gdal() -> Iterator[None]:
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         try:
             yield
-        except RasterioError as error:
+        except (RasterioError, CPLE_BaseError) as error:
             raise ImageError(one_line(str(error.__cause__ or error))) from error
 
 
@@ -189,9 +190,10 @@ class Source:
 
     def copied(self, folder: Path) -> Source:
         """The same from a copy in blocks, made in one pass; it is kept in `folder`."""
-        import rasterio
+        import rasterio.shutil
 
         target, part = folder / "blocks.tif", folder / "part.tif"
+        part.unlink(missing_ok=True)
         if not target.exists():
             options = {"tiled": True, "compress": "lzw", "bigtiff": "if_safer"}
             rasterio.shutil.copy(self.file, part, driver="GTiff", **options)
