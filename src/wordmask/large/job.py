@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,8 +62,8 @@ class LargeJob:
         self.background.check(self.words)
         if self.polygons is not None:
             vector.check_polygons(self.polygons)
-        with raster.gdal():
-            self._plan(self._open())
+        with raster.gdal(), self._open() as source:
+            self._plan(source)
         for file in self.results:
             if file.exists() and not self.overwrite and not self.parts.exists():
                 raise WordmaskError(f"{shown(file)} exists; choose another name, or overwrite")
@@ -91,8 +93,8 @@ class LargeJob:
         began = time.monotonic()
         parts = self.parts
         make_folder(self.out.parent)
-        with raster.gdal():
-            source = self._open()
+        with raster.gdal(), ExitStack() as files:
+            source = files.enter_context(self._open())
             plan = self._plan(source)
             state = self.path.stat()
             journal = Journal(
@@ -127,7 +129,7 @@ class LargeJob:
             journal.begin()
             if source.whole_rows:
                 with stage("copying the picture into blocks"):
-                    source = source.copied(parts)
+                    source = files.enter_context(source.copied(parts))
             texts = segmenter.encode_text(self.words, self.background)
             segment_tiles(
                 lambda rgb: segmenter.score(rgb, texts),
@@ -277,16 +279,14 @@ def overview(source: raster.Source, plan: Plan, file: Any, names: Sequence[str])
     labels = file.read(1, out_shape=(height, width))
     labels[labels == file.nodata] = 0
     image = drawing.overlay(source.thumbnail((height, width)), labels, names)
-    draw = ImageDraw.Draw(image)
-    tick = max(4, min(height, width) // 60)
-    for row in plan.rows[1:]:
-        y = (row.enter + row.full) / 2 / step
-        for left in (0, width - tick):
-            draw.line((left, y, left + tick, y), drawing.WHITE, 2)
-    for column in plan.columns[1:]:
-        x = (column.enter + column.full) / 2 / step
-        for top in (0, height - tick):
-            draw.line((x, top, x, top + tick), drawing.WHITE, 2)
+    draw, tick = ImageDraw.Draw(image), max(6, min(height, width) // 50)
+    ys = [(row.enter + row.full) / 2 / step for row in plan.rows[1:]]
+    xs = [(column.enter + column.full) / 2 / step for column in plan.columns[1:]]
+    for colour, thick in ((drawing.INK, 5), (drawing.WHITE, 3)):
+        for y, left in itertools.product(ys, (0, width - tick)):
+            draw.line((left, y, left + tick, y), colour, thick)
+        for x, top in itertools.product(xs, (0, height - tick)):
+            draw.line((x, top, x, top + tick), colour, thick)
     return image
 
 

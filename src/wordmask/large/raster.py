@@ -83,7 +83,7 @@ def parse_scale(text: str | None) -> list[tuple[float, bool]] | None:
 
 
 class Source:
-    """A raster that is read by windows as 8-bit RGB; open it in `gdal()`.
+    """A raster that is read by windows as 8-bit RGB; open it in `gdal()`, with `with`.
 
     Args:
         path: any raster that GDAL reads.
@@ -133,6 +133,12 @@ class Source:
                 f"{self.file.tags()['EXIF_Orientation']}); save it upright first"
             )
         self.limits = self._limits(scale, types)
+
+    def __enter__(self) -> Source:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.file.close()
 
     def _bands(self, given: Sequence[int] | None) -> tuple[int, ...]:
         from rasterio.enums import ColorInterp
