@@ -175,7 +175,9 @@ def test_a_cloud_optimised_geotiff_in_the_same_place(tmp_path, crs, transform):
     assert summary["transform"] == pytest.approx(list(transform)[:6])
 
 
-def test_pixels_without_data_stay_so(tmp_path):
+@pytest.mark.parametrize("copied", [False, True], ids=["windows", "copied"])
+def test_pixels_without_data_stay_so(tmp_path, monkeypatch, copied):
+    monkeypatch.setattr(raster, "BLOCK", 64 if copied else 512)
     labels = parts(150, 200)
     empty = np.zeros(labels.shape, bool)
     empty[:, 120:] = True  # whole tiles among them
@@ -430,7 +432,7 @@ def test_a_stopped_run_goes_on(tmp_path):
         segment(path, out)
 
 
-def test_refused_before_any_work(tmp_path):
+def test_refused_before_any_work(tmp_path, monkeypatch):
     path = write(tmp_path / "in.tif", rgb_of(parts(40, 50)), photometric="RGB")
     out = tmp_path / "out.tif"
     for match, options in (
@@ -442,6 +444,18 @@ def test_refused_before_any_work(tmp_path):
             segment(path, out, **options)
     with pytest.raises(WordmaskError, match=r"ending in \.tif"):
         segment(path, tmp_path / "out.png")
+    (tmp_path / "out.tif.parts").mkdir()
+    (tmp_path / "out.tif.parts" / "mine.txt").touch()
+    with pytest.raises(WordmaskError, match="holds other files; move it"):
+        segment(path, out)
+    Image.new("RGB", (40, 50)).save(tmp_path / "in.jpg")
+    with pytest.raises(WordmaskError, match=r"in\.jpg is the picture; choose another name"):
+        segment(tmp_path / "in.jpg", tmp_path / "in.tif", overwrite=True)
+    monkeypatch.setattr(raster, "MOST_BLOCK", 100)
+    with pytest.raises(
+        WordmaskError, match=r"stored in blocks of 50 x 40 pixels; store it in tiles"
+    ):
+        segment(path, tmp_path / "other.tif")
     with pytest.raises(WordmaskError, match="there is no such file"):
         segment(tmp_path / "none.tif", out)
     (tmp_path / "text.tif").write_text("no raster")

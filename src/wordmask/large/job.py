@@ -65,6 +65,8 @@ class LargeJob:
         with raster.gdal(), self._open() as source:
             self._plan(source)
         for file in self.results:
+            if file.exists() and file.samefile(self.path):
+                raise WordmaskError(f"{shown(file)} is the picture; choose another name for --out")
             if file.exists() and not self.overwrite and not self.parts.exists():
                 raise WordmaskError(f"{shown(file)} exists; choose another name, or overwrite")
 
@@ -124,6 +126,11 @@ class LargeJob:
                 },
                 overwrite=self.overwrite,
             )
+            if parts.exists() and not journal.claimed and any(parts.iterdir()):
+                raise WordmaskError(
+                    f"{shown(parts)} is needed for what is not finished, and holds other files; "
+                    "move it, or choose another name for --out"
+                )
             if self.overwrite and parts.exists():
                 shutil.rmtree(parts)
             journal.begin()

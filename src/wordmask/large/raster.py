@@ -38,7 +38,7 @@ def gdal() -> Iterator[None]:
         from rasterio.errors import NotGeoreferencedWarning, RasterioError
     except ImportError:
         raise WordmaskError('large pictures need rasterio; pip install "wordmask[geo]"') from None
-    with rasterio.Env(GDAL_CACHEMAX=CACHE), warnings.catch_warnings():
+    with rasterio.Env(GDAL_CACHEMAX=CACHE, GDAL_TIFF_INTERNAL_MASK=True), warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         try:
             yield
@@ -122,7 +122,7 @@ class Source:
             raise ImageError(f"cannot read {shown(path)}: its values are complex numbers")
         height, width = self.file.block_shapes[0]
         heavy = height * width * np.dtype(self.file.dtypes[0]).itemsize
-        if heavy > MOST_BLOCK:
+        if heavy * self.file.count > MOST_BLOCK:
             raise ImageError(
                 f"cannot read {shown(path)} in parts: it is stored in blocks of {width} x {height} "
                 "pixels; store it in tiles first (gdal_translate -co TILED=YES IN.tif OUT.tif)"
