@@ -321,12 +321,20 @@ def test_the_small_picture(tmp_path):
 # -- polygons ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("suffix", ["gpkg", "geojson"])
-@pytest.mark.parametrize("place", ["utm", "degrees", "turned", "none"])
+@pytest.mark.parametrize(
+    ("suffix", "place", "strip"),
+    [
+        ("gpkg", "utm", 1),
+        ("gpkg", "degrees", 32 * 150),
+        ("gpkg", "none", 2**24),
+        ("geojson", "utm", 32 * 150),
+        ("geojson", "turned", 1),
+        ("geojson", "none", 1),
+    ],
+)
 @pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
-def test_polygons_are_the_labels(tmp_path, monkeypatch, suffix, place):
-    monkeypatch.setattr(raster, "BLOCK", 32)  # so that parts are joined over several strips
-    monkeypatch.setattr(raster, "STRIP", 1)
+def test_polygons_are_the_labels(tmp_path, monkeypatch, suffix, place, strip):
+    monkeypatch.setattr(raster, "STRIP", strip)  # so that parts are joined over several strips
     monkeypatch.setattr(vector, "AT_ONCE", 10)
     crs, transform = {
         "utm": ("EPSG:32632", UTM),

@@ -173,8 +173,7 @@ class LargeJob:
         counts = np.zeros(nodata + 1, np.int64)
         with rasterio.open(made) as file:
             with stage("counting"):
-                for top, labels in raster.strips(file, above=1):
-                    seen = int(top > 0)
+                for top, seen, labels in raster.strips(file, above=1):
                     seams.update(labels, top, seen)
                     counts += drawing.count_labels(labels[seen:], nodata)
             valid = int(counts[:nodata].sum())
@@ -320,7 +319,9 @@ def segment_tiles(
         rows = slice(tile.y.enter - tile.y.start, tile.y.fade - tile.y.start)
         columns = slice(tile.x.enter - tile.x.start, tile.x.fade - tile.x.start)
         if not valid.any():  # its neighbours decide alone
-            labels = np.full((rows.stop - rows.start, columns.stop - columns.start), nodata, dtype)
+            labels: np.ndarray = np.full(
+                (rows.stop - rows.start, columns.stop - columns.start), nodata, dtype
+            )
         else:
             scored = score(rgb)
             ramps = any(span.enter < span.full or span.fade < span.leave for span in tile[2:])

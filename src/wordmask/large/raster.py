@@ -310,10 +310,14 @@ def optimise(path: Path, out: Path) -> None:
     )
 
 
-def strips(file: Any, above: int = 0) -> Iterator[tuple[int, np.ndarray]]:
-    """A label map from top to bottom: the first row of each strip, and its labels.
+def strips(file: Any, above: int = 0) -> Iterator[tuple[int, int, np.ndarray]]:
+    """A label map from top to bottom.
 
-    above: how many rows of the strip before each begins with, where there are any.
+    Args:
+        above: how many rows of the strip before each begins with, where there are any.
+
+    Yields:
+        The first row of each strip, how many of its rows were there before, and its labels.
     """
     from rasterio.windows import Window
 
@@ -321,4 +325,8 @@ def strips(file: Any, above: int = 0) -> Iterator[tuple[int, np.ndarray]]:
     rows = rows // BLOCK * BLOCK or max(rows, 1)
     for top in range(0, file.height, rows):
         start, stop = max(top - above, 0), min(top + rows, file.height)
-        yield start, file.read(1, window=Window.from_slices((start, stop), (0, file.width)))
+        yield (
+            start,
+            top - start,
+            file.read(1, window=Window.from_slices((start, stop), (0, file.width))),
+        )

@@ -49,7 +49,7 @@ def polygons(file: Any) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     from shapely.geometry import shape
 
     open_labels, open_parts = np.empty(0, np.int64), np.empty(0, object)
-    for top, labels in strips(file):
+    for top, _, labels in strips(file):
         wanted = (labels != 0) & (labels != file.nodata)
         kind = labels if labels.dtype == np.uint8 else labels.astype(np.int32)
         found = [(shape(s), v) for s, v in shapes(kind, wanted, connectivity=4)]
