@@ -20,7 +20,7 @@ from rasterio.features import rasterize  # noqa: E402
 
 from wordmask import Segmenter, WordmaskError, segment_large  # noqa: E402
 from wordmask.cli import run  # noqa: E402
-from wordmask.large import raster, vector  # noqa: E402
+from wordmask.large import job, raster, vector  # noqa: E402
 from wordmask.methods import create_method  # noqa: E402
 
 NAMES = ("red", "green", "blue")
@@ -502,12 +502,12 @@ def test_what_is_in_memory_does_not_depend_on_the_picture(tmp_path, monkeypatch)
         def __exit__(self, *error: Any) -> None:
             self.file.close()
 
-    monkeypatch.setattr(raster, "STRIP", 2**16)
-    monkeypatch.setattr(raster, "BLOCK", 16)
+    monkeypatch.setattr(raster, "STRIP", 2**15)
+    monkeypatch.setattr(job, "LONGEST", 64)
     monkeypatch.setattr(np, "save", watch("save", np.save))
     monkeypatch.setattr(np, "load", watch("load", np.load))
     found = []
-    for side in (200, 400, 800):
+    for side in (150, 300, 600):
         most.clear()
         path = write(tmp_path / f"{side}.tif", rgb_of(parts(side, side)), tiled=True, blockxsize=64,
                      blockysize=64, photometric="RGB")  # fmt: skip
@@ -515,10 +515,10 @@ def test_what_is_in_memory_does_not_depend_on_the_picture(tmp_path, monkeypatch)
             patch.setattr(rasterio, "open", lambda *a, **k: Watched(real_open(*a, **k)))
             segment_large(ByColour(), path, NAMES, tmp_path / f"o{side}.tif", tile=64, overlap=16)
         found.append(dict(most))
-    assert found[0]["read"] <= 2**16 + 200
+    assert found[0]["read"] <= 2**15 + 150
     for one in found[1:]:
         for name, size in one.items():
-            assert size <= max(found[0][name], 2**16 + 800), (name, found)
+            assert size <= max(found[0][name], 2**15 + 600), (name, found)
 
 
 # -- real methods --------------------------------------------------------------------------------
