@@ -197,7 +197,7 @@ def _decode(
     if free is not None and needed > free:
         raise ImageError(
             f"cannot read {shown}: {width} x {height} pixels need about {needed / 2**30:.1f} GiB,"
-            f" but {max(free, 0) / 2**30:.1f} GiB are free; make it smaller first"
+            f" but {max(free, 0) / 2**30:.1f} GiB are free; `wordmask large` takes it in tiles"
         )
     try:
         if stream is not None:
