@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-import time
-from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +11,7 @@ from wordmask.cli import common
 from wordmask.cli.groups import FullMethodOptions, ModelOptions, WordOptions, expand, whole_number
 
 if TYPE_CHECKING:
+    from rich.progress import TaskID
     from rich.table import Table
 
 TILES, RASTER, RESULTS = "Tiles", "Picture", "Results"
@@ -136,30 +134,15 @@ def large(
     )
     built, variant = method.read()
     segmenter = model.load(built, variant, method.read_refiners())
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-
-    columns = (
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TextColumn("tiles"),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(elapsed_when_finished=True),
-    )
-    with common.progress_bar(*columns) as bar:
-        task = bar.add_task("", rate="")
-        began = said = time.monotonic()
-        first: int | None = None
+    words.echo(vocabulary, background)
+    with common.progress_bar() as bar:
+        task: TaskID | None = None
 
         def report(done: int, total: int) -> None:
-            nonlocal first, said
-            now = time.monotonic()
-            first = done if first is None else first  # what an earlier run did
-            rate = (done - first) / max(now - began, 1e-9)
-            bar.update(task, completed=done, total=total, rate=f"{rate:.2f}/s")
-            if bar.disable and rate and now - said >= common.LINE_EVERY:
-                said = now
-                left = timedelta(seconds=round((total - done) / rate))
-                print(f"wordmask: tile {done}/{total}, {rate:.2f}/s, {left} left", file=sys.stderr)
+            nonlocal task
+            if task is None:  # what an earlier run did is there already
+                task = bar.add_task("segmenting", total=total, unit="tiles", already=done)
+            bar.update(task, completed=done)
 
         summary = job.run(segmenter, report)
     _print_end(job.results, summary)
@@ -184,7 +167,7 @@ def _table(summary: dict[str, Any]) -> Table:
     for one in sorted(found, key=lambda one: -one["pixels"]):
         red, green, blue = colours[one["label"]]
         chip = Text("  ", Style(bgcolor=f"rgb({red},{green},{blue})"))
-        name = Text(common.one_line(one["name"], 48))
+        name = Text(common.one_line(one["name"], common.LONGEST_NAME))
         table.add_row(chip, name, percent(one["share"]), f"{one['pixels']:,}")
     rest = summary["unlabelled"]
     if rest["pixels"]:
