@@ -38,7 +38,7 @@ def make(path: Path, side: int) -> None:
     profile = {"crs": "EPSG:32632", "transform": from_origin(500_000, 5_700_000, 0.25, 0.25)}
     with rasterio.open(
         path, "w", driver="GTiff", height=side, width=side, count=3, dtype="uint8", tiled=True,
-        compress="lzw", photometric="RGB", **profile,
+        compress="jpeg", photometric="ycbcr", **profile,
     ) as file:  # fmt: skip
         for number, (top, left) in enumerate(np.ndindex(*2 * [-(-side // SCENE)])):
             small = render(number, SCENE // 4).image
