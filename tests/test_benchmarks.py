@@ -94,6 +94,7 @@ CHEAP: dict[str, tuple[list[str], Callable[[ModuleType], dict[str, Any]]]] = {
         ],
         lambda module: {"SCENE": 128},
     ),
+    "import_time": (["--rounds", "1", "--statement", "import wordmask"], lambda module: {}),
     "large_pictures": (["--side", "300"], lambda module: {}),
     "low_memory": (
         ["--pictures", "1"],
