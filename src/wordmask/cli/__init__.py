@@ -21,6 +21,7 @@ from wordmask.cli import (
     doctor,
     evaluate,
     explain,
+    large,
     methods,
     protocol,
     refiners,
@@ -41,6 +42,7 @@ app = typer.Typer(
 )
 for one in (
     segment.segment,
+    large.large,
     explain.explain,
     compare.compare,
     methods.methods,
