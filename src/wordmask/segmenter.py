@@ -41,9 +41,9 @@ class Segmenter:
     `segmenter(encoding, words)` only compare its features with text.
 
     Examples:
-    >>> segmenter = Segmenter.from_pretrained("openai/clip-vit-base-patch16")  # doctest: +SKIP
-    >>> result = segmenter("street.jpg", ["car", "tree", "road"])  # doctest: +SKIP
-    >>> result.overlay().save("overlay.png")  # doctest: +SKIP
+        >>> segmenter = Segmenter.from_pretrained("openai/clip-vit-base-patch16")  # doctest: +SKIP
+        >>> result = segmenter("street.jpg", ["car", "tree", "road"])  # doctest: +SKIP
+        >>> result.overlay().save("overlay.png")  # doctest: +SKIP
     """
 
     def __init__(

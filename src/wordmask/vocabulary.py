@@ -52,8 +52,9 @@ class Vocabulary:
     Raises WordmaskError: no class, more than 65,535 classes, a bare string, an empty name, an entry
     that is not a string, a class without a name, the same name in two classes.
 
-    >>> Vocabulary(["cat", ["sofa", "couch"]]).classes
-    (('cat',), ('sofa', 'couch'))
+    Examples:
+        >>> Vocabulary(["cat", ["sofa", "couch"]]).classes
+        (('cat',), ('sofa', 'couch'))
     """
 
     classes: tuple[tuple[str, ...], ...]
@@ -109,8 +110,9 @@ class Vocabulary:
 
         A name that holds a comma or a semicolon cannot be written so; use a file for it.
 
-        >>> Vocabulary.parse("cat; sofa, couch").classes
-        (('cat',), ('sofa', 'couch'))
+        Examples:
+            >>> Vocabulary.parse("cat; sofa, couch").classes
+            (('cat',), ('sofa', 'couch'))
         """
         return cls([part.split(",") for part in _semicolons(text)])
 
