@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import sys
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,9 +20,12 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar
 
 import typer
 
-from wordmask.cli.common import busy
+from wordmask.cli import complete
+from wordmask.cli.common import LONGEST_NAME, busy, note, one_line
 from wordmask.errors import WordmaskError, unknown
+from wordmask.progress import quietly
 from wordmask.towers.auxiliary import KINDS
+from wordmask.towers.built_in import own_options
 
 if TYPE_CHECKING:
     from wordmask.methods import Method
@@ -30,6 +34,7 @@ if TYPE_CHECKING:
     from wordmask.vocabulary import Background, Vocabulary
 
 DEFAULT_MODEL = "openai/clip-vit-base-patch16"
+MOST_SHOWN = 12  # classes that are echoed
 WORDS, METHOD, MODEL = "Words", "Method", "Model"
 SOURCE = "a hub id (owner/name or owner/name@revision), a folder, or FILE.py:FUNCTION"
 
@@ -41,6 +46,15 @@ def whole_number(text: str) -> int:
     if len(text) > 18:
         raise typer.BadParameter(f"got a number of {len(text)} digits; give at most 18")
     return int(text)
+
+
+def side_length(text: str) -> Any:
+    """Read a length in pixels, or `none`."""
+    if text == "none":
+        return text
+    if whole_number(text) == 0:
+        raise typer.BadParameter("got 0; give a length in pixels, or none")
+    return whole_number(text)
 
 
 MaxPixels = Annotated[
@@ -90,9 +104,16 @@ def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+Quiet = Annotated[
+    bool,
+    typer.Option(
+        "--quiet", "-q", help="Print nothing but results, warnings and errors: no progress."
+    ),
+]
+
 
 def expand(command: Command) -> Command:
-    """Turn a function into a command; each parameter that is a group becomes its options."""
+    """Turn a function into a command with `--quiet`; a parameter that is a group is its options."""
     hints = typing.get_type_hints(command, include_extras=True)
     parameters: list[inspect.Parameter] = []
     groups: dict[str, tuple[type[Group], list[str]]] = {}
@@ -103,11 +124,13 @@ def expand(command: Command) -> Command:
             parameters += own
         else:
             parameters.append(_parameter(name, hints[name], parameter.default))
+    parameters.append(_parameter("quiet", Quiet, False))
 
-    def run(**values: Any) -> Any:
+    def run(quiet: bool = False, **values: Any) -> Any:
         for name, (group, names) in groups.items():
             values[name] = group.of({one: values.pop(one) for one in names})
-        return command(**values)
+        with quietly(quiet):
+            return command(**values)
 
     run.__name__, run.__doc__ = command.__name__, command.__doc__
     run.__annotations__ = {one.name: one.annotation for one in parameters}
@@ -120,13 +143,13 @@ class WordOptions(Group):
     """The classes and the background."""
 
     classes: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
             "--classes",
             "-c",
             metavar="NAMES",
             help="The classes. This text is split at ';' into classes and at ',' into the synonyms "
-            'of one class: "cat; sofa, couch" is two classes.',
+            'of one class: "cat; sofa, couch" is two classes. May be repeated, which adds up.',
             rich_help_panel=WORDS,
         ),
     ] = None
@@ -148,18 +171,24 @@ class WordOptions(Group):
             help="How pixels that show none of the words are found: auto (by general scene "
             "words), none (every pixel gets a word), threshold:0.3, complement:2, or "
             "names:sky;wall.",
+            autocompletion=complete.background,
             rich_help_panel=WORDS,
         ),
     ] = "auto"
+
+    @property
+    def given(self) -> bool:
+        """Whether there are classes."""
+        return bool(self.classes) or self.classes_file is not None
 
     def read(self) -> tuple[Vocabulary, Background]:
         """Words and background strategy; `--classes` or `--classes-file` is required."""
         from wordmask.vocabulary import Background, Vocabulary
 
-        if self.classes is not None and self.classes_file is not None:
+        if self.classes and self.classes_file is not None:
             raise WordmaskError("got both --classes and --classes-file; give one of them")
-        if self.classes is not None:
-            words = Vocabulary.parse(self.classes)
+        if self.classes:
+            words = Vocabulary.parse(*self.classes)
         elif self.classes_file is not None:
             words = Vocabulary.from_file(self.classes_file)
         else:
@@ -169,6 +198,38 @@ class WordOptions(Group):
         strategy = Background.parse(self.background)
         strategy.check(words)
         return words, strategy
+
+    def echo(self, words: Vocabulary, background: Background) -> None:
+        """Say which classes were understood, and where a comma may have been meant otherwise."""
+        count = len(words)
+        parts = [_with_synonyms(names) for names in words.classes[:MOST_SHOWN]]
+        parts += [f"and {count - MOST_SHOWN:,} more"] if count > MOST_SHOWN else []
+        note(f"{count:,} {'class' if count == 1 else 'classes'}: {'; '.join(parts)}")
+        for text in self.classes or ():
+            names = [name.strip() for name in text.split(",")]
+            if len(names) > 1 and ";" not in text:
+                others = _listed(names[1:], ", ")
+                note(
+                    f"one class, {one_line(names[0], LONGEST_NAME)}, with the "
+                    f"synonym{'s' if len(names) > 2 else ''} {others}; for "
+                    f'{"two" if len(names) == 2 else len(names)} classes write "'
+                    f'{_listed(names, "; ")}"'
+                )
+        for name in background.distractors if "," in self.background else ():
+            if "," in name:
+                apart = _listed(name.split(","), ";")
+                note(f'one background word, "{one_line(name)}"; for several write "{apart}"')
+
+
+def _with_synonyms(names: Sequence[str]) -> str:
+    """`sofa (couch, settee)`."""
+    first = one_line(names[0], LONGEST_NAME)
+    return f"{first} ({_listed(names[1:], ', ')})" if len(names) > 1 else first
+
+
+def _listed(names: Sequence[str], separator: str) -> str:
+    shown = [one_line(name.strip(), LONGEST_NAME) for name in names[:MOST_SHOWN]]
+    return separator.join([*shown, *(["..."] if len(names) > MOST_SHOWN else [])])
 
 
 @dataclass(frozen=True)
@@ -182,6 +243,7 @@ class MethodOptions(Group):
             "-m",
             metavar="NAME",
             help="See `wordmask methods`; or FILE.py:NAME, a class in a file of your own.",
+            autocompletion=complete.method_name,
             rich_help_panel=METHOD,
         ),
     ] = "cliper"
@@ -191,6 +253,7 @@ class MethodOptions(Group):
             "--variant",
             metavar="NAME",
             help="See `wordmask methods NAME`; by default the first listed.",
+            autocompletion=complete.variant,
             rich_help_panel=METHOD,
         ),
     ] = None
@@ -205,19 +268,22 @@ class MethodOptions(Group):
         ),
     ] = None
     short_side: Annotated[
-        int | None,
+        Any,
         typer.Option(
             "--short-side",
-            parser=whole_number,
-            metavar="PIXELS",
-            help="Resize pictures so that their short side has this length.",
+            parser=side_length,
+            metavar="PIXELS|none",
+            help="Resize pictures so that their short side has this length; none: keep their size.",
             rich_help_panel=METHOD,
-            show_default="the method's",
+            show_default="the method's, with built-in networks none",
         ),
     ] = None
 
-    def read(self) -> tuple[Method, str]:
-        """The method and its variant's name; each option may be given once."""
+    def read(self, model: str = "") -> tuple[Method, str]:
+        """The method and its variant's name; each option may be given once.
+
+        model: its own options apply where none is given, see `wordmask.towers.built_in`.
+        """
         from wordmask.methods import METHODS, parse_option, read_method
         from wordmask.registry import split_variant
 
@@ -227,16 +293,16 @@ class MethodOptions(Group):
         for name in names:
             if names.count(name) > 1:
                 raise WordmaskError(f"the option {name!r} is given more than once; leave one")
-        return read_method(self.method, self.variant, dict(given))
+        return read_method(self.method, self.variant, own_options(model) | dict(given))
 
     def _own(self) -> list[str]:
         """Assignments of the method's options."""
         return self.assignments or []
 
-    def _sizes(self) -> list[tuple[str, int]]:
-        if self.short_side == 0:
-            raise WordmaskError("got --short-side 0; give a length in pixels")
-        return [] if self.short_side is None else [("short_side", self.short_side)]
+    def _sizes(self) -> list[tuple[str, Any]]:
+        if self.short_side is None:
+            return []
+        return [("short_side", None if self.short_side == "none" else self.short_side)]
 
 
 @dataclass(frozen=True)
@@ -250,6 +316,7 @@ class RefinedMethodOptions(MethodOptions):
             metavar="LIST",
             help="Refiners of the method's maps, in order, as in diffusion,pamr; a variant after a "
             "colon. See `wordmask refiners`; or FILE.py:NAME.",
+            autocompletion=complete.refiners,
             rich_help_panel=METHOD,
         ),
     ] = None
@@ -298,7 +365,7 @@ class FullMethodOptions(RefinedMethodOptions):
         ),
     ] = None
 
-    def _sizes(self) -> list[tuple[str, int]]:
+    def _sizes(self) -> list[tuple[str, Any]]:
         return super()._sizes() + ([] if self.window is None else read_window(self.window))
 
 
@@ -473,4 +540,7 @@ class ModelOptions(NetworkOptions):
             )
         if max_pixels is not None:
             segmenter.max_pixels = max_pixels or None
+        if segmenter.note:
+            print(f"wordmask: {segmenter.note}", file=sys.stderr)
+            segmenter.note = ""
         return segmenter

@@ -9,6 +9,7 @@ from PIL import Image
 
 from wordmask import drawing
 from wordmask.metrics import Boundary, Confusion
+from wordmask.progress import steps
 from wordmask.segmentation import Segmentation
 from wordmask.segmenter import Segmenter
 from wordmask.toybox import scenes as toybox
@@ -119,8 +120,9 @@ def run_demo(model: str = MODEL) -> Demo:
     segmenter = Segmenter.from_pretrained(
         model, device="cpu", local_files_only=True, networks=NETWORKS
     )
+    segmenter.note = ""  # the command says it in its own words
     results, quality = {}, {}
-    for one in candidates():
+    for one in steps("methods", candidates()):
         refine = [(one.refine, REFINER_OPTIONS.get(one.refine))] if one.refine else None
         segmenter = segmenter.with_method(one.method, one.variant, TOYBOX_OPTIONS, refine)
         result = segmenter(scene.image, words, Background.none())
