@@ -13,6 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from PIL import Image
 
 import wordmask
@@ -84,7 +85,7 @@ def test_pictures(tmp_path):
     Image.fromarray(scene.image).save(tmp_path / "scene" / "scene.png")
     quick = text.replace("--pictures 3", "--pictures 1").replace("side=144", "side=48")
     steps = [("run", one) for _, one in marked(quick, "run")]
-    assert len(steps) == 3
+    assert len(steps) == 4
     (tmp_path / "steps.json").write_text(json.dumps(steps), encoding="utf-8")
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT],
@@ -124,25 +125,82 @@ def test_maps(tmp_path, monkeypatch):
     }
 
 
-def test_python_examples(tmp_path, monkeypatch):
-    """The Python examples of README.md and docs/evaluation.md run, with the built-in CLIP."""
-    examples = [
-        code
-        for document in (ROOT / "README.md", ROOT / "docs" / "evaluation.md")
-        for _, code in marked(document.read_text(encoding="utf-8"), "python")
-    ]
-    assert len(examples) == 3
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+# Run by the tests above, which prepare more for them.
+WITH_OWN_TEST = {"extending.md", "maps.md", "pictures.md"}
+# Run elsewhere: `.ci/run` types the README's commands, tests/toybox its demo.
+ELSEWHERE = {"demo", "test"}
+
+
+def unmarked(text: str) -> list[str]:
+    """The first lines of fences that are neither run nor say why not.
+
+    `<!-- not run: why -->` stands before a fence or, for all of a page, at its top. Messages and
+    output are fences without a language.
+    """
+    if re.search(r"\A# .*\n\n<!-- not run: .{9,}? -->\n\n", text):
+        text = re.sub(r"\A# .*\n\n<!--.*?-->\n", "", text)
+        found = re.findall(r"^<!-- (?:run|python|file)\b.*-->$", text, re.MULTILINE)
+        return ["the page says that it is not run, and has: " + one for one in found]
+    fences = re.finditer(r"(?:^<!-- ([^\n]+?) -->\n)?^ *```(\w+)\n(.*?)^ *```$", text, re.M | re.S)
+    wrong = []
+    for fence in fences:
+        kind, _, rest = (fence[1] or "").partition(":")
+        ran = (kind in {"run", "python"} | ELSEWHERE and not rest) or (kind == "file" and rest)
+        if not ran and not (kind == "not run" and len(rest.strip()) > 8):
+            wrong.append(fence[3].splitlines()[0])
+    return wrong
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_example_is_run_or_says_why_not(page):
+    assert not unmarked(page.read_text(encoding="utf-8"))
+
+
+def test_fences_without_a_mark_are_found():
+    fence = "```bash\nwordmask demo\n```\n"
+    assert unmarked(fence) == ["wordmask demo"]
+    assert unmarked(f"<!-- not run: -->\n{fence}") == ["wordmask demo"]
+    assert unmarked(f"<!-- run -->\n{fence}<!-- not run: needs weights -->\n{fence}") == []
+    assert unmarked(f"# A page\n\n<!-- not run: all need weights -->\n\n{fence}") == []
+    assert unmarked("```\na message\n```\n") == []
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        page
+        for page in PAGES
+        if page.name not in WITH_OWN_TEST
+        and re.search(r"^<!-- (run|python) -->$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    ],
+    ids=lambda page: page.name,
+)
+def test_examples_run(page, tmp_path, monkeypatch):
+    """Each `<!-- run -->` and `<!-- python -->` of a page, in order, with built-in networks."""
     monkeypatch.chdir(tmp_path)
-    scene = toybox.render(0, 64)  # in place of the pictures that the examples name
-    for name in ("examples/coffee.jpg", "wordmask-demo/scene.png"):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    scene = Image.fromarray(toybox.render(0, 64).image)  # in place of what the pages name
+    for name in ("examples/coffee.jpg", "wordmask-demo/scene.png", "scene/scene.png"):
         Path(name).parent.mkdir()
-        Image.fromarray(scene.image).save(name)
-    for code in examples:
-        code = code.replace("openai/clip-vit-base-patch16", "wordmask/tiny-clip")
-        exec(compile(code, "example", "exec"), {"__name__": "example"})
-    assert Path("coffee_overlay.png").is_file()
-    assert Path("masks-demo/scene_labels.png").is_file()
-    assert Path("runs/mine/state").is_dir()
+        scene.save(name)
+    text = page.read_text(encoding="utf-8").replace(
+        "openai/clip-vit-base-patch16", "wordmask/tiny-clip"
+    )
+    steps = re.findall(r"^<!-- (run|python) -->\n```\w+\n(.*?)^```$", text, re.M | re.S)
+    marks = re.findall(r"^<!-- (?:run|python) -->$", text, re.MULTILINE)
+    assert len(steps) == len(marks), "a mark stands on the line before its fence"
+    for kind, content in steps:
+        if kind == "python":
+            exec(compile(content, page.name, "exec"), {"__name__": "example"})
+            continue
+        for line in content.replace("\\\n", " ").splitlines():
+            program, *arguments = shlex.split(line, comments=True) or [""]
+            assert program in ("", "wordmask"), line
+            assert not program or run(arguments) == 0, line
+    if page.name == "README.md":
+        assert Path("coffee_overlay.png").is_file()
+        assert Path("masks-demo/scene_labels.png").is_file()
 
 
 def definitions(file: Path) -> set[str]:

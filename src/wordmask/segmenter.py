@@ -54,9 +54,10 @@ class Segmenter:
     Encode once, score many times: `encode` runs the network on a picture, `score` and
     `segmenter(encoding, words)` only compare its features with text.
 
-    >>> segmenter = Segmenter.from_pretrained("openai/clip-vit-base-patch16")  # doctest: +SKIP
-    >>> result = segmenter("street.jpg", ["car", "tree", "road"])  # doctest: +SKIP
-    >>> result.overlay().save("overlay.png")  # doctest: +SKIP
+    Examples:
+        >>> segmenter = Segmenter.from_pretrained("openai/clip-vit-base-patch16")  # doctest: +SKIP
+        >>> result = segmenter("street.jpg", ["car", "tree", "road"])  # doctest: +SKIP
+        >>> result.overlay().save("overlay.png")  # doctest: +SKIP
     """
 
     def __init__(
