@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, overload
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 import PIL.Image
@@ -32,6 +32,13 @@ from wordmask.vocabulary import Background
 
 Picture = str | os.PathLike[str] | PIL.Image.Image | np.ndarray
 Pictures = list[Any] | tuple[Any, ...] | Tensor
+
+
+class Prepared(NamedTuple):
+    """A picture as it was read, uint8 (H, W, 3), and its pixels for the network (3, H', W')."""
+
+    image: np.ndarray
+    pixels: Tensor
 
 
 class Segmenter:
@@ -195,16 +202,33 @@ class Segmenter:
         sources = [image] if single else list(image)
         if not sources:
             raise WordmaskError("got an empty list of pictures; give at least one")
-        pictures = [read_image(source, max_pixels=self.max_pixels) for source in sources]
-        prepared = [self.method.prepare(picture, self.tower) for picture in pictures]
-        shapes = sorted({tuple(x.shape[1:]) for x in prepared})
+        prepared = [self.prepare(source) for source in sources]
+        shapes = sorted({tuple(one.pixels.shape[1:]) for one in prepared})
         if len(shapes) > 1:
             raise WordmaskError(
                 f"got pictures that resize to different shapes ({shapes[0]} and {shapes[-1]}); "
                 "encode them one by one, or call segmenter(images, words)"
             )
-        sizes = [(p.shape[0], p.shape[1]) for p in pictures]
-        return self.pipeline.encode(torch.stack(prepared), sizes, pictures, single, regions)
+        return self.encode_prepared(prepared, single, regions)
+
+    def prepare(self, image: Any) -> Prepared:
+        """Read a picture and make pixels of it: what `encode` does before the network.
+
+        It takes no lock and may run in a thread of its own, ahead of the network.
+
+        image: a path, a PIL image or a uint8 array (H, W, 3).
+        """
+        picture = read_image(image, max_pixels=self.max_pixels)
+        return Prepared(picture, self.method.prepare(picture, self.tower))
+
+    def encode_prepared(
+        self, prepared: Sequence[Prepared], single: bool = False, regions: Tensor | None = None
+    ) -> Encoding:
+        """Encode prepared pictures of one size; regions (1, H, W), of a single picture."""
+        sizes = [(one.image.shape[0], one.image.shape[1]) for one in prepared]
+        images = [one.image for one in prepared]
+        pixels = torch.stack([one.pixels for one in prepared])
+        return self.pipeline.encode(pixels, sizes, images, single, regions)
 
     def _regions(self, image: Any, regions: Any) -> Tensor:
         """Regions of one picture as (1, H, W)."""
