@@ -132,7 +132,7 @@ def test_summary_of_several_pictures(model, capsys):
         row = re.search(rf"^ +{name} +(\d+) % +(\d) *$", out, re.M)
         assert row is not None, out
         assert int(row[1]) == round(100 * share)
-    assert "3 pictures segmented\nresults in masks\n" in out
+    assert re.search(r"^3 pictures segmented\nin [\d.]+ s, [\d.]+/s\nresults in masks$", out, re.M)
 
 
 def test_names_are_printed_as_they_are(model, capsys):
@@ -249,17 +249,17 @@ def test_an_interrupted_run_goes_on(model, capsys, monkeypatch, earlier):
     if earlier != "nothing":
         setting = ["--set", "sigma=1"] if earlier == "other settings" else []
         assert segment(model, "p", *setting) == 0
-    finish = batch.FolderJob._finish
+    write = batch.FolderJob.write
     written = []
 
-    def interrupted(self, picture, *rest):
+    def interrupted(self, outcome):
         if len(written) == 2:
             raise KeyboardInterrupt
-        written.append(picture.name)
-        return finish(self, picture, *rest)
+        written.append(outcome.picture.name)
+        write(self, outcome)
 
     with monkeypatch.context() as patched:
-        patched.setattr(batch.FolderJob, "_finish", interrupted)
+        patched.setattr(batch.FolderJob, "write", interrupted)
         assert segment(model, "p", "--overwrite") == 130
     assert capsys.readouterr().err.endswith("wordmask: interrupted\n")
     (journal,) = Path("masks").glob("wordmask-*.jsonl")

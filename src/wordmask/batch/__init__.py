@@ -144,8 +144,7 @@ def run_job(
             run_workers(job, segmenter, report, min(workers, len(job.todo)))
         elif job.todo != []:
             run_here(job, segmenter, report)
-        else:
-            job.finish()
+        job.finish()
     finally:
         job.summary.seconds = time.monotonic() - start
         if job.manifest is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import io
 import os
 import re
 import threading
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import PIL.Image
 
 from wordmask.batch.sources import (
     ImageLabels,
@@ -30,6 +32,10 @@ from wordmask.vocabulary import Background, Vocabulary
 
 if TYPE_CHECKING:
     from wordmask.segmentation import Segmentation
+
+
+SAMPLE = 50  # pictures from which the disk space of all is estimated
+BYTES_A_PIXEL = {"labels": 0.02, "overlay": 0.4}  # of photographs, measured
 
 
 @dataclass(frozen=True)
@@ -230,11 +236,16 @@ class FolderJob:
         self._claimed = True
         for before, now in self._renamed:
             self._rename(before, now)
-        for name, entry in self._moved.items():
-            self.journal.append(name, entry)
         if self.overwrite:  # a run that overwrites may be killed and resumed too
             names = [one.name for one in self.todo or ()]
             self.journal.drop([*filter(self._is_mine, self._others), *names])
+
+    def finish(self) -> None:
+        """Note where pictures lie that were done before and have moved since."""
+        if self._renamed or self._moved:
+            self.claim()
+        for name, entry in self._moved.items():
+            self.journal.append(name, entry)
 
     def _is_mine(self, name: str) -> bool:
         """Whether a picture is in this shard; pictures are dealt out by a hash of their names."""
@@ -320,6 +331,26 @@ class FolderJob:
         self.journal.append(now, self._moved.pop(now))
         self.journal.drop([before])
 
+    def estimate(self) -> int | None:
+        """About how many bytes the results of the pictures left to do will take.
+
+        From the sizes of results that are there, else of some pictures; None if neither is known.
+        """
+        left = self.todo or []
+        there = [one for one in self.pictures or () if one.name in self.journal][:SAMPLE]
+        sizes = [_sizes(one.files(self.out, self.formats)) for one in there]
+        if sizes := [one for one in sizes if one]:
+            return round(len(left) * sum(sizes) / len(sizes))
+        pixels = [_pixels(one) for one in left[:: max(len(left) // SAMPLE, 1)]]
+        known = [one for one in pixels if one]
+        if not known:
+            return None
+        classes = len(self.words.names)
+        each = {"labels": 0, "overlay": 0, "scores": 3000 * classes, "json": 1500 + 120 * classes}
+        fixed = sum(each.get(one, 0) for one in self.formats)
+        share = sum(BYTES_A_PIXEL.get(one, 0.0) for one in self.formats)
+        return round(len(left) * (fixed + share * sum(known) / len(known)))
+
     # -- what was done ------------------------------------------------------------------------
 
     def write(self, outcome: Outcome) -> None:
@@ -330,8 +361,8 @@ class FolderJob:
         Raises:
             WordmaskError: a result cannot be written.
         """
-        with self._lock:
-            if outcome.files:
+        if outcome.files:
+            with self._lock:
                 self.claim()
         for suffix, content in outcome.files.items():
             file = self.out / (outcome.picture.name + suffix)
@@ -377,6 +408,23 @@ def _is_same(picture: Picture, entry: Mapping[str, Any]) -> bool:
         return digest(picture.content()) == entry["hash"]
     except WordmaskError:  # said when it is segmented
         return False
+
+
+def _sizes(files: Iterable[Path]) -> int:
+    """Bytes of files; 0 if one is missing."""
+    try:
+        return sum(file.stat().st_size for file in files)
+    except OSError:
+        return 0
+
+
+def _pixels(picture: Picture) -> int:
+    """Pixels of a picture, of which only the head is decoded; 0 if it cannot be read."""
+    try:
+        with PIL.Image.open(io.BytesIO(picture.content())) as image:
+            return image.width * image.height
+    except (WordmaskError, OSError, PIL.Image.DecompressionBombError):
+        return 0
 
 
 def _writer(content: bytes) -> Callable[[Any], object]:

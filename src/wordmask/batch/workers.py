@@ -31,6 +31,7 @@ def run_workers(
     Raises:
         WordmaskError: what one of them raised, or that one was killed.
     """
+    job.claim()  # once, and not in each of them
     todo = list(enumerate(job.todo or ()))
     context = multiprocessing.get_context("spawn")
     reports = context.Queue()

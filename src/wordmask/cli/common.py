@@ -26,6 +26,17 @@ def split_list(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
+def duration(seconds: float) -> str:
+    """`48 s`, `12 min`, `5 h 20 min` or `3 d 4 h`."""
+    if seconds < 120:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 120:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"
+
+
 def console(stderr: bool = False) -> Console:
     """A rich console on the present stdout or stderr."""
     from rich.console import Console

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,13 +23,15 @@ from wordmask.cli.groups import (
 )
 
 if TYPE_CHECKING:
+    import numpy as np
     from rich.table import Table
 
     from wordmask.batch import FolderJob, Processed, Summary
-    from wordmask.segmentation import Segmentation
 
 MOST_ROWS = 25
 LONGEST_NAME = 48
+MOST_LINES = 500  # pictures of which each gets a line where no bar can be drawn
+JOB = "Large jobs"
 
 
 @expand
@@ -34,7 +40,9 @@ def segment(
         list[str],
         typer.Argument(
             metavar="INPUTS",
-            help="Pictures: files, folders (with those below), patterns such as 'photos/*.jpg'.",
+            help="Pictures: files, folders (with those below), patterns such as 'photos/*.jpg', "
+            "lists (LIST.txt, @FILE, or - for stdin), manifests (.csv, .parquet), tar shards "
+            "('a-{000..010}.tar').",
             show_default=False,
         ),
     ],
@@ -88,10 +96,55 @@ def segment(
         ),
     ] = "stop",
     max_pixels: MaxPixels = None,
+    workers: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Processes of this machine that share the pictures.",
+            rich_help_panel=JOB,
+        ),
+    ] = 1,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            metavar="I/N",
+            help="Do the I-th of N parts, here or on another machine: 1/8 to 8/8. They may share "
+            "the folder of results.",
+            rich_help_panel=JOB,
+        ),
+    ] = None,
+    keep_encodings: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Keep passes of the network here (float16), so that other words, formats, or "
+            "methods that share the pass, need none.",
+            rich_help_panel=JOB,
+        ),
+    ] = None,
+    manifest: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Write a Parquet file that says of every picture what was done, and what failed.",
+            rich_help_panel=JOB,
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Say what would be done, and do nothing.",
+            rich_help_panel=JOB,
+        ),
+    ] = False,
 ) -> None:
     """Label every pixel of photographs with the best matching of your words.
 
     wordmask segment photo.jpg --classes "cat; sofa, couch; window"
+
+    wordmask segment photos --classes-file words.txt --out masks --on-error skip
 
     Results are named after the pictures and keep the subfolders of a folder that was given. A
     second run resumes the first: pictures with results made from the same file with the same
@@ -100,12 +153,13 @@ def segment(
     Exit codes: 0 success, 1 pictures were left out (--on-error skip), 2 wrong usage, bad input or
     results that cannot be written, 130 interrupted.
     """
-    from wordmask.batch import FORMATS, FolderJob, check_formats, run_settings
+    from wordmask.batch import FORMATS, FolderJob, check_formats, run_job, run_settings
 
     given = ",".join(formats or FORMATS).split(",")
     chosen = check_formats(name.strip() for name in given)
     vocabulary, background = words.read()
 
+    from wordmask.batch.manifest import write_manifest
     from wordmask.devices import pick_device, pick_dtype
     from wordmask.images import DEFAULT_MAX_PIXELS
     from wordmask.towers.auxiliary import KINDS
@@ -124,28 +178,23 @@ def segment(
         overwrite=overwrite,
         on_error=on_error,
         image_labels=image_labels,
+        shard=shard,
+        keep_encodings=keep_encodings,
+        manifest=manifest,
     )
+    if dry_run:
+        _print_plan(job)
+        return
     if not job.todo:
+        job.finish()
+        if manifest is not None:
+            write_manifest(job.journal, manifest)
         _print_end(job)
         return
     job.check_first(DEFAULT_MAX_PIXELS if max_pixels is None else max_pixels or None)
     segmenter = model.load(built, variant, refiners, max_pixels=max_pixels, low_memory=low_memory)
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
-    from rich.progress import TimeRemainingColumn as Remaining
-
-    columns = BarColumn(bar_width=24), MofNCompleteColumn(), Remaining(elapsed_when_finished=True)
-    with common.progress_bar(*columns, TextColumn("{task.description}", markup=False)) as bar:
-        task = bar.add_task("", total=len(job.todo))
-
-        def report(one: Processed) -> None:
-            path = common.shown(one.picture.path)
-            bar.update(task, advance=1, description=common.shown(one.picture.path.name))
-            if one.result is None:
-                print(f"wordmask: skipped: {common.one_line(one.reason)}", file=sys.stderr)
-            elif bar.disable:
-                print(f"[{one.number}/{one.total}] {path}: {_line(one.result)}", file=sys.stderr)
-
-        job.run(segmenter, report)
+    with _shown_progress(job) as report:
+        run_job(job, segmenter, report, workers)
     _print_end(job)
     if job.summary.failed:
         raise typer.Exit(1)
@@ -154,16 +203,87 @@ def segment(
 # -- output -------------------------------------------------------------------------------------
 
 
-def _line(result: Segmentation) -> str:
+@contextmanager
+def _shown_progress(job: FolderJob) -> Iterator[Callable[[Processed], None]]:
+    """A bar with rate, time left and failures; without a terminal a line for each picture.
+
+    For many pictures, that is a line every 20 seconds.
+    """
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+    from rich.progress import TimeRemainingColumn as Remaining
+
+    total, start = len(job.todo or ()), time.monotonic()
+    said = start
+    columns = BarColumn(bar_width=24), MofNCompleteColumn(), Remaining(elapsed_when_finished=True)
+    with common.progress_bar(*columns, TextColumn("{task.description}", markup=False)) as bar:
+        task = bar.add_task("", total=total)
+
+        def report(one: Processed) -> None:
+            nonlocal said
+            path, now = common.shown(one.picture.path), time.monotonic()
+            summary = job.summary
+            count = summary.segmented + len(summary.failed)
+            rate = count / max(now - start, 1e-9)
+            failed = f", {len(summary.failed)} failed" if summary.failed else ""
+            name = common.shown(one.picture.path.name)
+            bar.update(task, advance=1, description=f"{_rate(rate)}{failed}  {name}")
+            if one.pixels is None:
+                print(f"wordmask: skipped: {common.one_line(one.reason)}", file=sys.stderr)
+            elif bar.disable and total <= MOST_LINES:
+                shares = _line(summary.names, one.pixels)
+                print(f"[{one.number}/{one.total}] {path}: {shares}", file=sys.stderr)
+            elif bar.disable and (now - said >= common.LINE_EVERY or count == total):
+                said = now
+                left = common.duration((total - count) / rate)
+                print(
+                    f"wordmask: {count}/{total} pictures, {_rate(rate)}, {left} left{failed}",
+                    file=sys.stderr,
+                    flush=True,
+                )
+
+        yield report
+
+
+def _rate(rate: float) -> str:
+    return f"{rate:.1f}/s" if rate >= 1 else f"{60 * rate:.1f}/min"
+
+
+def _print_plan(job: FolderJob) -> None:
+    """Print what would be done."""
+    from wordmask.towers.transfer import size_text
+
+    pictures, left = len(job.pictures or ()), len(job.todo or ())
+    rows = [("pictures", f"{pictures:,}" + (" in this shard" if job.shard[1] > 1 else ""))]
+    rows += [("done already", f"{job.summary.skipped:,}"), ("to do", f"{left:,}")]
+    if job.failed_before:
+        rows += [("of these failed before", f"{job.failed_before:,}")]
+    rows += [("formats", ", ".join(job.formats)), ("results in", common.shown(job.out))]
+    if left:
+        size = job.estimate()
+        folder = job.out.absolute()
+        while not folder.exists():
+            folder = folder.parent
+        free = size_text(shutil.disk_usage(folder).free)
+        about = "unknown" if size is None else f"about {size_text(size)}"
+        rows += [("disk", f"{about} needed, {free} free")]
+    width = max(len(name) for name, _ in rows)
+    for name, value in rows:
+        print(f"{name:{width}}  {value}")
+
+
+def _line(names: Sequence[str], pixels: np.ndarray) -> str:
     """`cat 41 %, sofa 20 %, unlabelled 39 %`."""
     from wordmask.drawing import UNLABELLED, percent
 
-    shares = result.shares()
-    names = list(result.found[:5])
-    more = len(result.found) - len(names)
-    parts = [f"{common.one_line(name, LONGEST_NAME)} {percent(shares[name])}" for name in names]
-    parts += [f"{more} more"] if more > 0 else []
-    parts += [f"{UNLABELLED} {percent(shares[UNLABELLED])}"] if shares[UNLABELLED] else []
+    total = int(pixels.sum())
+    counts = dict(zip((UNLABELLED, *names), (pixels / total).tolist(), strict=True))
+    if UNLABELLED in names:  # a class of that name is counted there
+        counts[UNLABELLED] += float(pixels[0]) / total
+    rest = counts.pop(UNLABELLED)
+    found = sorted((name for name in counts if counts[name]), key=lambda name: -counts[name])
+    parts = [f"{common.one_line(name, LONGEST_NAME)} {percent(counts[name])}" for name in found[:5]]
+    parts += [f"{len(found) - 5} more"] if len(found) > 5 else []
+    parts += [f"{UNLABELLED} {percent(rest)}"] if rest else []
     return ", ".join(parts)
 
 
@@ -177,10 +297,16 @@ def _print_end(job: FolderJob) -> None:
         parts += [f"{summary.skipped} skipped as done before (--overwrite makes them again)"]
     parts += [f"{len(summary.failed)} failed"] if summary.failed else []
     print(", ".join(parts))
-    if len(job.pictures) == 1 and not summary.failed:
-        print("\n".join(common.shown(file) for file in job.pictures[0].files(job.out, job.formats)))
+    if count > 1:
+        rate = count / max(summary.seconds, 1e-9)
+        print(f"in {common.duration(summary.seconds)}, {_rate(rate)}")
+    pictures = job.pictures or []
+    if len(pictures) == 1 and not summary.failed:
+        print("\n".join(common.shown(file) for file in pictures[0].files(job.out, job.formats)))
     elif count or summary.skipped:
         print(f"results in {common.shown(job.out)}")
+    if job.manifest is not None:
+        print(f"manifest in {common.shown(job.manifest)}")
 
 
 def _table(summary: Summary) -> Table:
