@@ -423,10 +423,10 @@ def test_a_full_disk_is_one_line(model, capsys, monkeypatch):
 def test_too_little_memory_is_one_line(model, capsys, monkeypatch):
     picture("cat.png")
 
-    def fail(self, image):
+    def fail(self, prepared, single):
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried 10 bytes")
 
-    monkeypatch.setattr(Segmenter, "encode", fail)
+    monkeypatch.setattr(Segmenter, "encode_prepared", fail)
     assert segment(model, "cat.png") == 2
     assert "cannot segment cat.png: there is not enough memory" in one_line_error(capsys)
 
@@ -434,10 +434,10 @@ def test_too_little_memory_is_one_line(model, capsys, monkeypatch):
 def test_errors_of_the_program_are_not_hidden(model, monkeypatch):
     picture("cat.png")
 
-    def fail(self, image):
+    def fail(self, prepared, single):
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(Segmenter, "encode", fail)
+    monkeypatch.setattr(Segmenter, "encode_prepared", fail)
     with pytest.raises(RuntimeError, match="a bug"):
         segment(model, "cat.png", "--on-error", "skip")
 

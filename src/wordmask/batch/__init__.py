@@ -132,14 +132,16 @@ def run_job(
     from wordmask.batch.manifest import write_manifest
     from wordmask.batch.workers import run_workers
 
+    if workers < 1:
+        raise WordmaskError(f"got {workers} workers; give at least 1")
+    if workers > 1 and job.todo is None:
+        raise WordmaskError(
+            f"got {workers} workers and pictures that come one by one; give a list of paths"
+        )
     start = time.monotonic()
     job.check(segmenter.weights(), segmenter.source)
     report = progress or (lambda _: None)
     try:
-        if workers > 1 and job.todo is None:
-            raise WordmaskError(
-                f"got {workers} workers and pictures that come one by one; give a list of paths"
-            )
         if workers > 1 and job.todo:
             run_workers(job, segmenter, report, min(workers, len(job.todo)))
         elif job.todo != []:

@@ -394,7 +394,7 @@ def read_shard(text: str | None) -> tuple[int, int]:
     Raises:
         WordmaskError: it is none.
     """
-    match = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text or "1/1")
+    match = re.fullmatch(r"(\d{1,9})/(\d{1,9})", "1/1" if text is None else text)
     if match is None or not 1 <= int(match[1]) <= int(match[2]):
         raise WordmaskError(f"got the shard {text!r}; write I/N with I from 1 to N: 1/8 to 8/8")
     return int(match[1]) - 1, int(match[2])

@@ -36,9 +36,7 @@ def check_manifest(file: str | os.PathLike[str]) -> None:
         WordmaskError: its name does not end in .parquet, or pyarrow is not installed.
     """
     if Path(file).suffix.lower() != ".parquet":
-        raise WordmaskError(
-            f"the manifest is a Parquet file, got {shown(file)}; end it in .parquet"
-        )
+        raise WordmaskError(f"got {shown(file)} for the manifest; give a name ending in .parquet")
     pyarrow("a Parquet manifest")
 
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 MOST_ROWS = 25
 LONGEST_NAME = 48
-MOST_LINES = 500  # pictures of which each gets a line where no bar can be drawn
+MOST_LINES = 10_000  # pictures of which each gets a line where no bar can be drawn
 JOB = "Large jobs"
 
 
