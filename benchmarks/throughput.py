@@ -28,7 +28,6 @@ from wordmask import Segmenter, segment_folder
 from wordmask.batch.writing import FORMATS, check_formats, render
 from wordmask.devices import synchronise
 from wordmask.images import decode_image
-from wordmask.pipeline import BATCH, CPU_BATCH
 from wordmask.text_queries import TextQueries
 from wordmask.vocabulary import Vocabulary
 
@@ -113,7 +112,7 @@ def main() -> None:
         if not arguments.photos:
             make_pictures(folder, arguments.pictures)
         paths = sorted(folder.iterdir())[: arguments.pictures]
-        batch = CPU_BATCH if device.type == "cpu" else BATCH
+        batch = segmenter.pipeline.at_once
         pixels = [segmenter.prepare(path).pixels for path in paths]
         shapes: dict[tuple[int, ...], list[torch.Tensor]] = {}
         for one in pixels:

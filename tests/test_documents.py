@@ -8,6 +8,7 @@ import importlib
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from PIL import Image
 
 import wordmask
 from wordmask import toybox
+from wordmask.cli import run
 from wordmask.explain import VIEWS
 
 ROOT = Path(__file__).parents[1]
@@ -122,6 +124,24 @@ def test_python_examples(tmp_path, monkeypatch):
     assert Path("coffee_overlay.png").is_file()
     assert Path("masks-demo/scene_labels.png").is_file()
     assert Path("runs/mine/state").is_dir()
+
+
+def test_jobs(tmp_path, monkeypatch):
+    """The commands and the Python of docs/jobs.md run."""
+    text = (ROOT / "docs" / "jobs.md").read_text(encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    for seed in range(2):
+        Image.fromarray(toybox.render(seed, 64).image).save(f"{seed}.png")
+    Path("list.txt").write_text("0.png\n1.png\n")
+    for _, block in marked(text, "run"):
+        for line in block.splitlines():
+            assert run(shlex.split(line)[1:]) == 0, line
+    (code,) = [code for _, code in marked(text, "python")]
+    exec(compile(code, "example", "exec"), {"__name__": "example"})
+    assert {file.name for file in Path("second").glob("*.png")} == {"0_labels.png", "1_labels.png"}
+    assert len(list(Path("kept").rglob("*.safetensors"))) == 2
+    assert Path("results.parquet").is_file()
+    assert Path("frames/frame2_labels.png").is_file()
 
 
 def definitions(file: Path) -> set[str]:

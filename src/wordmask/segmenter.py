@@ -230,6 +230,17 @@ class Segmenter:
         pixels = torch.stack([one.pixels for one in prepared])
         return self.pipeline.encode(pixels, sizes, images, single, regions)
 
+    def encode_each(self, prepared: Sequence[Prepared]) -> list[Encoding]:
+        """Encode prepared pictures of any size, those of one size together: an encoding each."""
+        groups: dict[Any, list[int]] = {}
+        for i, one in enumerate(prepared):
+            groups.setdefault(tuple(one.pixels.shape), []).append(i)
+        encodings: dict[int, Encoding] = {}
+        for indices in groups.values():
+            joined = self.encode_prepared([prepared[i] for i in indices], len(indices) == 1)
+            encodings |= zip(indices, joined.split(), strict=True)
+        return [encodings[i] for i in range(len(prepared))]
+
     def _regions(self, image: Any, regions: Any) -> Tensor:
         """Regions of one picture as (1, H, W)."""
         if not self.method.takes_regions:
@@ -331,8 +342,14 @@ class Segmenter:
         known = [None] * len(image) if known is None else known
         if self.low_memory:
             return True, self.score_all([self.encode(one) for one in image], texts, known)
-        pairs = zip(image, known, strict=True)
-        return True, (s for x, own in pairs for s in self.score_all([self.encode(x)], texts, [own]))
+        at_once = self.pipeline.at_once
+
+        def scored() -> Iterator[Scored]:
+            for i in range(0, len(image), at_once):
+                encodings = self.encode_each([self.prepare(x) for x in image[i : i + at_once]])
+                yield from self.score_all(encodings, texts, known[i : i + at_once])
+
+        return True, scored()
 
     @overload
     def __call__(

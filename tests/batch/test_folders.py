@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -269,63 +267,6 @@ def test_a_picture_replaced_while_it_is_read_is_made_again(segmenter, monkeypatc
         assert segment_folder(segmenter, "p/0.png", WORDS, "o").segmented == 1
     assert segment_folder(segmenter, "p/0.png", WORDS, "o").segmented == 1
     assert segment_folder(segmenter, "p/0.png", WORDS, "o").skipped == 1
-
-
-KILLED = """
-import os, random, signal, sys, time
-import torch
-from wordmask import Segmenter, segment_folder
-torch.set_num_threads(1)
-model = sys.argv[1]
-segmenter = Segmenter.from_pretrained(model, "naclip", options={"short_side": 56})
-segmenter.weights()
-def work(out, **more):
-    return segment_folder(segmenter, "p", ["photo", "cat"], out, background="none",
-                          formats=["labels", "scores", "overlay", "json"], **more)
-def done():
-    return [line for name in os.listdir("o") if name.endswith(".jsonl")
-            for line in open(os.path.join("o", name)) if line.endswith("\\n")]
-draw = random.Random(0)
-start = time.perf_counter()
-total = work("whole").segmented
-seconds = (time.perf_counter() - start) / total
-killed = 0
-os.mkdir("o")
-while len(done()) < total:
-    child = os.fork()
-    if not child:
-        work("o")
-        os._exit(0)
-    time.sleep(draw.random() * 3 * seconds + 0.01)
-    os.kill(child, signal.SIGKILL)
-    killed += os.waitpid(child, 0)[1] != 0
-    if killed > 6:
-        break
-left = total - len(done())
-summary = work("o")
-assert (summary.segmented, summary.skipped) == (left, total - left), summary
-print("KILLED", killed, "LEFT", left)
-"""
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_killed_at_any_moment_a_run_goes_on_to_the_same_files(model):
-    for i in range(16):
-        picture(f"p/{i}.png", (40 + i, 60), seed=i)
-    done = subprocess.run(
-        [sys.executable, "-c", KILLED, model],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    killed = int(done.stdout.split()[1])
-    assert killed > 0, done.stdout
-    assert results("whole") == [name for name in results("o") if not name.endswith(".part")]
-    for name in results("whole"):
-        assert Path("whole", name).read_bytes() == Path("o", name).read_bytes(), name
 
 
 # -- pictures that cannot be used ---------------------------------------------------------------

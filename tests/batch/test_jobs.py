@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -12,7 +13,6 @@ import tarfile
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pyarrow.parquet
 import pytest
 from PIL import Image
@@ -20,7 +20,7 @@ from PIL import Image
 from commands import CLASSES, FAST, files, one_line_error, picture, results, times
 from tiny import save_tiny_clip
 from wordmask import Segmenter, WordmaskError, segment_folder
-from wordmask.batch import FolderJob, engine, run_settings
+from wordmask.batch import FolderJob, run_settings
 from wordmask.cli import run
 from wordmask.towers.clip import ClipTower
 
@@ -110,11 +110,16 @@ def test_a_generator_is_read_as_far_as_needed(segmenter):
 
 def test_pictures_of_one_size_go_through_the_network_together(segmenter, passes, monkeypatch):
     segment_folder(segmenter, "p", WORDS, "singles")
-    monkeypatch.setattr(engine, "CPU_BATCH", 2)
-    monkeypatch.setattr("wordmask.pipeline.CPU_BATCH", 2)
+    monkeypatch.setattr("wordmask.pipeline.CPU_BATCH", 2)  # as on a GPU
     passes.clear()
     segment_folder(segmenter, "p", WORDS, "batches")
     assert passes == [2, 2]
+    passes.clear()
+    paths = ["p/0.png", "p/2.png", "p/1.png", "p/3.png"]
+    listed = segmenter(paths, WORDS)
+    assert passes == [2, 2]
+    for path, one in zip(paths, listed, strict=True):
+        assert (one.labels != segmenter(path, WORDS).labels).mean() < 0.01
     for i in range(4):
         one, other = (np.asarray(Image.open(f"{o}/{i}_labels.png")) for o in ("singles", "batches"))
         assert (one != other).mean() < 0.01
@@ -282,10 +287,7 @@ def test_workers_give_the_same_files_also_after_one_was_killed(segmenter):
     def kill(one):
         reported.append(one)
         if len(reported) == 2:
-            for child in psutil.Process().children():
-                if "spawn_main" in " ".join(child.cmdline()):
-                    child.send_signal(signal.SIGKILL)
-                    return
+            os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
 
     with pytest.raises(WordmaskError, match="a worker was killed; start again to resume"):
         segment_folder(segmenter, "p", WORDS, "o", workers=2, progress=kill)

@@ -21,7 +21,6 @@ from wordmask.drawing import count_labels
 from wordmask.errors import WordmaskError, is_out_of_memory
 from wordmask.files import shown
 from wordmask.images import decode_image
-from wordmask.pipeline import BATCH, CPU_BATCH
 from wordmask.segmentation import Segmentation
 from wordmask.segmenter import Prepared, Segmenter
 
@@ -70,8 +69,8 @@ class Mapper:
         self.words, self.formats = job.words, job.formats
         self.texts = segmenter.encode_text(job.words, job.background)
         self.weights = segmenter.weights()
-        on_cpu = segmenter.tower.device.type == "cpu"
-        self.batch = LOW_MEMORY_GROUP if segmenter.low_memory else CPU_BATCH if on_cpu else BATCH
+        at_once = segmenter.pipeline.at_once
+        self.batch = LOW_MEMORY_GROUP if segmenter.low_memory else at_once
 
     def load(self, number: int, picture: Picture) -> Loaded:
         """Read a picture."""
@@ -106,16 +105,8 @@ class Mapper:
         return [None if one.prepared is None else next(results) for one in batch]
 
     def _segment(self, batch: Sequence[Loaded]) -> list[Segmentation | None]:
-        groups: dict[Any, list[int]] = {}
-        for i, one in enumerate(batch):
-            assert one.prepared is not None
-            groups.setdefault(tuple(one.prepared.pixels.shape), []).append(i)
-        encodings: list[Any] = [None] * len(batch)
-        for indices in groups.values():
-            prepared = [p for i in indices if (p := batch[i].prepared) is not None]
-            encoded = self.segmenter.encode_prepared(prepared, single=len(prepared) == 1)
-            for i, encoding in zip(indices, encoded.split(), strict=True):
-                encodings[i] = encoding
+        prepared = [one.prepared for one in batch if one.prepared is not None]
+        encodings = self.segmenter.encode_each(prepared)
         known = [one.picture.image_labels for one in batch]
         given = [known] if any(one is not None for one in known) else []
         scored = self.segmenter.score_all(encodings, self.texts, *given)
