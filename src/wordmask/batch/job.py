@@ -163,6 +163,7 @@ class FolderJob:
         self.failed_before = 0
         self._lock = threading.Lock()
         self._claimed = False
+        self._is_there = self.out.exists()
         self._others: list[str] = []  # names of results of other weights
         self._moved: dict[str, dict[str, Any]] = {}  # entries of pictures that lie elsewhere now
         self._renamed: list[tuple[str, str]] = []  # names before and now of pictures that moved
@@ -268,12 +269,13 @@ class FolderJob:
         """
         if self.overwrite:
             return False
-        there = [file for file in picture.files(self.out, self.formats) if file.exists()]
-        if there and not self.journal.claimed:
-            raise WordmaskError(
-                f"{shown(there[0])} exists and is not from wordmask; choose another out folder, or "
-                "overwrite"
-            )
+        if not self.journal.claimed:
+            for file in picture.files(self.out, self.formats) if self._is_there else ():
+                if file.exists():
+                    raise WordmaskError(
+                        f"{shown(file)} exists and is not from wordmask; choose another out "
+                        "folder, or overwrite"
+                    )
         if picture.name not in self.journal:
             return bool(self._orphans) and self._was_renamed(picture)
         entry, now = self.journal.read(picture.name), picture.identity()
@@ -292,7 +294,7 @@ class FolderJob:
                     "overwrite"
                 )
         same = same and entry.get("image_labels") == now.get("image_labels")
-        return same and len(there) == len(self.formats)
+        return same and all(file.exists() for file in picture.files(self.out, self.formats))
 
     def _find_orphans(self, names: set[str]) -> None:
         """Find what was done and has no picture now: its picture may have another name."""
