@@ -120,6 +120,8 @@ def test_generators_give_pictures_one_by_one():
     stream = read_sources(endless(), Path("o"))
     assert [next(stream).name for _ in range(4)] == ["0", "1", "00000002", "deep/one"]
     assert not asked
+    (alone,) = read_sources(np.zeros((4, 5, 3), np.uint8), Path("o"))
+    assert alone.name == "00000000"
 
 
 @pytest.mark.parametrize(

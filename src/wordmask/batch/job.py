@@ -298,7 +298,7 @@ class FolderJob:
 
     def _find_orphans(self, names: set[str]) -> None:
         """Find what was done and has no picture now: its picture may have another name."""
-        if self.overwrite or self.journal.keys() <= names:
+        if self.overwrite or names.issuperset(self.journal.keys()):
             return
         for key, entry in self.journal.items():
             if key not in names and "error" not in entry and not os.path.exists(entry["picture"]):

@@ -120,6 +120,8 @@ def read_sources(inputs: Inputs, out: Path) -> list[Picture] | Iterator[Picture]
         return find_pictures([inputs], out)
     if isinstance(inputs, (list, tuple)) and all(isinstance(x, (str, os.PathLike)) for x in inputs):
         return find_pictures(inputs, out)
+    if isinstance(inputs, (np.ndarray, PIL.Image.Image)):
+        return _stream([inputs])
     if not isinstance(inputs, Iterable):
         raise WordmaskError(
             f"got {type(inputs).__name__} as pictures; give paths, or an iterable of paths, "
