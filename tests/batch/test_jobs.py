@@ -53,6 +53,10 @@ def same(one: str, other: str) -> bool:
     )
 
 
+def journal(folder: str) -> bytes:
+    return b"".join(path.read_bytes() for path in sorted(Path(folder).glob("*.jsonl")))
+
+
 @pytest.fixture
 def passes(monkeypatch) -> list[int]:
     """How many pictures each pass of the network took."""
@@ -85,6 +89,12 @@ def test_every_source_gives_the_same_files(segmenter):
     assert same("folder", "paths")
     assert same("folder", "shard/a")
     assert segment_folder(segmenter, "a.tar", WORDS, "shard", **kept).skipped == 4
+    Path("b.tar").write_bytes(Path("a.tar").read_bytes())  # the same pictures in another shard
+    assert segment_folder(segmenter, "b.tar", WORDS, "shard", **kept).segmented == 4
+    assert same("shard/a", "shard/b")
+    before = journal("arrays")
+    assert segment_folder(segmenter, iter(arrays), WORDS, "arrays", **kept).skipped == 4
+    assert journal("arrays") == before
     arrays[1] = "1", arrays[0][1]
     summary = segment_folder(segmenter, iter(arrays), WORDS, "arrays", **kept)
     assert (summary.segmented, summary.skipped) == (1, 3)
@@ -150,7 +160,12 @@ def test_pictures_that_moved_are_not_made_again(segmenter, passes):
     assert now["deep/two.json"] == before["2.json"]
     assert "2.json" not in now
     assert now["1.json"] != before["1.json"]
-    assert segment_folder(segmenter, "q", WORDS, "o").skipped == 5
+    before = journal("o")
+    assert segment_folder(segmenter, "q", WORDS, "o", manifest="m.parquet").skipped == 5
+    assert journal("o") == before
+    rows = pyarrow.parquet.read_table("m.parquet").to_pylist()
+    assert [row["name"] for row in rows] == ["0", "1", "3", "deep/one", "deep/two"]
+    assert rows[4]["source"] == os.path.abspath("q/deep/two.png")
 
 
 def test_a_copy_is_not_taken_for_the_picture_that_moved(segmenter):

@@ -282,26 +282,27 @@ class FolderJob:
         if "error" in entry:
             self.failed_before += 1
             return False
-        same = all(entry[key] == now[key] for key in ("picture", "size", "modified"))
-        if not same or picture.image is not None:
-            same = _is_same(picture, entry)
-            if same:
-                self._moved[picture.name] = {**entry, **now}
-            elif entry["picture"] != now["picture"]:
+        stayed = all(entry[key] == now[key] for key in ("picture", "size", "modified"))
+        if (not stayed or picture.image is not None) and not _is_same(picture, entry):
+            if entry["picture"] != now["picture"]:
                 raise WordmaskError(
                     f"{shown(self.out / picture.name)} was made from {shown(entry['picture'])} and "
                     f"now {shown(picture.path)} has that name; choose another out folder, or "
                     "overwrite"
                 )
-        same = same and entry.get("image_labels") == now.get("image_labels")
-        return same and all(file.exists() for file in picture.files(self.out, self.formats))
+            return False
+        done = entry.get("image_labels") == now.get("image_labels")
+        done = done and all(file.exists() for file in picture.files(self.out, self.formats))
+        if done and not stayed:
+            self._moved[picture.name] = {**entry, **now}
+        return done
 
     def _find_orphans(self, names: set[str]) -> None:
         """Find what was done and has no picture now: its picture may have another name."""
         if self.overwrite or names.issuperset(self.journal.keys()):
             return
         for key, entry in self.journal.items():
-            if key not in names and "error" not in entry and not os.path.exists(entry["picture"]):
+            if key not in names and "error" not in entry and _is_gone(entry["picture"]):
                 self._orphans.setdefault(entry["size"], []).append(key)
 
     def _was_renamed(self, picture: Picture) -> bool:
@@ -330,8 +331,8 @@ class FolderJob:
                     os.replace(old, new)
                 except OSError as error:
                     raise WordmaskError(f"cannot rename {shown(old)}: {error.strerror}") from None
-        self.journal.append(now, self._moved.pop(now))
         self.journal.drop([before])
+        self.journal.append(now, self._moved.pop(now))
 
     def estimate(self) -> int | None:
         """About how many bytes the results of the pictures left to do will take.
@@ -410,6 +411,12 @@ def _is_same(picture: Picture, entry: Mapping[str, Any]) -> bool:
         return digest(picture.content()) == entry["hash"]
     except WordmaskError:  # said when it is segmented
         return False
+
+
+def _is_gone(path: str) -> bool:
+    """Whether a picture is no longer where an entry says, be it in a shard; not one from memory."""
+    shard, inside, _ = path.partition(f".tar{os.sep}")
+    return os.path.isabs(path) and not os.path.exists(f"{shard}.tar" if inside else path)
 
 
 def _sizes(files: Iterable[Path]) -> int:
