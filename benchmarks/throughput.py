@@ -6,8 +6,10 @@ Random weights in the shape of ViT-B/16; JPEG pictures made on the spot, or thos
 bare passes are transformers' own `CLIPVisionModelWithProjection` with SDPA on the same pixels,
 which are in memory: nothing is read, decided or written. `in turn` calls the segmenter on one
 picture after the other and saves the same formats, `list` gives it all at once, and `folder` is
-`segment_folder`. All are run in turn, and ratios are taken round by round. Last, where the time of
-a picture goes when nothing runs beside it.
+`segment_folder`. All are run in turn, and ratios are taken round by round: of the time on the wall;
+of the CPU time of the thread that runs the network, which is the ratio if the other threads have
+cores of their own (with one thread of torch); and of the CPU time of all. Last, where the time of a
+picture goes.
 """
 
 from __future__ import annotations
@@ -60,12 +62,15 @@ class RandomText(Segmenter):
         return super().encode_text(rows.to(self.tower.device), "none")
 
 
-def timed(call: Callable[[], object], device: torch.device) -> float:
+def timed(call: Callable[[], object], device: torch.device) -> tuple[float, float, float]:
+    """Seconds of a call: on the wall, of this thread's CPU, and of the CPU of all threads."""
+    clocks = time.perf_counter, time.thread_time, time.process_time
     synchronise(device)
-    start = time.perf_counter()
+    start = [clock() for clock in clocks]
     call()
     synchronise(device)
-    return time.perf_counter() - start
+    wall, own, threads = (clock() - since for clock, since in zip(clocks, start, strict=True))
+    return wall, own, threads
 
 
 def stages(segmenter: Segmenter, texts, paths: list[Path], formats: tuple[str, ...], names):
@@ -75,7 +80,7 @@ def stages(segmenter: Segmenter, texts, paths: list[Path], formats: tuple[str, .
     def clock(name: str, call: Callable, *values):
         found = []
         took = timed(lambda: found.append(call(*values)), segmenter.tower.device)
-        seconds[name] = seconds.get(name, 0.0) + took / len(paths)
+        seconds[name] = seconds.get(name, 0.0) + took[2] / len(paths)
         return found[0]
 
     for path in paths:
@@ -147,7 +152,7 @@ def main() -> None:
         calls["folder"] = lambda: in_folder(1)
         for number in arguments.workers:
             calls[f"folder, {number} workers"] = lambda number=number: in_folder(number)
-        times: dict[str, list[float]] = {name: [] for name in calls}
+        times: dict[str, list[tuple[float, float, float]]] = {name: [] for name in calls}
         for i in range(arguments.rounds + 1):
             for name, call in calls.items():
                 seconds = timed(call, device)
@@ -155,14 +160,19 @@ def main() -> None:
                     times[name].append(seconds)
         print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {device}")
         print(f"{len(paths)} pictures, {arguments.method}, {arguments.classes} classes, {formats}")
-        print(f"{'':20} pictures/s  of bare passes (min-max)")
-        for name, seconds in times.items():
-            ratios = [b / a for a, b in zip(seconds, times["bare passes"], strict=True)]
-            rate = len(paths) / statistics.median(seconds)
-            ratio = statistics.median(ratios)
-            print(f"{name:20}{rate:11.2f}  {ratio:.2f} ({min(ratios):.2f}-{max(ratios):.2f})")
+        print(f"{'':20} pictures/s  of bare passes (min-max)  by this thread's CPU, by all CPU")
+        for name, taken in times.items():
+            rounds = list(zip(times["bare passes"], taken, strict=True))
+            ratios = [[a[i] / max(b[i], 1e-9) for a, b in rounds] for i in range(3)]
+            wall, own, threads = map(statistics.median, ratios)
+            rate = len(paths) / statistics.median(seconds[0] for seconds in taken)
+            between = f"({min(ratios[0]):.2f}-{max(ratios[0]):.2f})"
+            print(f"{name:20}{rate:11.2f}  {wall:.2f} {between:13}{own:22.2f}{threads:13.2f}")
         parts = stages(segmenter, texts, paths, formats, names)
-        print("ms a picture: " + ", ".join(f"{name} {1000 * s:.1f}" for name, s in parts.items()))
+        print(
+            "ms of CPU a picture: "
+            + ", ".join(f"{name} {1000 * s:.1f}" for name, s in parts.items())
+        )
 
 
 if __name__ == "__main__":

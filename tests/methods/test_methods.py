@@ -84,7 +84,7 @@ class TestEveryMethod:
             second = kept.encode(image)
         assert torch.equal(first.features, second.features)
         again = class_scores(kept, second, texts)
-        assert (plain - again).abs().max() < 0.02 * plain.abs().max()
+        assert (plain - again).abs().mean() < 0.005 * plain.abs().max()
 
     def test_permuting_classes_permutes_the_result(self, clip, texts, method, variant):
         order = torch.tensor([3, 0, 4, 1, 2])
