@@ -29,7 +29,7 @@ LAYERS = (
         "colours",
         "lettering",
     ),
-    ("drawing", "segmentation"),
+    ("drawing", "segmentation", "bars"),
     ("towers",),
     ("text_queries", "preprocessing", "encoding", "scoring"),
     ("methods", "refiners"),

@@ -445,14 +445,16 @@ def test_the_command_takes_lists_shards_and_stdin(model, capsys, monkeypatch):
     assert "got the shard '3/2'; write I/N" in one_line_error(capsys)
 
 
-def test_many_pictures_get_a_line_now_and_then(model, capsys, monkeypatch):
+def test_many_pictures_do_not_get_a_line_each(model, capsys, monkeypatch):
+    from wordmask import bars
     from wordmask.cli import segment
 
     monkeypatch.setattr(segment, "MOST_LINES", 3)
+    monkeypatch.setattr(bars, "LINE_EVERY", 0.0)
     Path("p/1.png").write_bytes(b"no picture")
     command = ["segment", "p", "-c", CLASSES, "--model", model, *FAST, "--on-error", "skip"]
     assert run(command) == 1
-    lines = [x for x in capsys.readouterr().err.splitlines() if "pictures, " in x]
-    assert len(lines) == 1
-    assert lines[0].startswith("wordmask: 4/4 pictures, ")
-    assert lines[0].endswith("left, 1 failed")
+    err = capsys.readouterr().err
+    assert "[1/4]" not in err
+    lines = [x for x in err.splitlines() if x.startswith("wordmask: segmenting: 4/4 pictures")]
+    assert lines[0].endswith("1 failed  3.png")

@@ -23,7 +23,7 @@ from wordmask.batch.writing import SUFFIXES
 from wordmask.errors import ImageError, WordmaskError, unknown
 from wordmask.files import shown
 from wordmask.journal import SETTINGS
-from wordmask.vocabulary import Vocabulary
+from wordmask.vocabulary import Vocabulary, as_list
 
 Inputs = str | os.PathLike[str] | Iterable[Any]
 ImageLabels = str | os.PathLike[str] | Mapping[str, Sequence[str]]
@@ -457,6 +457,11 @@ def add_image_labels(
             if not key:
                 raise WordmaskError(
                     f"{source} has no row for {shown(path)}; a row begins with the name of its file"
+                )
+            if isinstance(table[key], str):
+                raise WordmaskError(
+                    f"{source} has {table[key]!r} for {shown(path)}; write "
+                    f"{as_list(str(table[key]))}"
                 )
             labels = tuple(dict.fromkeys(table[key]))
         for label in labels or ():

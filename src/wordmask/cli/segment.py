@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import shutil
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from wordmask.cli import common
+from wordmask.cli import common, complete
 from wordmask.cli.groups import (
     FullMethodOptions,
     LowMemory,
@@ -29,7 +27,6 @@ if TYPE_CHECKING:
     from wordmask.batch import FolderJob, Processed, Summary
 
 MOST_ROWS = 25
-LONGEST_NAME = 48
 MOST_LINES = 10_000  # pictures of which each gets a line where no bar can be drawn
 JOB = "Large jobs"
 
@@ -75,6 +72,7 @@ def segment(
             "(NAME_overlay.jpg, colours over the photo and a legend), scores (NAME_scores.npz, "
             "class scores on the patch grid), json (NAME.json, pixel shares and provenance).",
             show_default="labels,overlay,json",
+            autocompletion=complete.formats,
             rich_help_panel="Results",
         ),
     ] = None,
@@ -193,7 +191,20 @@ def segment(
         return
     job.check_first(DEFAULT_MAX_PIXELS if max_pixels is None else max_pixels or None)
     segmenter = model.load(built, variant, refiners, max_pixels=max_pixels, low_memory=low_memory)
-    with _shown_progress(job) as report:
+    words.echo(vocabulary, background)
+    total = len(job.todo)
+    with common.progress_bar() as bar:
+        task = bar.add_task("segmenting", total=total, unit="pictures")
+
+        def report(one: Processed) -> None:
+            failed = f"{len(job.summary.failed)} failed  " if job.summary.failed else ""
+            bar.update(task, advance=1, detail=failed + common.shown(one.picture.path.name))
+            if one.pixels is None:
+                print(f"wordmask: skipped: {common.one_line(one.reason)}", file=sys.stderr)
+            elif bar.disable and total <= MOST_LINES:  # else now and then a line of the bar's
+                shares = _line(job.summary.names, one.pixels)
+                common.say(f"[{one.number}/{total}] {common.shown(one.picture.path)}: {shares}")
+
         run_job(job, segmenter, report, workers)
     _print_end(job)
     if job.summary.failed:
@@ -203,54 +214,9 @@ def segment(
 # -- output -------------------------------------------------------------------------------------
 
 
-@contextmanager
-def _shown_progress(job: FolderJob) -> Iterator[Callable[[Processed], None]]:
-    """A bar with rate, time left and failures; without a terminal a line for each picture.
-
-    For many pictures, that is a line every 20 seconds.
-    """
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
-    from rich.progress import TimeRemainingColumn as Remaining
-
-    total, start = len(job.todo or ()), time.monotonic()
-    said = start
-    columns = BarColumn(bar_width=24), MofNCompleteColumn(), Remaining(elapsed_when_finished=True)
-    with common.progress_bar(*columns, TextColumn("{task.description}", markup=False)) as bar:
-        task = bar.add_task("", total=total)
-
-        def report(one: Processed) -> None:
-            nonlocal said
-            path, now = common.shown(one.picture.path), time.monotonic()
-            summary = job.summary
-            count = summary.segmented + len(summary.failed)
-            rate = count / max(now - start, 1e-9)
-            failed = f", {len(summary.failed)} failed" if summary.failed else ""
-            name = common.shown(one.picture.path.name)
-            bar.update(task, advance=1, description=f"{_rate(rate)}{failed}  {name}")
-            if one.pixels is None:
-                print(f"wordmask: skipped: {common.one_line(one.reason)}", file=sys.stderr)
-            elif bar.disable and total <= MOST_LINES:
-                shares = _line(summary.names, one.pixels)
-                print(f"[{one.number}/{one.total}] {path}: {shares}", file=sys.stderr)
-            elif bar.disable and (now - said >= common.LINE_EVERY or count == total):
-                said = now
-                left = common.duration((total - count) / rate)
-                print(
-                    f"wordmask: {count}/{total} pictures, {_rate(rate)}, {left} left{failed}",
-                    file=sys.stderr,
-                    flush=True,
-                )
-
-        yield report
-
-
-def _rate(rate: float) -> str:
-    return f"{rate:.1f}/s" if rate >= 1 else f"{60 * rate:.1f}/min"
-
-
 def _print_plan(job: FolderJob) -> None:
     """Print what would be done."""
-    from wordmask.towers.transfer import size_text
+    from wordmask.files import size_text
 
     pictures, left = len(job.pictures or ()), len(job.todo or ())
     rows = [("pictures", f"{pictures:,}" + (" in this shard" if job.shard[1] > 1 else ""))]
@@ -281,7 +247,10 @@ def _line(names: Sequence[str], pixels: np.ndarray) -> str:
         counts[UNLABELLED] += float(pixels[0]) / total
     rest = counts.pop(UNLABELLED)
     found = sorted((name for name in counts if counts[name]), key=lambda name: -counts[name])
-    parts = [f"{common.one_line(name, LONGEST_NAME)} {percent(counts[name])}" for name in found[:5]]
+    parts = [
+        f"{common.one_line(name, common.LONGEST_NAME)} {percent(counts[name])}"
+        for name in found[:5]
+    ]
     parts += [f"{len(found) - 5} more"] if len(found) > 5 else []
     parts += [f"{UNLABELLED} {percent(rest)}"] if rest else []
     return ", ".join(parts)
@@ -298,8 +267,10 @@ def _print_end(job: FolderJob) -> None:
     parts += [f"{len(summary.failed)} failed"] if summary.failed else []
     print(", ".join(parts))
     if count > 1:
+        from wordmask.bars import duration_text
+
         rate = count / max(summary.seconds, 1e-9)
-        print(f"in {common.duration(summary.seconds)}, {_rate(rate)}")
+        print(f"in {duration_text(summary.seconds)}, {rate:.2g} pictures/s")
     pictures = job.pictures or []
     if len(pictures) == 1 and not summary.failed:
         print("\n".join(common.shown(file) for file in pictures[0].files(job.out, job.formats)))
@@ -337,7 +308,7 @@ def _table(summary: Summary) -> Table:
     for i in order[:MOST_ROWS]:
         red, green, blue = colours[i]
         chip = Text("  ", Style(bgcolor=f"rgb({red},{green},{blue})"))
-        name = common.one_line(summary.names[i - 1], LONGEST_NAME)
+        name = common.one_line(summary.names[i - 1], common.LONGEST_NAME)
         row(chip, name, int(summary.pixels[i]), int(summary.occurrences[i]))
     if rest:
         row(Text(""), f"{len(rest)} more classes", int(sum(summary.pixels[i] for i in rest)), None)
