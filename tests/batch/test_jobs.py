@@ -457,4 +457,4 @@ def test_many_pictures_do_not_get_a_line_each(model, capsys, monkeypatch):
     err = capsys.readouterr().err
     assert "[1/4]" not in err
     lines = [x for x in err.splitlines() if x.startswith("wordmask: segmenting: 4/4 pictures")]
-    assert lines[0].endswith("1 failed  3.png")
+    assert lines[0].endswith("1 failed, 3.png")

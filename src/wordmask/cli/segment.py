@@ -197,7 +197,7 @@ def segment(
         task = bar.add_task("segmenting", total=total, unit="pictures")
 
         def report(one: Processed) -> None:
-            failed = f"{len(job.summary.failed)} failed  " if job.summary.failed else ""
+            failed = f"{len(job.summary.failed)} failed, " if job.summary.failed else ""
             bar.update(task, advance=1, detail=failed + common.shown(one.picture.path.name))
             if one.pixels is None:
                 print(f"wordmask: skipped: {common.one_line(one.reason)}", file=sys.stderr)
