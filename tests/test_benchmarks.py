@@ -108,6 +108,10 @@ CHEAP: dict[str, tuple[list[str], Callable[[ModuleType], dict[str, Any]]]] = {
         ["--classes", "3", "--repeats", "1", "--side", "8", "--heads", "2"],
         lambda module: {},
     ),
+    "throughput": (
+        ["--pictures", "2", "--rounds", "1", "--classes", "3"],
+        lambda module: {"SIZE": (48, 64), "make_model": tiny_vision},
+    ),
 }
 
 

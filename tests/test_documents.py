@@ -203,6 +203,24 @@ def test_examples_run(page, tmp_path, monkeypatch):
         assert Path("masks-demo/scene_labels.png").is_file()
 
 
+def test_jobs(tmp_path, monkeypatch):
+    """The commands and the Python of docs/jobs.md run."""
+    text = (ROOT / "docs" / "jobs.md").read_text(encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    for seed in range(2):
+        Image.fromarray(toybox.render(seed, 64).image).save(f"{seed}.png")
+    Path("list.txt").write_text("0.png\n1.png\n")
+    for _, block in marked(text, "run"):
+        for line in block.splitlines():
+            assert run(shlex.split(line)[1:]) == 0, line
+    (code,) = [code for _, code in marked(text, "python")]
+    exec(compile(code, "example", "exec"), {"__name__": "example"})
+    assert {file.name for file in Path("second").glob("*.png")} == {"0_labels.png", "1_labels.png"}
+    assert len(list(Path("kept").rglob("*.safetensors"))) == 2
+    assert Path("results.parquet").is_file()
+    assert Path("frames/frame2_labels.png").is_file()
+
+
 def definitions(file: Path) -> set[str]:
     """`::NAME` and `::CLASS::NAME` of all that a Python file defines."""
     tree = ast.parse(file.read_text(encoding="utf-8"))
