@@ -127,7 +127,7 @@ def test_maps(tmp_path, monkeypatch):
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 # Run by the tests above, which prepare more for them.
-WITH_OWN_TEST = {"extending.md", "maps.md", "pictures.md"}
+WITH_OWN_TEST = {"extending.md", "jobs.md", "maps.md", "pictures.md"}
 # Run elsewhere: `.ci/run` types the README's commands, tests/toybox its demo.
 ELSEWHERE = {"demo", "test"}
 
