@@ -63,9 +63,9 @@ def segment(
             "--format",
             "-f",
             metavar="LIST",
-            help="Among labels (NAME_labels.png, pixel values are labels), overlay "
-            "(NAME_overlay.jpg, colours over the photo and a legend), scores (NAME_scores.npz, "
-            "class scores on the patch grid), json (NAME.json, pixel shares and provenance).",
+            help="Among labels, overlay, json, scores, masks, cutouts, polygons and more for each "
+            "picture; coco, yolo-seg, voc, cvat, label-studio and more for the whole folder. "
+            "`wordmask convert --list` says what each is.",
             show_default="labels,overlay,json",
             rich_help_panel="Results",
         ),
@@ -100,9 +100,10 @@ def segment(
     Exit codes: 0 success, 1 pictures were left out (--on-error skip), 2 wrong usage, bad input or
     results that cannot be written, 130 interrupted.
     """
-    from wordmask.batch import FORMATS, FolderJob, check_formats, run_settings
+    from wordmask.batch import FolderJob, run_settings
+    from wordmask.formats import DEFAULT, check_formats
 
-    given = ",".join(formats or FORMATS).split(",")
+    given = ",".join(formats or DEFAULT).split(",")
     chosen = check_formats(name.strip() for name in given)
     vocabulary, background = words.read()
 
@@ -126,6 +127,7 @@ def segment(
         image_labels=image_labels,
     )
     if not job.todo:
+        job.finish()
         _print_end(job)
         return
     job.check_first(DEFAULT_MAX_PIXELS if max_pixels is None else max_pixels or None)
