@@ -16,11 +16,13 @@ import typer
 from wordmask.cli import (
     bench,
     compare,
+    convert,
     datasets,
     demo,
     doctor,
     evaluate,
     explain,
+    formats,
     methods,
     protocol,
     refiners,
@@ -39,6 +41,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(segment.segment)
+app.command()(convert.convert)
+app.command()(formats.formats)
 app.command()(explain.explain)
 app.command()(compare.compare)
 app.command()(methods.methods)

@@ -65,7 +65,7 @@ def segment(
             metavar="LIST",
             help="Among labels, overlay, json, scores, masks, cutouts, polygons and more for each "
             "picture; coco, yolo-seg, voc, cvat, label-studio and more for the whole folder. "
-            "`wordmask convert --list` says what each is.",
+            "`wordmask formats` lists all.",
             show_default="labels,overlay,json",
             rich_help_panel="Results",
         ),

@@ -19,6 +19,7 @@ memory at a time. What writes results needs this:
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from wordmask.errors import WordmaskError, unknown
@@ -112,6 +113,44 @@ def write_folder_formats(out: Path, formats: Iterable[str], results: Results) ->
         one.make(one.path(out), results.names, results)
         made.append(one.path(out))
     return made
+
+
+def convert(
+    folder: str | Path, formats: Iterable[str], out: str | Path | None = None
+) -> list[Path]:
+    """Make formats from the label files of `wordmask segment`, without any network.
+
+    Args:
+        folder: the folder of results.
+        formats: any but "json" and "scores", which the labels do not hold.
+        out: where they are written; by default the folder of results.
+
+    Returns:
+        The files and folders of the whole folder; where formats of single pictures were asked for,
+        `out` itself comes first.
+
+    Raises:
+        WordmaskError: a format that cannot be made, no results, a label file that is missing.
+    """
+    given = [formats] if isinstance(formats, str) else list(formats)
+    chosen = [name for name in check_formats(given) if name in given]
+    for name in ("json", "scores"):
+        if name in chosen:
+            raise WordmaskError(
+                f"the format {name} cannot be made from labels; ask wordmask segment for it"
+            )
+    each = split_formats(chosen)[0]
+    images = any(one.needs == "image" for one in each)
+    folder = Path(folder)
+    out = folder if out is None else Path(out)
+    results = read_results(folder, images)
+    if each or out.resolve() == folder.resolve():
+        check_names(chosen, (name for name, _ in results.pictures))
+    for item in results if each else ():
+        for one in each:
+            one.write(out, item)
+    made = write_folder_formats(out, chosen, replace(results, images=False))
+    return [out, *made] if each else made
 
 
 def is_result(path: str | PurePosixPath) -> bool:
