@@ -279,7 +279,7 @@ class FolderJob:
         """Write the formats of the whole folder from the label files of what is done."""
         done = [one for one in self.pictures if one.name in self.journal]
         pairs = [(one.name, os.path.abspath(one.path)) for one in done]
-        results = Results(self.out, self.words.classes, pairs)
+        results = Results(self.out, self.words.classes, sorted(pairs))
         return write_folder_formats(self.out, self.formats, results)
 
     def _attempt(

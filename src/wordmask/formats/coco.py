@@ -16,7 +16,7 @@ from PIL import Image
 from wordmask.drawing import palette
 from wordmask.files import make_folder, write_atomically
 from wordmask.formats.base import FolderFormat, Item
-from wordmask.formats.folders import whole_folder
+from wordmask.formats.folders import link_picture, whole_folder
 
 
 def instances(
@@ -45,7 +45,8 @@ def instances(
 
 
 def panoptic(path: Path, names: Sequence[str], items: Iterable[Item]) -> None:
-    """Write a folder with annotations/panoptic_all.json and its pictures in panoptic_all/.
+    """Write a folder with annotations/panoptic_all.json, its PNGs in annotations/panoptic_all/ and
+    links to the pictures in images/.
 
     The id of a segment is the label; pixels of no class are 0, which COCO leaves out.
     """
@@ -70,7 +71,8 @@ def panoptic(path: Path, names: Sequence[str], items: Iterable[Item]) -> None:
                 make_folder(file.parent)
                 digits = np.stack([labels % 256, labels // 256, labels // 65536], axis=-1)
                 Image.fromarray(digits.astype(np.uint8)).save(file)
-                image = {"file_name": item.file_name, "height": height, "width": width}
+                link_picture(item, folder / "images")
+                image = {"file_name": item.linked, "height": height, "width": width}
                 yield image, [{"file_name": f"{item.name}.png", "segments_info": found}]
 
         categories = [
@@ -80,6 +82,7 @@ def panoptic(path: Path, names: Sequence[str], items: Iterable[Item]) -> None:
             )
         ]
         make_folder(pictures)
+        make_folder(folder / "images")
         with open(folder / "annotations" / "panoptic_all.json", "wb") as file:
             _stream(categories, segments(), file, numbered=False)
 
@@ -132,7 +135,7 @@ FORMATS = (
     ),
     FolderFormat(
         "coco-panoptic",
-        "COCO panoptic: a JSON file and a folder of PNGs",
+        "COCO panoptic: a JSON file, a folder of PNGs, links to the pictures",
         "coco_panoptic/",
         make=panoptic,
     ),
