@@ -29,6 +29,7 @@ from wordmask.formats import (
     split_formats,
     write_folder_formats,
 )
+from wordmask.formats.folders import link_picture
 from wordmask.formats.voc import colours, label_map
 from wordmask.journal import Journal
 
@@ -465,8 +466,7 @@ def test_convert_makes_the_same_files_elsewhere(made, tmp_path):
             or path.is_relative_to("voc/JPEGImages")
             or "images" in path.parts
         ):
-            if (made / path).is_symlink():
-                assert os.readlink(tmp_path / "again" / path) == os.readlink(made / path)
+            assert (tmp_path / "again" / path).samefile(made / path) or (made / path).is_dir()
         elif (made / path).is_file():
             assert (tmp_path / "again" / path).read_bytes() == (made / path).read_bytes(), path
     same(read_coco(tmp_path / "again" / "coco.json")[0], labels_of())
@@ -491,7 +491,7 @@ def test_folders_are_replaced_whole_and_never_those_of_others(tmp_path, monkeypa
     yolo = tmp_path / "o" / "yolo"
     write_folder_formats(tmp_path / "o", ["yolo-seg"], results)
     before = {path: path.lstat().st_mtime_ns for path in yolo.rglob("*")}
-    assert os.readlink(yolo / "images" / "row.png") == str(tmp_path / "photos" / "row.png")
+    assert (yolo / "images" / "row.png").samefile(tmp_path / "photos" / "row.png")
     broken = Results(results.out, results.words, [*results.pictures, ("gone", "gone.png")])
     with pytest.raises(WordmaskError, match="gone_labels"):
         write_folder_formats(tmp_path / "o", ["yolo-seg"], broken)
@@ -507,6 +507,27 @@ def test_folders_are_replaced_whole_and_never_those_of_others(tmp_path, monkeypa
     with pytest.raises(WordmaskError, match="voc exists and is not from wordmask"):
         write_folder_formats(tmp_path / "o", ["voc"], results)
     assert (tmp_path / "o" / "voc" / "mine.txt").is_file()
+
+
+def test_pictures_are_linked_or_copied(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError("no links here")
+
+    photo = tmp_path / "a.png"
+    photo.write_bytes(b"photo")
+    result = Segmentation(np.eye(2, dtype=int), ["a"])
+    for number, name in enumerate(("", "link", "symlink")):
+        if name:
+            monkeypatch.setattr(os, name, refuse)
+        link_picture(Item("s/a", str(photo), result), tmp_path / str(number))
+        link = tmp_path / str(number) / "s" / "a.png"
+        assert link.read_bytes() == b"photo"
+        assert (link.samefile(photo), link.is_symlink()) == (
+            (True, True, False)[number],
+            number == 1,
+        )
+    link_picture(Item("a", "shard.tar/a.png", result), tmp_path / "none")
+    assert not (tmp_path / "none").exists()
 
 
 def test_masks_of_an_earlier_run_are_removed(tmp_path):

@@ -44,15 +44,20 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
 
 def link_picture(item: Item, folder: Path) -> None:
-    """Put a link to the picture into a folder; a copy where links cannot be made.
+    """Put the picture into a folder, by a link where that can be: a hard one, else a symbolic one.
 
-    A picture that is no file (in an archive, behind an address) is left out.
+    A hard link is the file itself, which readers that mistrust symbolic links take, and it goes
+    along when the folder is packed. A picture that is no file (in an archive, behind an address) is
+    left out.
     """
     if not item.picture or not os.path.isfile(item.picture):
         return
-    link = folder / item.linked
+    source, link = os.path.realpath(item.picture), folder / item.linked
     make_folder(link.parent)
-    try:
-        link.symlink_to(os.path.abspath(item.picture))
-    except OSError:  # Windows without the privilege, FAT
-        shutil.copyfile(item.picture, link)
+    for place in (os.link, os.symlink, shutil.copyfile):
+        try:
+            place(source, link)
+            return
+        except OSError as error:  # other file systems, Windows without the privilege
+            failed = error
+    raise failed
