@@ -26,7 +26,9 @@ from wordmask.formats import (
     convert,
     is_result,
     label_kind,
+    render,
     split_formats,
+    suffixes,
     write_folder_formats,
 )
 from wordmask.formats.folders import link_picture
@@ -292,8 +294,16 @@ def test_label_pictures_hold_the_labels(made, tmp_path):
 def test_masks_and_cutouts_of_words_that_were_found(made):
     for name, labels in labels_of().items():
         photo = np.asarray(Image.open(made.parent / "photos" / f"{name}.png"))
-        masks = {int(one.name.split("_")[0]): one for one in (made / f"{name}_masks").iterdir()}
-        cuts = {int(one.name.split("_")[0]): one for one in (made / f"{name}_cutouts").iterdir()}
+        masks, cuts = (
+            {
+                one["label"]: made / f"{name}_{kind}" / one["file"]
+                for one in json.loads(
+                    (made / f"{name}_{kind}" / "words.json").read_text(encoding="utf-8")
+                )
+                if one["name"] == NAMES[one["label"] - 1]
+            }
+            for kind in ("masks", "cutouts")
+        )
         assert set(masks) == set(cuts) == set(np.unique(labels)) - {0}
         for label, file in masks.items():
             np.testing.assert_array_equal(np.asarray(Image.open(file)), labels == label)
@@ -532,9 +542,12 @@ def test_pictures_are_linked_or_copied(tmp_path, monkeypatch):
 
 def test_masks_of_an_earlier_run_are_removed(tmp_path):
     first = Item("x", "", Segmentation(np.array([[1, 2]]), ["a", "b"]))
-    assert FORMATS["masks"].write(tmp_path, first) == tmp_path / "x_masks"
+    assert FORMATS["masks"].write(tmp_path, first) == tmp_path / "x_masks" / "words.json"
     FORMATS["masks"].write(tmp_path, Item("x", "", Segmentation(np.array([[2, 2]]), ["a", "b"])))
-    assert [one.name for one in (tmp_path / "x_masks").iterdir()] == ["2_b.png"]
+    assert {one.name for one in (tmp_path / "x_masks").iterdir()} == {"2_b.png", "words.json"}
+    nothing = Item("y", "", Segmentation(np.array([[0]]), ["a"]))
+    assert suffixes(["labels", "masks"]) == ("_labels.png", "_masks/words.json")
+    assert set(render(nothing, ["masks", "labels", "coco"])) == set(suffixes(["masks", "labels"]))
 
 
 def test_only_one_picture_is_in_memory_at_a_time(tmp_path, monkeypatch):

@@ -5,14 +5,13 @@ There are two kinds. A `PictureFormat` makes a file (or a folder of files) of on
 memory at a time. What writes results needs this:
 
     chosen = check_formats(["json", "coco"])  # ("labels", "json", "coco"); also checks the extras
-    each, whole = split_formats(chosen)       # of one picture, of the whole folder
-    for one in each:
-        one.path(out, name)                   # exists when the picture is done (file or folder)
-        one.write(out, Item(name, picture, result, words, label_kind(chosen)))
-        one.encode(item)                      # the same as bytes, or a dict of them by file name
     check_names(chosen, names)                # no picture's results lie where a format's do
-    write_folder_formats(out, chosen, Results(out, words, [(name, picture), ...]))
+    item = Item(name, picture, result, words, label_kind(chosen))
+    render(item, chosen)                      # {"_labels.png": bytes, "_masks/1_cat.png": bytes}
+    suffixes(chosen)                          # of the files that exist when a picture is done
+    write_folder_formats(out, chosen, Results(out, words, [(name, picture), ...]))  # at the end
 
+One format alone: `FORMATS["cutouts"].files(item)` are bytes, `.write(out, item)` writes them.
 `is_result(path)` says whether a picture found below the folder of results is one of its results.
 """
 
@@ -75,6 +74,19 @@ def split_formats(
         tuple(one for one in chosen if isinstance(one, PictureFormat)),
         tuple(one for one in chosen if isinstance(one, FolderFormat)),
     )
+
+
+def render(item: Item, formats: Iterable[str]) -> dict[str, bytes]:
+    """The files of one picture by what is added to its name, in formats of one picture."""
+    files: dict[str, bytes] = {}
+    for one in split_formats(formats)[0]:
+        files |= one.files(item)
+    return files
+
+
+def suffixes(formats: Iterable[str]) -> tuple[str, ...]:
+    """What is added to the name of a picture for the files that exist when it is done."""
+    return tuple(one.done for one in split_formats(formats)[0])
 
 
 def label_kind(names: Iterable[str]) -> str:

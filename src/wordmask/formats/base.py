@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
-from pathlib import Path, PurePath, PurePosixPath
+from pathlib import Path, PurePath
+from typing import BinaryIO
 
 from wordmask.errors import WordmaskError
 from wordmask.files import make_folder, write_atomically
 from wordmask.segmentation import Segmentation
 
+INDEX = "words.json"  # in a folder of files for each word: which is which
 PACKAGES = {  # that the formats of an extra import
     "formats": ("pycocotools", "scipy"),
     "label-studio": ("label_studio_sdk",),
@@ -85,29 +88,38 @@ class PictureFormat(Format):
     """A format of one picture.
 
     Attributes:
-        encode: makes the file, or the files of a folder by name, from an `Item`.
+        encode: makes the file from an `Item`, or the files of a folder by name, `INDEX` last.
         needs: "image" or "scores" that must have been kept, or "".
     """
 
     encode: Callable[[Item], bytes | dict[str, bytes]] = lambda item: b""
     needs: str = ""
 
+    @property
+    def done(self) -> str:
+        """What is added to the name of a picture for the file that is written last."""
+        return self.suffix + INDEX if self.suffix.endswith("/") else self.suffix
+
     def path(self, out: Path, name: str) -> Path:
-        """The file or folder of a picture; it exists when the picture was done."""
-        return out / (name + self.suffix.rstrip("/"))
+        """The file of a picture that exists when the picture is done."""
+        return out / (name + self.done)
+
+    def files(self, item: Item) -> dict[str, bytes]:
+        """The files of a picture by what is added to its name, `done` last."""
+        content = self.encode(item)
+        if isinstance(content, bytes):
+            return {self.suffix: content}
+        return {self.suffix + name: data for name, data in content.items()}
 
     def write(self, out: Path, item: Item) -> Path:
-        """Write the file, whole or not at all, or a folder whose files are so; return its path."""
-        path, content = self.path(out, item.name), self.encode(item)
-        if isinstance(content, bytes):
-            make_folder(path.parent)
-            write_atomically(path, lambda file: file.write(content))
-            return path
-        make_folder(path)
-        for other in {one.name for one in path.glob("*.png")} - content.keys():
-            (path / other).unlink()  # of an earlier run
-        for name, data in content.items():
-            write_atomically(path / name, lambda file, data=data: file.write(data))
+        """Write the files of a picture, each whole or not at all; return that of `path`."""
+        path, files = self.path(out, item.name), self.files(item)
+        make_folder(path.parent)
+        if self.suffix.endswith("/"):
+            for other in set(path.parent.iterdir()) - {out / (item.name + one) for one in files}:
+                other.unlink()  # of an earlier run
+        for suffix, data in files.items():
+            write_atomically(out / (item.name + suffix), partial(_put, data))
         return path
 
 
@@ -127,6 +139,5 @@ class FolderFormat(Format):
         return out / self.suffix.rstrip("/")
 
 
-def first_part(path: str) -> str:
-    """The first folder of a path with "/", or the path itself."""
-    return PurePosixPath(path).parts[0]
+def _put(data: bytes, file: BinaryIO) -> None:
+    file.write(data)

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from wordmask.errors import WordmaskError
-from wordmask.formats.base import Item, PictureFormat
+from wordmask.formats.base import INDEX, Item, PictureFormat
 from wordmask.formats.label_studio import task
 from wordmask.regions import Region, polygons, run_lengths
 
@@ -131,12 +131,13 @@ def text(value: Any, indent: int | None = None) -> bytes:
 
 
 def _by_word(item: Item, draw: Callable[[int], Image.Image]) -> dict[str, bytes]:
-    """A PNG for each word that was found; its label comes first in the file name."""
-    numbers = [item.result.names.index(name) + 1 for name in item.result.found]
-    return {
-        f"{number}_{safe_name(item.result.names[number - 1])}.png": png(draw(number))
-        for number in sorted(numbers)
-    }
+    """A PNG for each word that was found, and a file that says which is which."""
+    numbers = sorted(item.result.names.index(name) + 1 for name in item.result.found)
+    files = {f"{n}_{safe_name(item.result.names[n - 1])}.png": n for n in numbers}
+    index = [
+        {"file": file, "label": n, "name": item.result.names[n - 1]} for file, n in files.items()
+    ]
+    return {file: png(draw(n)) for file, n in files.items()} | {INDEX: text(index, indent=2)}
 
 
 def safe_name(name: str) -> str:
@@ -170,10 +171,15 @@ FORMATS = (
         needs="scores",
     ),
     PictureFormat("json", "pixel shares and provenance, by a schema", ".json", encode=summary),
-    PictureFormat("masks", "a black and white PNG for each word found", "_masks/", encode=masks),
+    PictureFormat(
+        "masks",
+        "a black and white PNG for each word found, and words.json",
+        "_masks/",
+        encode=masks,
+    ),
     PictureFormat(
         "cutouts",
-        "each word found, cut out on transparent ground",
+        "a PNG of each word found on transparent ground, and words.json",
         "_cutouts/",
         encode=cutouts,
         needs="image",
