@@ -171,6 +171,8 @@ def _line(result: Segmentation) -> str:
 
 def _print_end(job: FolderJob) -> None:
     """Print the classes found and the number of pictures segmented, skipped and failed."""
+    from wordmask.formats import split_formats
+
     summary, count = job.summary, job.summary.segmented
     if count:
         common.console().print(_table(summary))
@@ -183,6 +185,8 @@ def _print_end(job: FolderJob) -> None:
         print("\n".join(common.shown(file) for file in job.pictures[0].files(job.out, job.formats)))
     elif count or summary.skipped:
         print(f"results in {common.shown(job.out)}")
+    for one in split_formats(job.formats)[1] if not summary.failed or count else ():
+        print(common.shown(one.path(job.out)))
 
 
 def _table(summary: Summary) -> Table:
