@@ -26,6 +26,8 @@ LAYERS = (
         "affinity",
         "devices",
         "vocabulary",
+        "colours",
+        "lettering",
     ),
     ("drawing", "regions", "segmentation"),
     ("formats",),

@@ -121,11 +121,10 @@ class Scored:
             image=self.image,
         )
 
-    def blocks(self, maps: ScoreMap | None = None) -> Iterator[tuple[int, int]]:
-        """Start and stop of blocks of rows of `maps` (by default its own) in `block_bytes`."""
-        count = (maps or self.maps).count
+    def blocks(self) -> Iterator[tuple[int, int]]:
+        """Start and stop of blocks of rows of `maps` in `block_bytes`."""
         height, width = self.size
-        rows = max(self.block_bytes // (4 * width * count), 1)
+        rows = max(self.block_bytes // (4 * width * self.maps.count), 1)
         for start in range(0, height, rows):
             yield start, min(start + rows, height)
 
@@ -217,17 +216,17 @@ class SoftmaxRule(Rule):
         return self.probability(maps, texts)
 
     def labels(self, scored: Scored, allowed: Tensor | None) -> np.ndarray:
-        """See `Scored.labels`; on a CPU a shortcut is taken where the best name decides alone."""
-        texts, maps = scored.texts, scored.maps
+        """See `Scored.labels`; there is a shortcut where the best name decides alone."""
+        texts = scored.texts
         if (
-            maps.tiles[0].scores.device.type != "cpu"
-            or texts.strategy.probability is not None
+            texts.strategy.probability is not None
             or texts.strategy.power is not None
             or self.area_threshold
             or self.min_max
         ):
             return super().labels(scored, allowed)
-        label = torch.where(texts.owner < texts.classes, texts.owner + 1, 0)  # of each name
+        owner = texts.owner.cpu()
+        label = torch.where(owner < texts.classes, owner + 1, 0)  # of each name
         if allowed is not None:
             if not allowed.any():
                 return np.zeros(scored.size, label_dtype(texts))
@@ -260,7 +259,7 @@ class SoftmaxRule(Rule):
                 probability = value if extremes is None else probability
             # a tie goes to the background, which the harness counts first
             value = torch.cat([value[classes:], value[:classes]])
-            labels = value.argmax(0) + (0 if len(value) > classes else 1)
+            labels = value.max(0).indices + (0 if len(value) > classes else 1)
             best = probability[:classes].amax(0)
             if strategy.probability is not None:
                 unsure = probability.amax(0) < strategy.probability
@@ -388,10 +387,12 @@ def best_names(scored: Scored, names: Tensor) -> Iterator[tuple[int, Tensor]]:
         The first row of a block of pixels, and the index of the best name at each, (rows, W).
     """
     maps, size = scored.maps, scored.size
-    stretches = maps.stretches(size)
-    if stretches is None:
+    device, stretches = maps.tiles[0].scores.device, maps.stretches(size)
+    if stretches is None or device.type != "cpu":  # a GPU would wait for small steps
+        index = names.to(device)
         for start, stop in scored.blocks():
-            yield start, names[maps.rows(start, stop, size)[names].argmax(0)]
+            best = maps.rows(start, stop, size)[index].max(0).indices
+            yield start, names[best.cpu()]
         return
     grid = maps.tiles[0].scores[names]  # (R, h, w)
     slack = 1e-5 * float(grid.abs().amax())
@@ -402,7 +403,7 @@ def best_names(scored: Scored, names: Tensor) -> Iterator[tuple[int, Tensor]]:
         high, low = reduce(torch.maximum, corners), reduce(torch.minimum, corners)  # (R, n, m)
         alive = (high >= low.amax(0) - slack).flatten(1).T.contiguous()  # (n m, R)
         count = alive.sum(1, dtype=torch.int32)
-        best = high.argmax(0)[band.piece][:, columns.piece]  # right where no other is alive
+        best = high.max(0).indices[band.piece][:, columns.piece]  # right where no other is alive
         most = 1
         while most < len(names):
             least, most = most, min(2 * most, len(names))
@@ -413,7 +414,7 @@ def best_names(scored: Scored, names: Tensor) -> Iterator[tuple[int, Tensor]]:
                 y, x = band.patches[i][:, None, :, None], columns.patches[j][:, None, None]
                 near = grid[some[..., None, None], y, x]  # (N, K, 4, 4)
                 values = band.weights[i][:, None] @ near @ columns.weights[j][:, None].mT
-                index = values.argmax(1).flatten(1)  # (N, pixels)
+                index = values.max(1).indices.flatten(1)  # (N, pixels)
                 found = some.gather(1, index).unflatten(1, values.shape[2:])
                 best[band.pixels[i][..., None], columns.pixels[j][:, None]] = found
         yield start, names[best]

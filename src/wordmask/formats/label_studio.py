@@ -11,7 +11,7 @@ from xml.sax.saxutils import quoteattr
 
 import numpy as np
 
-from wordmask.drawing import palette
+from wordmask.colours import palette
 from wordmask.files import write_atomically
 from wordmask.formats.base import FolderFormat, Item
 from wordmask.regions import need

@@ -10,7 +10,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image
 
-from wordmask.drawing import palette
+from wordmask.colours import palette
 from wordmask.files import make_folder, write_atomically
 from wordmask.formats.base import FolderFormat, Item
 from wordmask.formats.folders import link_picture, whole_folder

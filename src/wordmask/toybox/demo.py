@@ -81,19 +81,26 @@ class Demo:
         return drawing.overlay(_enlarge(self.image), _enlarge(self.chosen.labels), self.words)
 
     def strip(self) -> Image.Image:
-        """The scene, the target and every method's labels side by side, the best method first."""
-        images = [_enlarge(self.image), self._painted(self.target)]
-        titles = ["scene", "target"]
-        for method in self.ranking():
-            images.append(self._painted(self.results[method].labels))
-            titles.append(f"{method} mIoU {drawing.percent(self.quality[method].mean_iou)}")
-        return drawing.strip(images, titles, columns=5)
+        """The scene, the target and every method's labels side by side, the best method first.
 
-    def _painted(self, labels: np.ndarray) -> np.ndarray:
-        """Labels over the scene, enlarged, without a legend."""
-        image = _enlarge(self.image)
-        painted = drawing.overlay(image, _enlarge(labels), self.words, alpha=0.8, legend=False)
-        return np.asarray(painted)
+        One legend below names the colours of all.
+        """
+        every = {"target": self.target}
+        for method in self.ranking():
+            title = f"{method} mIoU {drawing.percent(self.quality[method].mean_iou)}"
+            every[title] = self.results[method].labels
+        image, shown = _enlarge(self.image), {title: _enlarge(one) for title, one in every.items()}
+        found = np.unique(np.stack(list(every.values()))).tolist()
+        numbers = drawing.need_numbers(found)
+        painted = [
+            drawing.overlay(image, labels, self.words, 0.8, legend=False, numbers=numbers)
+            for labels in shown.values()
+        ]
+        strip = drawing.strip([image, *painted], ["scene", *shown], columns=5)
+        colours = drawing.palette(len(self.words)).tolist()
+        entries = [(self.words[i - 1], tuple(colours[i])) for i in found if i]
+        legend = drawing.legend(entries, strip.width, 20, [i for i in found if i and numbers])
+        return drawing.stack([strip, legend])
 
 
 def _enlarge(pixels: np.ndarray) -> np.ndarray:
