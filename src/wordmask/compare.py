@@ -28,6 +28,7 @@ from wordmask.files import write_atomically
 from wordmask.images import read_image
 from wordmask.metrics import Confusion
 from wordmask.options import parse_assignment
+from wordmask.progress import stage, steps
 from wordmask.refiners import REFINERS
 from wordmask.registry import split_variant
 from wordmask.segmenter import Segmenter
@@ -257,7 +258,7 @@ def compare(
     texts = contenders[0].texts
     label = _Labeller(contenders)
     rows = []
-    for i, given in enumerate(pictures):
+    for i, given in enumerate(steps("pictures", pictures)):
         image = read_image(given, max_pixels=segmenter.max_pixels)
         name = Path(given).name if isinstance(given, (str, Path)) else f"picture {i + 1}"
         if targets is None:
@@ -321,7 +322,7 @@ def compare_benchmark(
     contenders = [Contender(r.label, r.segmenter, r.texts, r.protocol.view) for r in runs]
     label, view = _Labeller(contenders), views.pop()
     rows = []
-    for sample in chosen:
+    for sample in steps("pictures", chosen):
         image = read_image(sample.image)
         shown = np.concatenate(view_picture(image, view), axis=1)
         rows.append(Row(sample.id, shown, view_target(sample.target(), view), label(image)))
@@ -348,7 +349,8 @@ class _Labeller:
             if key not in encoded:
                 pieces = view_picture(image, one.view)
                 encoded[key] = [self.encoders[key].encode(piece) for piece in pieces]
-            parts = [one.segmenter.score(piece, one.texts).labels() for piece in encoded[key]]
+            with stage(one.label):
+                parts = [one.segmenter.score(piece, one.texts).labels() for piece in encoded[key]]
             found.append(np.concatenate(parts, axis=1))
         for tower in self.towers:
             tower.forget()

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from wordmask.cli import common
+from wordmask.cli import common, complete
 
 
 def convert(
@@ -17,7 +17,12 @@ def convert(
     formats: Annotated[
         list[str],
         typer.Option(
-            "--format", "-f", metavar="LIST", help="See `wordmask formats`.", show_default=False
+            "--format",
+            "-f",
+            metavar="LIST",
+            help="See `wordmask formats`.",
+            show_default=False,
+            autocompletion=complete.formats,
         ),
     ],
     out: Annotated[

@@ -9,6 +9,7 @@ from PIL import Image
 
 from wordmask import drawing
 from wordmask.metrics import Boundary, Confusion
+from wordmask.progress import steps
 from wordmask.segmentation import Segmentation
 from wordmask.segmenter import Segmenter
 from wordmask.toybox import scenes as toybox
@@ -120,7 +121,7 @@ def run_demo(model: str = MODEL) -> Demo:
         model, device="cpu", local_files_only=True, networks=NETWORKS
     )
     results, quality = {}, {}
-    for one in candidates():
+    for one in steps("methods", candidates()):
         refine = [(one.refine, REFINER_OPTIONS.get(one.refine))] if one.refine else None
         segmenter = segmenter.with_method(one.method, one.variant, TOYBOX_OPTIONS, refine)
         result = segmenter(scene.image, words, Background.none())
