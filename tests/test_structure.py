@@ -40,7 +40,7 @@ LAYERS = (
     ("toybox.scenes", "datasets"),
     ("metrics",),
     ("toybox", "evaluation"),
-    ("compare", "doctor"),
+    ("compare", "doctor", "large"),
     ("cli", "__main__"),
 )
 
