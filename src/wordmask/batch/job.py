@@ -24,9 +24,18 @@ from wordmask.batch.sources import (
     digest,
     read_sources,
 )
-from wordmask.batch.writing import FORMATS, SUFFIXES, check_formats
 from wordmask.errors import WordmaskError, unknown
 from wordmask.files import make_folder, shown, write_atomically
+from wordmask.formats import (
+    DEFAULT,
+    FORMATS,
+    PictureFormat,
+    Results,
+    check_formats,
+    check_names,
+    split_formats,
+    write_folder_formats,
+)
 from wordmask.journal import Journal
 from wordmask.vocabulary import Background, Vocabulary
 
@@ -136,7 +145,7 @@ class FolderJob:
         settings: Mapping[str, Any],
         *,
         background: Any = "auto",
-        formats: Sequence[str] = FORMATS,
+        formats: Sequence[str] = DEFAULT,
         overwrite: bool = False,
         on_error: str = "stop",
         image_labels: ImageLabels | None = None,
@@ -190,6 +199,7 @@ class FolderJob:
         if isinstance(sources, list):
             self._find_orphans({one.name for one in sources})
             self.pictures = [one for one in sources if self._is_mine(one.name)]
+            check_names(self.formats, (one.name for one in self.pictures))
             self.todo = list(self._left(self.pictures))
         else:
             self._stream: Iterator[Picture] = sources
@@ -241,12 +251,27 @@ class FolderJob:
             names = [one.name for one in self.todo or ()]
             self.journal.drop([*filter(self._is_mine, self._others), *names])
 
-    def finish(self) -> None:
-        """Note where pictures lie that were done before and have moved since."""
+    def finish(self) -> list[Path]:
+        """Note where pictures lie that have moved, and write the formats of the whole folder.
+
+        Those are made from the label files of all pictures that are done; a shard writes none,
+        since others may be at work.
+
+        Returns:
+            The files and folders of the whole folder.
+        """
         if self._renamed or self._moved:
             self.claim()
         for name, entry in self._moved.items():
             self.journal.append(name, entry)
+        if self.shard[1] > 1 or not split_formats(self.formats)[1]:
+            return []
+        self.journal.refresh()  # what other processes did
+        done = [
+            (key, entry["picture"]) for key, entry in self.journal.items() if "error" not in entry
+        ]
+        results = Results(self.out, self.words.classes, sorted(done))
+        return write_folder_formats(self.out, self.formats, results)
 
     def _is_mine(self, name: str) -> bool:
         """Whether a picture is in this shard; pictures are dealt out by a hash of their names."""
@@ -323,7 +348,8 @@ class FolderJob:
 
     def _rename(self, before: str, now: str) -> None:
         """Give the results of a picture its new name; a kill between two files does no harm."""
-        for suffix in SUFFIXES.values():
+        for one in split_formats(FORMATS)[0]:
+            suffix = one.suffix.rstrip("/")
             old, new = self.out / (before + suffix), self.out / (now + suffix)
             if old.exists():
                 make_folder(new.parent)
@@ -367,6 +393,8 @@ class FolderJob:
         if outcome.files:
             with self._lock:
                 self.claim()
+        for one in split_formats(self.formats)[0] if self.overwrite else ():
+            self._clear(one, outcome)
         for suffix, content in outcome.files.items():
             file = self.out / (outcome.picture.name + suffix)
             make_folder(file.parent)
@@ -375,6 +403,14 @@ class FolderJob:
         if outcome.files or self.on_error == "skip":
             with self._lock:
                 self.journal.append(outcome.picture.name, outcome.entry)
+
+    def _clear(self, one: PictureFormat, outcome: Outcome) -> None:
+        """Remove files of other words from a folder of files for each word."""
+        name = outcome.picture.name
+        folder = self.out / (name + one.suffix)
+        if outcome.files and one.suffix.endswith("/") and folder.is_dir():
+            for other in set(folder.iterdir()) - {self.out / (name + x) for x in outcome.files}:
+                other.unlink()
 
     def share(self, number: int) -> FolderJob:
         """The same job for a worker, which appends to a file of its own and checks nothing."""

@@ -16,11 +16,13 @@ import typer
 from wordmask.cli import (
     bench,
     compare,
+    convert,
     datasets,
     demo,
     doctor,
     evaluate,
     explain,
+    formats,
     large,
     methods,
     protocol,
@@ -42,6 +44,8 @@ app = typer.Typer(
 )
 for one in (
     segment.segment,
+    convert.convert,
+    formats.formats,
     large.large,
     explain.explain,
     compare.compare,
