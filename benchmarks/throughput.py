@@ -88,7 +88,7 @@ def stages(segmenter: Segmenter, texts, paths: list[Path], formats: tuple[str, .
         prepared = clock("resize", segmenter.prepare, image)
         encoding = clock("network", segmenter.encode_prepared, [prepared], True)
         result = clock("decide", segmenter, encoding, texts)
-        clock("files", render, result, path, names, formats)
+        clock("files", render, Item(path.stem, str(path), result, names.classes), formats)
     return seconds
 
 
