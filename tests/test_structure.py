@@ -38,6 +38,7 @@ LAYERS = (
     ("metrics",),
     ("toybox", "evaluation"),
     ("compare", "doctor"),
+    ("app",),
     ("cli", "__main__"),
 )
 

@@ -292,9 +292,7 @@ class FolderJob:
     def _finish(self, picture: Picture, scored: Scored, entry: dict[str, Any]) -> Segmentation:
         """Write the results of one picture, each file whole or not at all."""
         result = scored.segmentation()
-        for one, file in zip(self.formats, picture.files(self.out, self.formats), strict=True):
-            make_folder(file.parent)
-            write_atomically(file, _writer(one, result, picture, self.words))
+        write_files(result, picture, self.words, self.formats, self.out)
         self.journal.append(picture.name, entry)
         return result
 
@@ -328,6 +326,17 @@ def _score(
 ) -> list[Scored]:
     given = [known] if any(one is not None for one in known) else []
     return list(segmenter.score_all(list(encodings.values()), texts, *given))
+
+
+def write_files(
+    result: Segmentation, picture: Picture, words: Vocabulary, formats: Sequence[str], out: Path
+) -> list[Path]:
+    """Write a result in formats into a folder, each file whole or not at all; their paths."""
+    files = picture.files(out, formats)
+    for one, file in zip(formats, files, strict=True):
+        make_folder(file.parent)
+        write_atomically(file, _writer(one, result, picture, words))
+    return files
 
 
 def _writer(

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
+from wordmask.cli import app as page
 from wordmask.cli import (
     bench,
     compare,
@@ -44,6 +45,7 @@ app.command()(compare.compare)
 app.command()(methods.methods)
 app.command()(refiners.refiners)
 app.command()(demo.demo)
+app.command()(page.app)
 app.command()(doctor.doctor)
 app.command()(selftest.selftest)
 app.command()(bench.bench)

@@ -21,7 +21,7 @@ import typer
 
 from wordmask.cli.common import busy
 from wordmask.errors import WordmaskError, unknown
-from wordmask.towers.auxiliary import KINDS
+from wordmask.towers.auxiliary import DEFAULT_CLIP, KINDS
 
 if TYPE_CHECKING:
     from wordmask.methods import Method
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from wordmask.segmenter import Segmenter
     from wordmask.vocabulary import Background, Vocabulary
 
-DEFAULT_MODEL = "openai/clip-vit-base-patch16"
+DEFAULT_MODEL = DEFAULT_CLIP
 WORDS, METHOD, MODEL = "Words", "Method", "Model"
 SOURCE = "a hub id (owner/name or owner/name@revision), a folder, or FILE.py:FUNCTION"
 

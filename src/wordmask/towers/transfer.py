@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from wordmask.progress import teller
+
 LINE_EVERY = 5.0  # seconds
 
 _displays: list[Any] = []
@@ -48,6 +50,7 @@ class Transfer:
         self.finished = 0  # bytes of files that are complete
         self.current, self.done = "", 0
         self.bar: Any = None
+        self.tell = teller()
 
     def __enter__(self) -> Transfer:
         self.started = self.printed = time.monotonic()
@@ -61,6 +64,7 @@ class Transfer:
         return self
 
     def __exit__(self, kind: Any, *_: Any) -> None:
+        self.tell("")
         if not self.shown:
             return
         if self.bar is not None:
@@ -119,6 +123,8 @@ class Transfer:
     def _show(self, name: str, done: int) -> None:
         self.done = min(done, self.sizes[name])
         so_far = self.finished + self.done
+        if self.total:
+            self.tell(f"{name}: {size_text(so_far)} of {size_text(self.total)}")
         if self.bar is not None:
             self.bar.update(self.task, completed=so_far, description=name)
             return
