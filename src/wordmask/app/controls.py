@@ -109,15 +109,15 @@ def as_text(value: Any) -> str:
 
 def _component(option: Option) -> Any:
     """The component for an option: by its type."""
-    label = {"label": option.key, "info": option.about}
+    label: dict[str, Any] = {"label": option.key, "info": option.about}
     if option.hint is bool:
         return gr.Checkbox(option.value, **label)
     if typing.get_origin(option.hint) is Literal:
         return gr.Dropdown(list(typing.get_args(option.hint)), value=option.value, **label)
-    if option.hint in (int, float):
-        return gr.Number(
-            option.value, precision=0 if option.hint is int else None, step=None, **label
-        )
+    if option.hint is int:
+        return gr.Number(option.value, precision=0, **label)
+    if option.hint is float:
+        return gr.Number(option.value, step=0.05, **label)
     return gr.Textbox(as_text(option.value), lines=1, max_lines=1, **label)
 
 

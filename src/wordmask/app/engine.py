@@ -241,7 +241,7 @@ class Picture:
     def of(cls, pixels: np.ndarray) -> Picture:
         """A picture of these pixels."""
         shape = repr(pixels.shape).encode()
-        return cls(pixels, hashlib.blake2b(pixels, key=shape, digest_size=20).hexdigest())
+        return cls(pixels, hashlib.blake2b(pixels.data, key=shape, digest_size=20).hexdigest())
 
 
 @dataclass(frozen=True, eq=False)

@@ -41,17 +41,9 @@ SHOW_PLACE = "() => document.querySelectorAll('#wm-more [role=tab]')[1].click()"
 SIMPLE = ("auto", "none", "names")  # rules for the background outside the expert settings
 
 
-class Picture(gr.Image):
-    """An image component that gives the file as it came; wordmask reads it, and says what is wrong.
-
-    The browser can show neither HEIC nor TIFF; `shown` makes a picture that it can.
-    """
-
-    is_template = True
-
-    def preprocess(self, payload: Any) -> str:
-        """The path of the file; "" if there is none."""
-        return (payload and payload.path) or ""
+def _path(payload: Any) -> str:
+    """The file of an image component as it came: wordmask reads it, and says what is wrong."""
+    return (payload and payload.path) or ""
 
 
 def plainly(work: Callable[..., Any]) -> Callable[..., Any]:
@@ -128,7 +120,7 @@ class Inputs:
         return [self.words, self.rule, self.names]
 
 
-def word_inputs(name: str, special: gr.Dropdown | None, number: gr.Number | None) -> Inputs:
+def word_inputs(name: str) -> Inputs:
     """Boxes for words and background, and the line that says what was understood."""
     words = words_box("Words", "type a word, then Enter; synonyms after a comma", f"{name}-words")
     rule = gr.Radio(
@@ -145,7 +137,11 @@ def word_inputs(name: str, special: gr.Dropdown | None, number: gr.Number | None
 
 
 def say_understood(
-    words: list[str], rule: str, names: list[str], special: str, number: float | None
+    words: list[str],
+    rule: str,
+    names: list[str],
+    special: str = "",
+    number: float | None = None,
 ) -> str:
     """What the page understood, or why it cannot be used; HTML."""
     if not words:
@@ -215,7 +211,7 @@ def _picture_tab(engine: Engine, scratch: Path) -> Parts:
     started = examples(engine.model, scratch)
     with gr.Row():
         with gr.Column(scale=2, min_width=320):
-            picture = Picture(
+            picture = gr.Image(
                 label="Picture",
                 sources=["upload", "clipboard", "webcam"],
                 buttons=[],
@@ -223,6 +219,7 @@ def _picture_tab(engine: Engine, scratch: Path) -> Parts:
                 elem_id="wm-picture",
                 placeholder="drop a picture here, or click to choose one",
             )
+            picture.preprocess = _path  # type: ignore[method-assign]
             gallery = gr.Gallery(
                 [one.picture for one in started],
                 label="Examples",
@@ -234,7 +231,7 @@ def _picture_tab(engine: Engine, scratch: Path) -> Parts:
                 visible=bool(started),
                 elem_id="wm-examples",
             )
-            inputs = word_inputs("wm", None, None)
+            inputs = word_inputs("wm")
             run = gr.Button("Segment", variant="primary", elem_id="wm-run")
             with gr.Accordion("Expert settings", open=False, elem_id="wm-expert"):
                 model = gr.Dropdown(
@@ -372,7 +369,7 @@ def _picture_tab(engine: Engine, scratch: Path) -> Parts:
             one.picture,
             list(one.words),
             one.background,
-            say_understood(list(one.words), one.background, [], "", None),
+            say_understood(list(one.words), one.background, []),
             "",
         )
 
@@ -406,7 +403,7 @@ class telling:  # noqa: N801
         self._caught.__enter__()
         warnings.simplefilter("ignore")
         warnings.simplefilter("default", UserWarning)
-        warnings.showwarning = lambda message, *_, **__: gr.Warning(  # type: ignore[assignment]
+        warnings.showwarning = lambda message, *_, **__: gr.Warning(
             escape(one_line(str(message))), title=""
         )
 
@@ -461,8 +458,8 @@ def _word_tab(engine: Engine, job: gr.State) -> WordTab:
 
 def _place_tab(engine: Engine, job: gr.State, overlay: gr.Image) -> list[Any]:
     """A click on the overlay: scores there, and a view of what the method does; returns both."""
-    point = gr.State(None)
     with gr.Tab("A place", id="place"):
+        point = gr.State(None)  # here, since Tabs hold nothing but Tab
         gr.HTML('<p class="wm-line">Click on the picture above.</p>')
         with gr.Row():
             scores = gr.HTML(elem_id="wm-scores")
@@ -585,7 +582,7 @@ def _folder_tab(engine: Engine, scratch: Path, parts: Parts) -> None:
             folder = gr.Textbox(
                 label="Folder, or a pattern such as photos/*.jpg", elem_id="wm-folder", max_lines=1
             )
-            inputs = word_inputs("wm-f", None, None)
+            inputs = word_inputs("wm-f")
             out = gr.Textbox(
                 label="Write results into",
                 info="a folder; empty: only show them",
@@ -615,7 +612,7 @@ def _folder_tab(engine: Engine, scratch: Path, parts: Parts) -> None:
 
     said = inputs.all
     listen = [one.change for one in said]
-    gr.on(listen, lambda *given: say_understood(*given, "", None), said, inputs.line, **QUIET)
+    gr.on(listen, say_understood, said, inputs.line, **QUIET)
 
     def segment_all(
         folder: str,
