@@ -26,10 +26,9 @@ def words_box(label: str, placeholder: str, name: str) -> gr.HTML:
     """A box for words typed one by one; its value is a list of texts, synonyms after commas."""
     return gr.HTML(
         [],
-        label=label,
-        show_label=True,
         container=True,
-        html_template=f'<div class="wm-tags" data-placeholder="{placeholder}"></div>',
+        html_template=f"<span>{label}</span>"
+        f'<div class="wm-tags" data-label="{label}" data-placeholder="{placeholder}"></div>',
         js_on_load=WORDS_SCRIPT,
         elem_id=name,
         elem_classes="wm-words",
@@ -139,10 +138,9 @@ class MethodPanel:
 def method_panel(name: str, default: str = DEFAULT) -> MethodPanel:
     """Dropdowns of the registries, with sentences and the options of what is chosen."""
     titles = [(f"{METHODS[x].title} ({METHODS[x].year})", x) for x in sorted(METHODS)]
-    with gr.Row():
-        method = gr.Dropdown(titles, value=default, label="Method", elem_id=f"{name}-method")
-        first = list(METHODS[default].variants)
-        variant = gr.Dropdown(first, value=first[0], label="Variant", elem_id=f"{name}-variant")
+    method = gr.Dropdown(titles, value=default, label="Method", elem_id=f"{name}-method")
+    first = list(METHODS[default].variants)
+    variant = gr.Dropdown(first, value=first[0], label="Variant", elem_id=f"{name}-variant")
     listed = [
         (f"{REFINERS[x].title}{'' if i == 0 else f' ({v})'}", x if i == 0 else f"{x}:{v}")
         for x in sorted(REFINERS)

@@ -108,7 +108,7 @@ def read_background(
     """The background of a rule of `RULES`, checked against the words.
 
     names: what is background; used but by "auto" and "none".
-    number: of "threshold" the probability, of "complement" the power.
+    number: of "threshold" the probability, of "complement" the power; 0 or None: 0.3 and 2.
     """
     listed = [part.strip() for name in names for part in name.replace(";", ",").split(",")]
     listed = [name for name in listed if name]
@@ -117,9 +117,9 @@ def read_background(
             raise WordmaskError("there are no background words; type some, or choose automatic")
         found = Background.names(listed)
     elif rule == "threshold":
-        found = Background.threshold(0.3 if number is None else number, listed)
+        found = Background.threshold(number or 0.3, listed)
     elif rule == "complement":
-        found = Background.complement(2.0 if number is None else number, listed)
+        found = Background.complement(number or 2.0, listed)
     else:
         found = Background.of(rule)
     found.check(words)

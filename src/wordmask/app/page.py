@@ -38,6 +38,7 @@ QUIET: dict[str, Any] = {"show_progress": "hidden", "queue": False, "api_visibil
 WORK: dict[str, Any] = {"concurrency_id": "networks", "concurrency_limit": 1}
 PRIVATE: dict[str, Any] = {"api_visibility": "private"}
 SHOW_PLACE = "() => document.querySelectorAll('#wm-more [role=tab]')[1].click()"
+SHOWN_BY_BROWSERS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
 SIMPLE = ("auto", "none", "names")  # rules for the background outside the expert settings
 
 
@@ -224,7 +225,7 @@ def _picture_tab(engine: Engine, scratch: Path) -> Parts:
                 [one.picture for one in started],
                 label="Examples",
                 columns=4,
-                height=120,
+                height=150,
                 allow_preview=False,
                 interactive=False,
                 buttons=[],
@@ -308,19 +309,19 @@ def _picture_tab(engine: Engine, scratch: Path) -> Parts:
     said = [*inputs.all, special, number]
     gr.on([one.change for one in said], say_understood, said, inputs.line, **QUIET)
 
-    def check(path: str) -> Any:
-        """A picture that the browser cannot show is replaced by one that it can."""
+    def check(path: str) -> str | None:
+        """The picture, as a file that the browser can show; None if it cannot be read."""
         if not path:
-            return gr.skip()
+            return None
         try:
-            pixels = engine.picture(path).pixels
+            read_picture = engine.picture(path)
         except WordmaskError as error:
             gr.Warning(escape(one_line(str(error))), title="")
             return None
-        if Path(path).suffix.lower() in (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp"):
-            return gr.skip()
-        shown = scratch / f"{engine.picture(path).digest}.png"
-        Image.fromarray(pixels).save(shown, compress_level=1)
+        if Path(path).suffix.lower() in SHOWN_BY_BROWSERS:
+            return path
+        shown = scratch / f"{read_picture.digest}.png"
+        Image.fromarray(read_picture.pixels).save(shown, compress_level=1)
         return str(shown)
 
     picture.upload(check, picture, picture, **QUIET)

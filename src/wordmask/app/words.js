@@ -4,7 +4,7 @@ const input = document.createElement("input");
 input.type = "text";
 input.enterKeyHint = "done";
 input.autocapitalize = "none";
-input.setAttribute("aria-label", box.dataset.placeholder);
+input.setAttribute("aria-label", box.dataset.label);
 const words = () => props.value || [];
 
 function put(next) {
