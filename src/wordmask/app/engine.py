@@ -197,7 +197,11 @@ class Engine:
         except OSError:
             raise ImageError("the picture is no longer here; choose it again") from None
         key = ("picture", path, status.st_size, status.st_mtime_ns)
-        return self._kept.get(key, lambda: Picture.of(read_image(path, max_pixels=MAX_PIXELS)))
+        try:
+            return self._kept.get(key, lambda: Picture.of(read_image(path, max_pixels=MAX_PIXELS)))
+        except ImageError as error:  # without the folder of uploads, and what pages cannot change
+            text = str(error).replace(path, os.path.basename(path))
+            raise ImageError(text.split(", or raise max_pixels")[0]) from None
 
     def draw(self, job: Job, view: str, point: Point) -> Image.Image:
         """A view of `wordmask.explain` of a job's picture at a point (x, y) in its pixels."""

@@ -324,7 +324,7 @@ def _picture_tab(engine: Engine, scratch: Path) -> Parts:
         Image.fromarray(read_picture.pixels).save(shown, compress_level=1)
         return str(shown)
 
-    picture.upload(check, picture, picture, **QUIET)
+    picture.upload(check, picture, picture, show_progress="hidden", **PRIVATE)
 
     def segment(
         picture: str,
