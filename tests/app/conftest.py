@@ -16,8 +16,6 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("gradio", reason="the page is not installed (extra app)")
-
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
 QUIET = (  # Chromium itself asks nothing of the network
     "--no-sandbox",
@@ -67,6 +65,7 @@ def serve(folder: Path, *arguments: str) -> Server:
 @pytest.fixture(scope="module")
 def server(tmp_path_factory) -> Iterator[Server]:
     """The page with the built-in network."""
+    pytest.importorskip("gradio", reason="the page is not installed (extra app)")
     folder = tmp_path_factory.mktemp("server")
     one = serve(folder, "--model", "wordmask/tiny-clip", "--offline")
     yield one

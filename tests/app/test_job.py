@@ -29,7 +29,7 @@ def test_background_rules():
     assert read_background("names", ["sky, wall"], None, words) == Background.names("sky", "wall")
     assert read_background("threshold", [], 0, words) == Background.threshold(0.3)
     assert read_background("complement", [], 3, words) == Background.complement(3)
-    with pytest.raises(WordmaskError, match="no background words yet"):
+    with pytest.raises(WordmaskError, match="there are no background words"):
         read_background("names", [], None, words)
     with pytest.raises(WordmaskError, match="both a class and a background name"):
         read_background("names", ["Cup"], None, words)
