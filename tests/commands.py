@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -39,12 +40,18 @@ def times(folder: str) -> dict[str, int]:
 
 
 def one_line_error(capsys) -> str:
-    """The only line on stderr, which must be an error."""
+    """The only line on stderr but the classes that were understood, which must be an error."""
     out, err = capsys.readouterr()
+    err = without_words(err)
     assert err.startswith("wordmask: error: "), err
     assert err.count("\n") == 1, err
     assert out == ""
     return err
+
+
+def without_words(err: str) -> str:
+    """What is on stderr, without the line that says which classes were understood."""
+    return re.sub(r"\Awordmask: [\d,]+ class(es)?: .*\n", "", err)
 
 
 def process(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -107,6 +107,10 @@ def test_the_background_is_what_a_call_takes(segmenter, background):
         ({"inputs": "q"}, "there is no file or folder q"),
         ({"out": "p/0.png"}, "got p/0.png for results; it is a file"),
         ({"image_labels": {"0": ["cat"], "1": ["cat"]}}, "image_labels has no row for p/2.png"),
+        (
+            {"image_labels": {str(i): "cat, dog" for i in range(3)}},
+            'image_labels has \'cat, dog\' for p/0.png; write ["cat", "dog"]',
+        ),
         ({"image_labels": {str(i): ["cta"] for i in range(3)}}, "unknown label of 0 'cta'"),
         ({"image_labels": "none.csv"}, "cannot read the image labels in none.csv"),
     ],

@@ -71,7 +71,10 @@ CHEAP: dict[str, tuple[list[str], Callable[[ModuleType], dict[str, Any]]]] = {
         ["--batch", "1", "2", "--rounds", "1"],
         lambda module: {"SIZE": (32, 48), "make_model": tiny_vision},
     ),
-    "decide": (["--classes", "20", "--size", "64", "128", "--grid", "32", "64"], lambda module: {}),
+    "decide": (
+        ["--classes", "20", "--size", "64", "128", "--grid", "32", "64"],
+        lambda module: {"make_model": tiny_vision},
+    ),
     "evaluation": (
         ["--rounds", "1", "--images", "10"],
         lambda module: {"SIZE": (48, 64), "make_model": tiny_vision},

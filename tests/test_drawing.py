@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from wordmask import drawing
+from wordmask.colours import heat_colours, rgb_to_oklab
 from wordmask.errors import ImageError, WordmaskError
 
 NAMES = ("cat", "dog", "sofa")
@@ -13,65 +16,6 @@ NAMES = ("cat", "dog", "sofa")
 def photo(height: int, width: int) -> np.ndarray:
     """A picture of mid tones without structure of its own."""
     return np.random.default_rng(0).integers(60, 200, (height, width, 3), dtype=np.uint8)
-
-
-def lab(rgb: np.ndarray) -> np.ndarray:
-    """sRGB bytes to CIE L*a*b* (D65): another measure than the one the colours are made in."""
-    linear = rgb / 255
-    linear = np.where(linear <= 0.04045, linear / 12.92, ((linear + 0.055) / 1.055) ** 2.4)
-    to_xyz = np.array(
-        [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
-    )
-    xyz = linear @ to_xyz.T / (to_xyz.sum(axis=1))
-    f = np.where(xyz > (6 / 29) ** 3, np.cbrt(xyz), xyz / (3 * (6 / 29) ** 2) + 4 / 29)
-    return np.stack(
-        [116 * f[..., 1] - 16, 500 * (f[..., 0] - f[..., 1]), 200 * (f[..., 1] - f[..., 2])], -1
-    )
-
-
-def least_distance(rgb: np.ndarray) -> float:
-    values = lab(rgb)
-    distances = np.linalg.norm(values[:, None] - values[None], axis=-1)
-    return float(distances[np.triu_indices(len(values), 1)].min())
-
-
-# --- colours
-
-
-@pytest.mark.parametrize("n", [0, 1, 24, 25, 300, 65_535])
-def test_palette_has_a_row_for_each_class_after_black(n: int) -> None:
-    colours = drawing.palette(n)
-    assert colours.shape == (n + 1, 3)
-    assert colours.dtype == np.uint8
-    assert (colours[0] == 0).all()
-    assert (colours[1:].max(axis=1) > 40).all()
-
-
-def test_a_class_keeps_its_colour_when_classes_are_added() -> None:
-    everything = drawing.palette(65_535)
-    for n in (1, 5, 23, 24, 25, 26, 171, 847):
-        np.testing.assert_array_equal(drawing.palette(n), everything[: n + 1])
-
-
-def test_first_colours_are_far_apart_and_far_from_black_white_and_grey() -> None:
-    colours = drawing.palette(24)
-    assert least_distance(np.vstack([colours, [[255] * 3], [[128] * 3]])) > 17
-    assert least_distance(colours[1:11]) > 30
-
-
-def test_no_two_of_255_colours_are_equal() -> None:
-    assert len(np.unique(drawing.palette(255), axis=0)) == 256
-
-
-def test_oklch_of_known_colours() -> None:
-    # OKLCH of sRGB red, green, blue and white as given in CSS Color 4.
-    rgb = drawing._oklch_to_rgb(
-        np.array([0.62796, 0.86644, 0.45201, 1.0]),
-        np.array([0.25768, 0.29483, 0.31321, 0.0]),
-        np.array([29.2339, 142.4953, 264.0520, 0.0]),
-    )
-    expected = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 255]])
-    assert np.abs(rgb.astype(int) - expected).max() <= 2
 
 
 # --- overlay
@@ -83,22 +27,64 @@ def test_without_a_legend_the_overlay_has_the_size_of_the_picture() -> None:
     assert (picture.mode, picture.size) == ("RGB", (70, 40))
 
 
-def test_inside_a_region_the_colour_is_mixed_as_alpha_says() -> None:
-    image = np.full((40, 60, 3), 100, np.uint8)
+def test_from_the_picture_to_flat_colours_as_alpha_says() -> None:
+    image = np.full((40, 60, 3), (40, 100, 160), np.uint8)
+    image[::2] += 60
     labels = np.full((40, 60), 2, np.uint8)
-    for alpha in (0.0, 0.25, 1.0):
-        mixed = np.asarray(drawing.overlay(image, labels, NAMES, alpha, legend=False))
-        expected = (1 - alpha) * 100 + alpha * drawing.palette(3)[2].astype(float)
-        assert np.abs(mixed - expected).max() <= 1
+    colour = drawing.palette(3)[2].astype(float)
+
+    def shown(alpha: float) -> np.ndarray:
+        return np.asarray(drawing.overlay(image, labels, NAMES, alpha, legend=False)).astype(float)
+
+    np.testing.assert_array_equal(shown(0), image)
+    assert np.abs(shown(1) - colour).max() <= 1
+    assert np.abs(shown(0.25) - (0.5 * image + 0.5 * shown(0.5))).max() <= 40  # fades
+    light, dark = (rgb_to_oklab(shown(0.55)[row, 0]) for row in (0, 1))
+    assert light[0] > dark[0] + 0.05  # the picture's own lights and darks
 
 
-def test_unlabelled_pixels_keep_their_order_of_brightness_but_are_darker_and_paler() -> None:
+GROUNDS = {
+    "red": (250, 10, 10),
+    "green": (10, 240, 20),
+    "blue": (10, 20, 250),
+    "yellow": (250, 240, 10),
+    "white": (250, 250, 250),
+    "black": (5, 5, 5),
+}
+PHOTOS = ("coffee", "chelsea")
+
+
+@pytest.mark.parametrize("ground", [*GROUNDS, *PHOTOS])
+def test_every_class_has_the_colour_of_the_legend_on_any_ground(ground: str) -> None:
+    """The mean colour of a region is nearest to its own of the 24 colours, by far (OKLab)."""
+    if ground in PHOTOS:
+        file = Path(__file__).parents[1] / "examples" / f"{ground}.jpg"
+        image = np.asarray(Image.open(file).convert("RGB").resize((300, 200)))
+    else:
+        grain = np.random.default_rng(0).normal(0, 25, (200, 300, 1))
+        image = (np.array(GROUNDS[ground]) + grain).clip(0, 255).astype(np.uint8)
+    rows, columns = np.mgrid[:200, :300]
+    colours = rgb_to_oklab(drawing.palette(24)[1:])
+    for shift in (0, 7, 15):  # other classes on other parts of the photo
+        labels = ((rows // 50 * 6 + columns // 50 + shift) % 24 + 1).astype(np.uint8)
+        names = [str(i) for i in range(24)]
+        shown = drawing.overlay(image, labels, names, legend=False)
+        lab = rgb_to_oklab(np.asarray(shown))
+        inside = (abs(rows % 50 - 25) < 20) & (abs(columns % 50 - 25) < 20)  # of the contours
+        for i in range(1, 25):
+            mean = lab[(labels == i) & inside].mean(axis=0)
+            distances = np.linalg.norm(colours - mean, axis=1)
+            assert distances.argmin() == i - 1, (i, distances)
+            assert distances[i - 1] < 0.06
+
+
+def test_unlabelled_pixels_are_grey_and_darker_and_keep_their_order_of_brightness() -> None:
     image = np.zeros((40, 60, 3), np.uint8)
     image[:] = (200, 100, 40)
     image[:, 30:] //= 2
     shown = np.asarray(drawing.overlay(image, np.zeros((40, 60), np.uint8), NAMES, legend=False))
     assert shown[:, :30].mean() < image[:, :30].mean()
-    assert np.ptp(shown[0, 0]) < 0.5 * np.ptp(image[0, 0])
+    assert (np.ptp(shown, axis=-1) == 0).all()
     assert shown[:, 40:].mean() < shown[:, :20].mean()
 
 
@@ -178,22 +164,62 @@ def test_the_legend_covers_nothing_and_shows_the_classes_that_occur(
 
 
 def test_the_legend_lists_most_pixels_first_and_unlabelled_last() -> None:
-    colours = [tuple(colour) for colour in drawing.palette(3).tolist()]
-    labels = np.array([[0, 0, 0, 0, 0, 3, 3, 1]])
-    assert drawing._entries(labels, NAMES) == [
-        (colours[3], "sofa", 2 / 8),
-        (colours[1], "cat", 1 / 8),
-        (None, "unlabelled", 5 / 8),
+    assert drawing._entries(np.array([5, 1, 0, 2]), NAMES) == [
+        (3, "sofa", 2 / 8),
+        (1, "cat", 1 / 8),
+        (0, "unlabelled", 5 / 8),
     ]
-    assert drawing._entries(np.array([[2, 2]]), NAMES) == [(colours[2], "dog", 1.0)]
+    assert drawing._entries(np.array([0, 0, 2, 0]), NAMES) == [(2, "dog", 1.0)]
 
 
 def test_the_legend_sums_up_the_rare_classes() -> None:
     names = [f"class {i}" for i in range(1, 101)]
-    labels = np.repeat(np.arange(1, 101), np.arange(100, 0, -1))[None]
-    entries = drawing._entries(labels, names)
+    entries = drawing._entries(np.array([0, *range(100, 0, -1)]), names)
     assert [name for _, name, _ in entries] == [*names[:60], "40 more"]
     assert entries[-1][2] == pytest.approx(sum(range(1, 41)) / 5050)
+
+
+def test_numbers_are_needed_where_colours_do_not_do() -> None:
+    assert not drawing.need_numbers([])
+    assert not drawing.need_numbers(range(11))  # ten classes and none of them
+    assert drawing.need_numbers(range(12))
+    colours = rgb_to_oklab(drawing.palette(300))
+    distances = np.linalg.norm(colours[:, None] - colours[None], axis=-1)
+    alike = [1, *np.argwhere(np.triu((distances < 0.02), 1))[0].tolist()]
+    assert drawing.need_numbers(alike)  # similar colours, which come from the 25th on
+
+
+def test_numbers_are_in_every_region_and_in_the_legend() -> None:
+    labels = np.zeros((300, 400), np.uint8)
+    labels[20:120, 20:120] = 12
+    labels[20:120, 200:380] = 12  # two regions of one class
+    labels[160:280, 40:360] = 3
+    labels[140:143, 40:360] = 5  # no room
+    names = [f"class {i}" for i in range(1, 13)]
+    places = list(drawing._places(labels))
+    assert sorted(label for label, _, _ in places) == [3, 12, 12]
+    for label, (x, y), size in places:
+        assert labels[round(y), round(x)] == label
+        assert size >= 9
+    plain, numbered = (
+        np.asarray(drawing.overlay(None, labels, names, numbers=on)) for on in (False, True)
+    )
+    changed = (plain[:300, :400] != numbered[:300, :400]).any(axis=-1)
+    assert changed[20:120, 20:120].any()
+    assert changed[20:120, 200:380].any()
+    assert not changed[:, 130:190][:150].any()
+    assert numbered.shape[0] > 300
+    legend = drawing.legend([("cat", (0, 90, 200))], 200, numbers=[12])
+    assert (np.asarray(legend) == 255).all(axis=-1)[:, 12:40].any()  # white digits in the chip
+
+
+def test_numbers_are_written_from_eleven_classes_on() -> None:
+    labels = np.arange(12).repeat(30)[None].repeat(200, axis=0).astype(np.uint8)
+    names = [f"class {i}" for i in range(1, 12)]
+    by_itself = drawing.overlay(None, labels, names)
+    asked = drawing.overlay(None, labels, names, numbers=True)
+    np.testing.assert_array_equal(np.asarray(by_itself), np.asarray(asked))
+    assert by_itself.tobytes() != drawing.overlay(None, labels, names, numbers=False).tobytes()
 
 
 def test_the_legend_grows_with_the_picture() -> None:
@@ -263,34 +289,6 @@ def test_any_name_can_be_drawn(name: str) -> None:
     drawing.strip([photo(20, 20)], [name])
 
 
-def test_a_long_name_ends_in_an_ellipsis_and_fits() -> None:
-    cut = drawing._cut("a very long name that does not fit at all", 16, 120)
-    assert cut.endswith("…")
-    assert cut.startswith("a very")
-    font, shown = drawing._font(cut, 16)
-    assert font.getlength(shown) <= 120
-    assert drawing._cut("short", 16, 120) == "short"
-
-
-def test_without_fonts_of_the_system_accents_go_and_other_scripts_become_boxes(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(drawing, "_system_fonts", lambda: ())
-    assert drawing._font("café", 14)[1] == "cafe"
-    font, shown = drawing._font("\u732b", 14)
-    assert shown == "\u732b"
-    assert font.getmask(shown).getbbox() is not None  # something is seen
-
-
-def test_missing_fonts_of_the_system_are_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(drawing, "SYSTEM_FONTS", ("no such font.ttf",))
-    drawing._system_fonts.cache_clear()
-    try:
-        assert drawing._system_fonts() == ()
-    finally:
-        drawing._system_fonts.cache_clear()
-
-
 @pytest.mark.parametrize(
     ("share", "text"),
     [
@@ -311,21 +309,13 @@ def test_percent(share: float, text: str) -> None:
 
 def test_heat_map_takes_its_range_from_the_arguments() -> None:
     values = np.array([[0.0, 1.0]])
-    colours = drawing._heat_colours()
+    colours = heat_colours()
     shown = np.asarray(drawing.heat_map(values, (1, 2), 0.0, 1.0))
     np.testing.assert_array_equal(shown[0], colours[[0, 255]])
     shown = np.asarray(drawing.heat_map(values, (1, 2), -1.0, 1.0))
     np.testing.assert_array_equal(shown[0], colours[[128, 255]])
     shown = np.asarray(drawing.heat_map(values, (1, 2), 0.25, 0.75))  # beyond it: the ends
     np.testing.assert_array_equal(shown[0], colours[[0, 255]])
-
-
-def test_heat_colours_get_brighter_from_low_to_high() -> None:
-    lightness = lab(drawing._heat_colours())[:, 0]
-    assert (np.diff(lightness) > -0.3).all()
-    assert lightness[0] < 15
-    assert lightness[-1] > 90
-    assert np.abs(np.diff(lightness[::32])).min() > 5
 
 
 def test_heat_map_has_the_size_asked_for_and_keeps_left_and_top() -> None:
@@ -341,8 +331,21 @@ def test_heat_map_has_the_size_asked_for_and_keeps_left_and_top() -> None:
 def test_heat_map_over_a_picture_is_a_mixture_of_both() -> None:
     image = np.full((10, 10, 3), 100, np.uint8)
     shown = np.asarray(drawing.heat_map(np.ones((2, 2)), (10, 10), 0, 1, image, alpha=0.5))
-    expected = 50 + 0.5 * drawing._heat_colours()[255].astype(float)
+    expected = 50 + 0.5 * heat_colours()[255].astype(float)
     assert np.abs(shown - expected).max() <= 1
+
+
+def test_heat_map_with_a_colour_bar_has_the_map_above_and_numbers_below() -> None:
+    values = np.linspace(0, 1, 12).reshape(3, 4)
+    alone = np.asarray(drawing.heat_map(values, (90, 120), 0.0, 1.0))
+    both = np.asarray(drawing.heat_map(values, (90, 120), 0.0, 1.0, bar=True))
+    np.testing.assert_array_equal(both[:90], alone)
+    below = both[90:]
+    for x, colour in ((0, heat_colours()[0]), (119, heat_colours()[255])):
+        assert np.abs(below[:20, x].astype(int) - colour).sum(axis=-1).min() < 20
+    dark = (below < 90).all(axis=-1)
+    assert dark[-10:, :40].any()  # "0"
+    assert dark[-10:, 80:].any()  # "1.0"
 
 
 def test_heat_map_of_equal_values_is_even() -> None:

@@ -278,6 +278,23 @@ def test_a_method_given_as_an_instance_is_drawn_without_its_windows(segmenter):
 # -- the papers' pictures -----------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("name", sorted(set(VIEWS) - {"diffusion", "refined"}))
+def test_every_heat_map_has_a_colour_bar_of_its_range(segmenter, monkeypatch, bars, name):
+    ranges, heat_map = [], drawing.heat_map
+
+    def recorded(values, size, low, high, *more, **options):
+        ranges.append((low, high))
+        return heat_map(values, size, low, high, *more, **options)
+
+    monkeypatch.setattr(drawing, "heat_map", recorded)
+    method = "cliptrase" if name == "clusters" else "clip"
+    one = segmenter.with_method(method, options={"short_side": 56})
+    explain.draw(one, picture(), name, WORDS, "none")
+    assert set(ranges) <= set(bars)
+    assert len(ranges) <= len(bars)
+    assert ranges or name in ("embeddings", "clusters")
+
+
 def test_every_view_says_what_to_see():
     assert {"embeddings", "early-last", "diffusion", "refined", "residual"} <= set(VIEWS)
     assert {"global", "recovery", "local-global", "clusters"} <= set(VIEWS)

@@ -568,11 +568,12 @@ def test_the_limit_of_pil_is_neither_in_the_way_nor_changed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, max_pixels: int | None
 ) -> None:
     store(np.zeros((20, 30, 3), np.uint8)).save(tmp_path / "p.png")
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 15)
+    monkeypatch.setattr("wordmask.images._BAND", 1)  # Pillow 12 checks what is cropped, too
     with pytest.raises(Image.DecompressionBombError):
         Image.open(tmp_path / "p.png")
     assert read_image(tmp_path / "p.png", max_pixels=max_pixels).shape == (20, 30, 3)
-    assert Image.MAX_IMAGE_PIXELS == 10
+    assert Image.MAX_IMAGE_PIXELS == 15
 
 
 def test_a_limit_inside_a_decoder_of_pil_is_an_error_of_ours(

@@ -7,6 +7,9 @@ three methods on these 60 photographs and 48 more.
 
 from __future__ import annotations
 
+import runpy
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -97,3 +100,18 @@ def test_dinov2_sharpens_the_map(voc, shared, network):
     )
     assert after[0] > before[0] + 2
     assert after[1] > before[1] + 2
+
+
+def test_the_photograph_of_the_readme(shared):
+    """examples/photograph.py: cup and table, little else, once DINOv2 has sharpened the labels."""
+    vit, dinov2 = (shared / "models" / name for name in ("vit-tiny-in1k", "dinov2-small"))
+    if not (vit.is_dir() and dinov2.is_dir()):
+        pytest.skip("the real networks vit-tiny-in1k and dinov2-small are not here")
+    file = Path(__file__).parents[1] / "examples" / "photograph.py"
+    plain, refined = runpy.run_path(str(file))["segment"](vit, dinov2)
+    rows, columns = np.mgrid[:400, :600]
+    saucer = (columns - 250) ** 2 + (rows - 210) ** 2 < 160**2  # roughly
+    cup, table = (refined.labels == i for i in (1, 2))
+    assert len(np.unique(plain.labels)) == 6
+    assert cup[saucer].mean() > 0.95
+    assert table[:, 450:].mean() > 0.8

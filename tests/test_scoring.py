@@ -13,7 +13,7 @@ from tiny import score_map, scored_of
 from wordmask import Background
 from wordmask.errors import WordmaskError
 from wordmask.methods import create_method
-from wordmask.scoring import Scored
+from wordmask.scoring import Rule, Scored
 from wordmask.text_queries import TextQueries
 from wordmask.windows import ScoreMap, Tile, Window, place_windows
 
@@ -232,26 +232,44 @@ def test_pooling_is_the_maximum_over_names():
     assert texts.pool_foreground(scores[:3], 0).flatten().tolist() == [3.0, 2.0]
 
 
-@pytest.mark.parametrize("windows", [False, True])
+@pytest.mark.parametrize("tiling", ["whole", "padded", "windows"])
 @pytest.mark.parametrize("background", [0, 5])
-@pytest.mark.parametrize("size", [(150, 182), (97, 40), (3, 400), (500, 1)])
-def test_large_pictures_get_the_same_labels(monkeypatch, size, background, windows):
-    """The shortcut of large pictures, against all names at every pixel."""
+@pytest.mark.parametrize("size", [(150, 182), (97, 40), (3, 400), (500, 1), (2, 3)])
+@pytest.mark.parametrize("known", [None, [0, 3], []])
+def test_ruling_names_out_gives_the_same_labels(size, background, tiling, known):
+    """The shortcut on a CPU, against all names at every pixel."""
     generator = torch.Generator().manual_seed(size[0])
     texts = texts_of(2, 1, 1, 3, 1, background=background)
     strategy = Background.names("x") if background else Background.none()
     grid = torch.randn(8 + background, 5, 6, generator=generator) * 0.1
     one = scored(grid, size, texts, strategy)
-    if windows:
+    if tiling == "padded":
+        one = replace(
+            one, maps=ScoreMap([Tile(grid, Window(0, 0, 61, 70), (80, 96), (9, 3))], (61, 70))
+        )
+    if tiling == "windows":
         tiles = [
             Tile(torch.randn(8 + background, 4, 4, generator=generator) * 0.1, w, w[2:], (0, 0))
             for w in place_windows(60, 80, 40, 30)
         ]
         one = replace(one, maps=ScoreMap(tiles, (60, 80)))
-    full = one.labels()
-    monkeypatch.setattr("wordmask.scoring.LARGE", (1, 1))
-    calls = []
-    monkeypatch.setattr(type(one.rule), "decide", lambda *_: calls.append(1))
-    np.testing.assert_array_equal(one.labels(), full)
-    assert not calls
-    assert one.labels().dtype == full.dtype
+    allowed = one.texts.among(known).known
+    short = one.rule.labels(one, allowed)
+    np.testing.assert_array_equal(short, Rule.labels(one.rule, one, allowed))
+    assert short.dtype == np.uint8
+    assert known is None or set(np.unique(short)) <= {0, *(i + 1 for i in known)}
+
+
+@pytest.mark.parametrize("grid", [(1, 1), (1, 7), (2, 2), (4, 3)])
+def test_grids_of_few_patches_and_blocks_of_few_rows(grid):
+    maps = torch.randn(40, *grid, generator=torch.Generator().manual_seed(3))
+    one = replace(scored(maps, (37, 53), texts_of(*[1] * 40), Background.none()), block_bytes=1)
+    np.testing.assert_array_equal(one.labels(), Rule.labels(one.rule, one, None))
+
+
+def test_equal_scores_go_to_the_background_and_then_to_the_first_class():
+    maps = torch.zeros(3, 4, 4)
+    assert (
+        scored(maps, (32, 32), texts_of(1, 1, background=1), Background.names("x")).labels() == 0
+    ).all()
+    assert (scored(maps, (32, 32), texts_of(1, 1, 1), Background.none()).labels() == 1).all()

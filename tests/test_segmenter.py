@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 
@@ -14,7 +15,7 @@ from transformers import CLIPVisionModelWithProjection
 
 import wordmask
 from tiny import class_scores, save_tiny_clip, tiny_clip, tiny_tokenizer
-from wordmask import Background, Segmenter, Vocabulary, WordmaskError
+from wordmask import Background, Segmenter, Vocabulary, WordmaskError, compare, explain
 from wordmask.segmentation import Segmentation
 
 WORDS = ["cat", ["sofa", "couch"], "dog"]
@@ -288,6 +289,21 @@ def test_importing_loads_nothing_heavy():
 
 
 # -- what it refuses ------------------------------------------------------------------------------
+
+
+def test_words_in_one_string_show_the_list_to_write(segmenter, photo, tmp_path):
+    for call in (
+        lambda: segmenter(photo, "cat, dog"),
+        lambda: segmenter.encode_text("cat; dog"),
+        lambda: segmenter.score(photo, "cat, dog"),
+        lambda: segmenter(photo, ["sofa"], "cat, dog"),
+        lambda: segmenter(photo, ["cat", "dog"], image_labels="cat, dog"),
+        lambda: wordmask.segment_folder(segmenter, "photos", "cat, dog", tmp_path),
+        lambda: compare.compare(segmenter, [photo], "cat, dog", ["clip"]),
+        lambda: explain.draw(segmenter, photo, "classes", "cat, dog"),
+    ):
+        with pytest.raises(WordmaskError, match=re.escape('["cat", "dog"]')):
+            call()
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -441,3 +442,34 @@ def test_rows_must_match_names() -> None:
 def test_importing_vocabulary_loads_no_torch() -> None:
     code = "import sys, wordmask.vocabulary; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# -- one string in place of a list ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "written"),
+    [
+        ("cat, dog", '["cat", "dog"]'),
+        ("cat;dog", '["cat", "dog"]'),
+        ("cat; sofa, couch;", '["cat", ["sofa", "couch"]]'),
+        ("cat", '["cat"]'),
+        ("größe,猫", '["größe", "猫"]'),
+        (",".join("abcdefghijklmnop"), '"k", "l", ...]'),
+        ("", '["cat"]'),
+    ],
+)
+def test_one_string_shows_the_list_to_write(text, written):
+    with pytest.raises(WordmaskError, match="must be a list, not one string: write ") as error:
+        Vocabulary(text)
+    assert str(error.value).endswith(written)
+
+
+def test_a_background_in_one_string_shows_the_list_to_write():
+    with pytest.raises(WordmaskError, match=re.escape('as in ["sky", "wall"]')):
+        Background.of("sky, wall")
+
+
+def test_texts_of_the_command_line_add_up():
+    words = Vocabulary.parse("cat", "sofa, couch; dog")
+    assert words.classes == (("cat",), ("sofa", "couch"), ("dog",))

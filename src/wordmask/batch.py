@@ -18,7 +18,7 @@ from wordmask.errors import ImageError, WordmaskError, is_out_of_memory, unknown
 from wordmask.files import make_folder, shown, write_atomically
 from wordmask.journal import SETTINGS, Journal
 from wordmask.user_code import is_file, source_digest
-from wordmask.vocabulary import TEMPLATE_LISTS, Background, Vocabulary, templates
+from wordmask.vocabulary import TEMPLATE_LISTS, Background, Vocabulary, as_list, templates
 
 if TYPE_CHECKING:
     import torch
@@ -517,6 +517,10 @@ def add_image_labels(
         if key is None:
             raise WordmaskError(
                 f"{source} has no row for {shown(path)}; a row begins with the name of its file"
+            )
+        if isinstance(table[key], str):
+            raise WordmaskError(
+                f"{source} has {table[key]!r} for {shown(path)}; write {as_list(str(table[key]))}"
             )
         for label in table[key]:
             if label not in words.names:

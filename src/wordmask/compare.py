@@ -28,6 +28,7 @@ from wordmask.files import write_atomically
 from wordmask.images import read_image
 from wordmask.metrics import Confusion
 from wordmask.options import parse_assignment
+from wordmask.progress import stage, steps
 from wordmask.refiners import REFINERS
 from wordmask.registry import split_variant
 from wordmask.segmenter import Segmenter
@@ -114,17 +115,29 @@ class Sheet:
         return None if np.isnan(mean) else float(mean)
 
     @cached_property
-    def legend(self) -> list[tuple[str, tuple[int, ...] | None]]:
-        """Names and colours of the classes that occur anywhere on the sheet, and unlabelled."""
+    def found(self) -> list[int]:
+        """Labels that occur anywhere on the sheet, in their order."""
         found: set[int] = set()
         for row in self.rows:
             for labels in (*row.labels, *([] if row.target is None else [row.target])):
                 found |= set(np.unique(labels).tolist())
+        return sorted(found)
+
+    @property
+    def numbers(self) -> list[int]:
+        """The label of each entry of the legend where colours alone may not do, else nothing."""
+        if not drawing.need_numbers([one for one in self.found if one != VOID]):
+            return []
+        return [one for one in self.found if one not in (0, VOID)] + [0]
+
+    @property
+    def legend(self) -> list[tuple[str, tuple[int, ...] | None]]:
+        """Names and colours of the classes that occur anywhere on the sheet, and unlabelled."""
         colours = drawing.palette(len(self.names)).tolist()
         entries: list[tuple[str, tuple[int, ...] | None]] = [
-            (self.names[i - 1], tuple(colours[i])) for i in sorted(found - {0, VOID})
+            (self.names[i - 1], tuple(colours[i])) for i in self.found if i not in (0, VOID)
         ]
-        unlabelled = [(drawing.UNLABELLED, None)] if found & {0, VOID} else []
+        unlabelled = [(drawing.UNLABELLED, None)] if {0, VOID} & {*self.found} else []
         return [*entries, *unlabelled]
 
     def image(self) -> Image.Image:
@@ -138,14 +151,8 @@ class Sheet:
         columns = len(panels) // len(self.rows)
         strip = drawing.strip(panels, titles, columns=columns, height=height)
         head = drawing.headline(self.title, self.note, strip.width)
-        foot = drawing.legend(self.legend, strip.width)
-        parts = [head, strip, foot]
-        page = Image.new("RGB", (strip.width, sum(p.height for p in parts)), drawing.WHITE)
-        top = 0
-        for part in parts:
-            page.paste(part, (0, top))
-            top += part.height
-        return page
+        foot = drawing.legend(self.legend, strip.width, numbers=self.numbers)
+        return drawing.stack([head, strip, foot])
 
     def html(self) -> str:
         """The sheet as one self-contained page."""
@@ -157,9 +164,10 @@ class Sheet:
                 for panel, title in self._panels(row, LARGE)
             )
             lines.append(f'<tr><td class="name">{escape(row.name)}</td>{cells}</tr>')
+        numbers = [f"{i} " if i else "" for i in self.numbers] or [""] * len(self.legend)
         chips = "".join(
-            f'<span class="chip" style="background:{_css(colour)}"></span>{escape(name)}'
-            for name, colour in self.legend
+            f'<span class="chip" style="background:{_css(colour)}"></span>{number}{escape(name)}'
+            for number, (name, colour) in zip(numbers, self.legend, strict=False)
         )
         wide = f"calc((100vw - 13rem) / {1 + self.has_targets + len(self.methods)})"
         style = f"{STYLE}td img {{ max-width: max(11rem, {wide}); }}"
@@ -207,7 +215,9 @@ class Sheet:
     def _painted(self, image: Image.Image, labels: np.ndarray) -> Image.Image:
         index = [np.arange(n) * m // n for n, m in zip(image.size[::-1], labels.shape, strict=True)]
         shown = labels[index[0][:, None], index[1]]
-        return drawing.overlay(image, shown, self.names, alpha=ALPHA, legend=False)
+        return drawing.overlay(
+            image, shown, self.names, ALPHA, legend=False, numbers=bool(self.numbers)
+        )
 
 
 def compare(
@@ -248,7 +258,7 @@ def compare(
     texts = contenders[0].texts
     label = _Labeller(contenders)
     rows = []
-    for i, given in enumerate(pictures):
+    for i, given in enumerate(steps("pictures", pictures)):
         image = read_image(given, max_pixels=segmenter.max_pixels)
         name = Path(given).name if isinstance(given, (str, Path)) else f"picture {i + 1}"
         if targets is None:
@@ -312,7 +322,7 @@ def compare_benchmark(
     contenders = [Contender(r.label, r.segmenter, r.texts, r.protocol.view) for r in runs]
     label, view = _Labeller(contenders), views.pop()
     rows = []
-    for sample in chosen:
+    for sample in steps("pictures", chosen):
         image = read_image(sample.image)
         shown = np.concatenate(view_picture(image, view), axis=1)
         rows.append(Row(sample.id, shown, view_target(sample.target(), view), label(image)))
@@ -339,7 +349,8 @@ class _Labeller:
             if key not in encoded:
                 pieces = view_picture(image, one.view)
                 encoded[key] = [self.encoders[key].encode(piece) for piece in pieces]
-            parts = [one.segmenter.score(piece, one.texts).labels() for piece in encoded[key]]
+            with stage(one.label):
+                parts = [one.segmenter.score(piece, one.texts).labels() for piece in encoded[key]]
             found.append(np.concatenate(parts, axis=1))
         for tower in self.towers:
             tower.forget()

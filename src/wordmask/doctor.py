@@ -23,10 +23,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wordmask.files import one_line
+from wordmask.files import one_line, size_text
 from wordmask.options import EXTRAS
 from wordmask.towers.auxiliary import DEFAULT_CLIP, KINDS
-from wordmask.towers.transfer import size_text
 from wordmask.user_code import describe_error, is_file
 from wordmask.version import __version__
 

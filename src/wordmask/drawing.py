@@ -7,114 +7,24 @@ image in RGB; what it was given stays as it was.
 from __future__ import annotations
 
 import math
-import unicodedata
-from collections.abc import Sequence
-from functools import lru_cache
-from typing import cast
+from collections.abc import Iterator, Sequence
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageFont
+from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
+from wordmask.colours import heat_colours, palette, rgb_to_oklab, tones
 from wordmask.errors import ImageError, WordmaskError
+from wordmask.lettering import cut, line, wrapped
 
 UNLABELLED = "unlabelled"
+FEW = 10  # classes that are told apart by their colours alone
+CLOSE = 0.12  # distance in OKLab below which two colours are not; the first 24 are beyond it
 
 WHITE = (255, 255, 255)
 INK = (28, 28, 30)
 PALE_INK = (96, 96, 104)
 
 BAND = 2**21  # pixels that are drawn or counted at a time
-
-# -------------------------------------------------------------------------------------------------
-# Colours
-
-# The first classes get colours chosen by hand in OKLab: 0.10 at least from each other, from black,
-# white and grey; the first ten are 0.05 apart under protanopia and deuteranopia too.
-FIRST_COLOURS = (
-    "1a75f0 f0820f 14b07c d8284f 7420c8 fbe41a 40e4ee ff86dd 7c2a10 a4d41c 08609e a68cff "
-    "0a4d38 dcc4ee 940a70 e9f0b4 1c1cb0 947c06 da1cdc 1e7a10 a47c8c 46105c 30b4ff ffc480"
-)
-GOLDEN_ANGLE = 180 * (3 - math.sqrt(5))
-
-# Lightness, chroma and hue of the heat map from low to high: dark violet to pale yellow, with
-# lightness rising evenly, so that it also reads in grey.
-HEAT_ANCHORS = (
-    (0.16, 0.05, 285.0),
-    (0.32, 0.17, 292.0),
-    (0.48, 0.20, 345.0),
-    (0.64, 0.21, 390.0),
-    (0.80, 0.17, 430.0),
-    (0.96, 0.09, 465.0),
-)
-
-
-def palette(n: int) -> np.ndarray:
-    """Colours for ``n`` classes: (n + 1, 3) uint8, row 0 black for "none of the words".
-
-    Row i does not depend on ``n``: a class keeps its colour when classes are added. From the 25th
-    class on the hue advances by the golden angle while lightness and chroma alternate.
-    """
-    colours = np.zeros((n + 1, 3), dtype=np.uint8)
-    first = np.array([list(bytes.fromhex(colour)) for colour in FIRST_COLOURS.split()], np.uint8)
-    colours[1 : len(first) + 1] = first[:n]
-    if n > len(first):
-        index = np.arange(len(first) + 1, n + 1)
-        lightness = np.array([0.72, 0.52, 0.83, 0.62, 0.42])[index % 5]
-        chroma = np.array([0.19, 0.11, 0.15])[index // 5 % 3]
-        colours[len(first) + 1 :] = _oklch_to_rgb(lightness, chroma, GOLDEN_ANGLE * index)
-    return colours
-
-
-def _oklch_to_rgb(lightness: np.ndarray, chroma: np.ndarray, hue: np.ndarray) -> np.ndarray:
-    """OKLCH (hue in degrees) to uint8 sRGB; chroma is reduced for colours outside sRGB.
-
-    The matrices are those of B. Ottosson, "A perceptual color space for image processing" (2020).
-    """
-    to_cone = np.array(
-        [
-            [1.0, 0.3963377774, 0.2158037573],
-            [1.0, -0.1055613458, -0.0638541728],
-            [1.0, -0.0894841775, -1.2914855480],
-        ]
-    )
-    to_linear = np.array(
-        [
-            [4.0767416621, -3.3077115913, 0.2309699292],
-            [-1.2684380046, 2.6097574011, -0.3413193965],
-            [-0.0041960863, -0.7034186147, 1.7076147010],
-        ]
-    )
-    angle = np.deg2rad(hue)
-
-    def linear(chroma: np.ndarray) -> np.ndarray:
-        lab = np.stack([lightness, chroma * np.cos(angle), chroma * np.sin(angle)], axis=-1)
-        return (lab @ to_cone.T) ** 3 @ to_linear.T
-
-    low, high = np.zeros_like(chroma), chroma.astype(float)
-    low = np.where(_in_gamut(linear(high)), high, low)
-    for _ in range(12):
-        middle = (low + high) / 2
-        fits = _in_gamut(linear(middle))
-        low, high = np.where(fits, middle, low), np.where(fits, high, middle)
-    rgb = linear(low).clip(0, 1)
-    rgb = np.where(rgb <= 0.0031308, 12.92 * rgb, 1.055 * rgb ** (1 / 2.4) - 0.055)
-    return np.rint(255 * rgb).astype(np.uint8)
-
-
-def _in_gamut(linear: np.ndarray) -> np.ndarray:
-    return np.all((linear > -1e-4) & (linear < 1 + 1e-4), axis=-1)
-
-
-@lru_cache(maxsize=1)
-def _heat_colours() -> np.ndarray:
-    """The 256 colours of the heat map, (256, 3) uint8."""
-    anchors = np.array(HEAT_ANCHORS)
-    at = np.linspace(0, len(anchors) - 1, 256)
-    lightness, chroma, hue = (
-        np.interp(at, np.arange(len(anchors)), column) for column in anchors.T
-    )
-    return _oklch_to_rgb(lightness, chroma, hue)
-
 
 # -------------------------------------------------------------------------------------------------
 # Pictures
@@ -126,16 +36,23 @@ def overlay(
     names: Sequence[str],
     alpha: float = 0.55,
     legend: bool = True,
+    numbers: bool | None = None,
 ) -> Image.Image:
     """Draw the colours of the classes over a picture, with thin contours and a legend.
+
+    The picture keeps its lights and darks and gives up its colours, so that a class has the colour
+    of the legend on any ground; pixels of no class are grey.
 
     Args:
         image: the picture, of the height and width of ``labels``; None draws flat colours on black.
         labels: (H, W) integers, 0 = none of the words, i = ``names[i - 1]``.
         names: the names of the classes; class i has the colour ``palette(n)[i]``.
-        alpha: opacity of the colours, 0 to 1. Unlabelled pixels show the picture paler and darker.
+        alpha: opacity of the colours, 0 to 1: 0 is the picture, 1 flat colours. Below 0.5 the
+            picture's own colours shine through.
         legend: add a legend of the classes that occur, most pixels first, with their share of the
             picture; below it, or beside a tall picture. It never covers the picture.
+        numbers: write the label of each class into its regions and into the legend; by default
+            where there is a legend and colours alone may not do, see `need_numbers`.
 
     Raises:
         WordmaskError: the shapes do not agree, a label has no name, or alpha is out of range.
@@ -152,23 +69,54 @@ def overlay(
                 f"the picture is {size[0]}x{size[1]} but the labels are "
                 f"{width}x{height}; give the picture that was segmented"
             )
-    page = _page(labels, names) if legend else Image.new("RGB", (width, height))
+    counts = count_labels(labels, len(names))
+    if numbers is None:
+        numbers = legend and need_numbers(np.flatnonzero(counts))
+    page = _page(counts, names, width, height, numbers) if legend else None
+    page = page or Image.new("RGB", (width, height))
     colours, reach = palette(len(names)), round(math.sqrt(labels.size) / 900)
+    found = np.flatnonzero(counts)
+    place = np.zeros(len(names) + 1, np.int32)  # of a label among those that occur
+    place[found] = np.arange(len(found))
+    if image is not None:
+        greys = np.zeros((len(found), 256), np.int64)
+        for top in range(0, height, max(BAND // width, 1)):
+            rows = slice(top, top + max(BAND // width, 1))
+            pairs = 256 * place[labels[rows]] + _grey(_rows(image, top, min(rows.stop, height)))
+            greys += np.bincount(pairs.ravel(), minlength=greys.size).reshape(greys.shape)
+        table = tones(colours[found], greys, 1 - alpha)
     around = 2 * reach + 8  # rows that change the contours of a band: their width and their blur
-    rows = max(BAND // width, 2 * around)
-    for top in range(0, height, rows):
-        first, last = max(top - around, 0), min(top + rows + around, height)
+    step = max(BAND // width, 2 * around)
+    for top in range(0, height, step):
+        first, last = max(top - around, 0), min(top + step + around, height)
         own = labels[first:last]
-        painted = flat = Image.fromarray(colours[own])
-        if image is not None:
+        if image is None:
+            painted = Image.fromarray(colours[own])
+        else:
             photo = _rows(image, first, last)
-            dimmed = ImageEnhance.Brightness(ImageEnhance.Color(photo).enhance(0.35)).enhance(0.8)
-            painted = Image.composite(
-                Image.blend(photo, flat, alpha), dimmed, Image.fromarray(own > 0)
-            )
+            painted = Image.fromarray(table[place[own], _grey(photo)])
+            if alpha < 0.5:
+                painted = Image.blend(photo, painted, 2 * alpha)
         painted = _contoured(painted, own, reach)
-        page.paste(painted.crop((0, top - first, width, min(top + rows, last) - first)), (0, top))
+        page.paste(painted.crop((0, top - first, width, min(top + step, last) - first)), (0, top))
+    if numbers:
+        draw = ImageDraw.Draw(page)
+        for label, centre, text_size in _places(labels):
+            _number(draw, str(label), centre, text_size)
     return page
+
+
+def need_numbers(found: Sequence[int] | np.ndarray) -> bool:
+    """Whether the colours of some labels alone do not tell them apart.
+
+    So it is if there are more than ten, or two with similar colours, as may be from the 25th on.
+    """
+    found = np.asarray([label for label in found if label], int)
+    if len(found) > FEW:
+        return True
+    lab = rgb_to_oklab(palette(int(found.max(initial=0)))[found])
+    distances = np.linalg.norm(lab[:, None] - lab[None], axis=-1)
+    return bool((distances[np.triu_indices(len(found), 1)] < CLOSE).any())
 
 
 def heat_map(
@@ -178,6 +126,7 @@ def heat_map(
     high: float,
     image: np.ndarray | Image.Image | None = None,
     alpha: float = 0.6,
+    bar: bool = False,
 ) -> Image.Image:
     """Draw a heat map, from dark violet (``low`` and less) to pale yellow (``high`` and more).
 
@@ -189,6 +138,7 @@ def heat_map(
         high: the value of the brightest colour; if it equals ``low``, the map is dark.
         image: a picture, resized to ``size``, that shines through in grey.
         alpha: opacity of the colours over the picture, 0 to 1.
+        bar: add a colour bar with the numbers ``low`` and ``high`` below the map.
 
     Raises:
         WordmaskError: values that are not a finite (h, w) array, or ``high`` below ``low``.
@@ -206,11 +156,15 @@ def heat_map(
     scaled = (values.astype(np.float64) - low) / (high - low or 1.0)
     small = Image.fromarray(scaled.clip(0, 1).astype(np.float32))
     scaled = np.asarray(small.resize((width, height), Image.Resampling.BILINEAR)).clip(0, 1)
-    heat = Image.fromarray(_heat_colours()[np.rint(255 * scaled).astype(np.uint8)])
-    if image is None:
+    heat = Image.fromarray(heat_colours()[np.rint(255 * scaled).astype(np.uint8)])
+    if image is not None:
+        photo = _photo(image).resize((width, height), Image.Resampling.LANCZOS)
+        heat = Image.blend(photo.convert("L").convert("RGB"), heat, alpha)
+    if not bar:
         return heat
-    photo = _photo(image).resize((width, height), Image.Resampling.LANCZOS)
-    return Image.blend(photo.convert("L").convert("RGB"), heat, alpha)
+    text_size = max(12, round(0.04 * math.sqrt(width * height)))
+    space = Image.new("RGB", (width, round(0.4 * text_size)), WHITE)
+    return stack([heat, space, colour_bar(low, high, width, text_size)])
 
 
 def strip(
@@ -248,12 +202,12 @@ def strip(
         max([8 * text_size] + [photo.width for photo in photos[column::columns]])
         for column in range(min(columns, len(photos)))
     ]
-    wrapped = [
-        _wrapped(title, text_size, widths[i % columns], lines=2) for i, title in enumerate(titles)
+    broken = [
+        wrapped(title, text_size, widths[i % columns], lines=2) for i, title in enumerate(titles)
     ]
-    line = round(1.3 * text_size)
+    spacing = round(1.3 * text_size)
     starts = range(0, len(photos), columns)
-    title_heights = [line * max(map(len, wrapped[start : start + columns])) for start in starts]
+    title_heights = [spacing * max(map(len, broken[start : start + columns])) for start in starts]
     page = Image.new(
         "RGB",
         (
@@ -266,13 +220,12 @@ def strip(
     top = gap // 2
     for start, title_height in zip(starts, title_heights, strict=True):
         left = gap
-        row = zip(photos[start : start + columns], wrapped[start : start + columns], strict=True)
+        row = zip(photos[start : start + columns], broken[start : start + columns], strict=True)
         for (photo, lines), width in zip(row, widths, strict=False):
-            baseline = top + title_height - line * (len(lines) - 1) - round(0.3 * line)
+            baseline = top + title_height - spacing * (len(lines) - 1) - round(0.3 * spacing)
             for number, text in enumerate(lines):
-                font, text = _font(text, text_size)
-                at = (left + width / 2, baseline + line * number)
-                draw.text(at, text, INK, font, anchor="ms")
+                at = (left + width / 2, baseline + spacing * number)
+                line(text, text_size).draw(draw, at, INK, "middle")
             corner = (left + (width - photo.width) // 2, top + title_height + gap // 4)
             page.paste(photo, (corner[0], corner[1] + (height - photo.height) // 2))
             left += width + gap
@@ -354,6 +307,10 @@ def _rows(image: np.ndarray | Image.Image, top: int, bottom: int) -> Image.Image
     return Image.fromarray(image[top:bottom])
 
 
+def _grey(photo: Image.Image) -> np.ndarray:
+    return np.asarray(photo.convert("L"))
+
+
 def _check_picture(image: np.ndarray | Image.Image) -> None:
     if isinstance(image, Image.Image):
         return
@@ -376,9 +333,9 @@ def _contoured(painted: Image.Image, labels: np.ndarray, reach: int) -> Image.Im
     edge = np.zeros(labels.shape, dtype=bool)
     edge[:, 1:] |= labels[:, 1:] != labels[:, :-1]
     edge[1:] |= labels[1:] != labels[:-1]
-    line = _widened(edge, reach)
-    rim = _widened(line, 1 + reach // 2)
-    for mask, colour, opacity in ((rim, INK, 140), (line, WHITE, 255)):
+    ridge = _widened(edge, reach)
+    rim = _widened(ridge, 1 + reach // 2)
+    for mask, colour, opacity in ((rim, INK, 140), (ridge, WHITE, 255)):
         cover = Image.fromarray(np.where(mask, np.uint8(opacity), np.uint8(0)))
         cover = cover.filter(ImageFilter.GaussianBlur(0.6))  # smooths the stairs of the pixels
         painted = Image.composite(Image.new("RGB", painted.size, colour), painted, cover)
@@ -397,48 +354,81 @@ def _widened(mask: np.ndarray, reach: int) -> np.ndarray:
     return mask
 
 
+def _places(labels: np.ndarray) -> Iterator[tuple[int, tuple[float, float], int]]:
+    """Label, centre and text size of a number for each region that has room for one.
+
+    The centre is as far from the outline of the region as can be, in steps along rows and
+    columns, on a grid of at most 256 cells a side.
+    """
+    step = math.ceil(max(labels.shape) / 256)
+    grid = labels[step // 2 :: step, step // 2 :: step]
+    same = np.pad(grid > 0, 1)
+    own = np.pad(grid.astype(np.int64), 1)
+    for axis, by in ((0, 1), (0, -1), (1, 1), (1, -1)):
+        same &= own == np.roll(own, by, axis)
+    depth, alive = np.pad(grid > 0, 1).astype(int), same
+    while alive.any():
+        depth += alive
+        alive = ~_widened(~alive, 1)
+    size = max(12, round(0.032 * math.sqrt(labels.size)))
+    while depth.max() > 0:
+        row, column = np.unravel_index(depth.argmax(), depth.shape)
+        label, room = int(own[row, column]), step * int(depth[row, column])
+        text_size = min(size, int(room / (0.3 * len(str(label)) + 0.4)))
+        if text_size < 9:
+            return
+        yield label, ((column - 0.5) * step, (row - 0.5) * step), text_size
+        region, before = np.zeros(own.shape, bool), 0
+        region[row, column] = True
+        while before != (before := int(region.sum())):
+            region = _widened(region, 1) & (own == label)
+        depth[region] = 0
+
+
+def _number(draw: ImageDraw.ImageDraw, text: str, centre: tuple[float, float], size: int) -> None:
+    """White digits with a dark rim, legible on any ground."""
+    font = ImageFont.load_default(size)
+    rim = max(1, round(size / 9))
+    draw.text(centre, text, WHITE, font, anchor="mm", stroke_width=rim, stroke_fill=INK)
+
+
 # -------------------------------------------------------------------------------------------------
-# Legend and text
+# Legend
 
 MOST_ENTRIES = 60  # the rest is summed in one entry
 
 
-def _entries(
-    labels: np.ndarray, names: Sequence[str]
-) -> list[tuple[tuple[int, ...] | None, str, float]]:
-    """Colour, name and share of the entries of the legend, most pixels first, unlabelled last."""
-    counts = count_labels(labels, len(names))
-    colours = palette(len(names)).tolist()
+def _entries(counts: np.ndarray, names: Sequence[str]) -> list[tuple[int, str, float]]:
+    """Label (0: none), name and share of the entries of the legend, most pixels first."""
     order = [i for i in (np.argsort(-counts[1:], kind="stable") + 1).tolist() if counts[i]]
-    shares = (counts / labels.size).tolist()
-    entries: list[tuple[tuple[int, ...] | None, str, float]] = [
-        (tuple(colours[i]), names[i - 1], shares[i]) for i in order[:MOST_ENTRIES]
-    ]
+    shares = (counts / counts.sum()).tolist()
+    entries = [(i, names[i - 1], shares[i]) for i in order[:MOST_ENTRIES]]
     rest = order[MOST_ENTRIES:]
     if rest:
-        entries.append((None, f"{len(rest)} more", sum(shares[i] for i in rest)))
+        entries.append((0, f"{len(rest)} more", sum(shares[i] for i in rest)))
     if counts[0]:
-        entries.append((None, UNLABELLED, shares[0]))
+        entries.append((0, UNLABELLED, shares[0]))
     return entries
 
 
-def _page(labels: np.ndarray, names: Sequence[str]) -> Image.Image:
+def _page(
+    counts: np.ndarray, names: Sequence[str], width: int, height: int, numbers: bool
+) -> Image.Image:
     """A page with the legend below the place of the picture, or to the right of a tall one."""
-    height, width = labels.shape
-    entries = _entries(labels, names)
+    entries, colours = _entries(counts, names), palette(len(names)).tolist()
     many = len(entries) > 20
-    text_size = max(12, round((0.028 if many else 0.034) * math.sqrt(labels.size)))
+    text_size = max(12, round((0.028 if many else 0.034) * math.sqrt(width * height)))
     most_width = (15 if len(entries) <= 6 else 10) * text_size
     row, margin, gap = round(1.6 * text_size), round(0.8 * text_size), round(1.1 * text_size)
     chip = round(0.95 * text_size)
-    texts = []
-    for _, name, share in entries:
-        font, shown = _font(_cut(name, text_size, most_width), text_size)
-        texts.append((shown, font, math.ceil(font.getlength(shown)), percent(share)))
-    plain, _ = _font("0", text_size)
+    wide = _chip_width(chip, [label for label, _, _ in entries] if numbers else ())
+    texts = [
+        (line(cut(name, text_size, most_width), text_size), line(percent(share), text_size))
+        for _, name, share in entries
+    ]
     space = round(0.45 * text_size)
     cell = max(
-        chip + 2 * space + long + math.ceil(plain.getlength(share)) for _, _, long, share in texts
+        wide + 2 * space + math.ceil(name.width) + math.ceil(share.width) for name, share in texts
     )
 
     beside = height > 1.2 * width and height >= 6 * row
@@ -457,130 +447,41 @@ def _page(labels: np.ndarray, names: Sequence[str]) -> Image.Image:
 
     page = Image.new("RGB", size, WHITE)
     draw = ImageDraw.Draw(page)
-    for i, (shown, font, long, share_text) in enumerate(texts):
+    for i, ((label, _, _), (name, share)) in enumerate(zip(entries, texts, strict=True)):
         across, down = (i // rows, i % rows) if beside else (i % columns, i // columns)
         x, y = corner[0] + across * (cell + gap), corner[1] + down * row
         baseline = y + round(0.5 * row + 0.36 * text_size)
-        box = (x, y + (row - chip) // 2, x + chip - 1, y + (row - chip) // 2 + chip - 1)
-        _chip(draw, box, entries[i][0])
-        draw.text((x + chip + space, baseline), shown, INK, font, anchor="ls")
-        at = (x + chip + 2 * space + long, baseline)
-        draw.text(at, share_text, PALE_INK, plain, anchor="ls")
+        top = y + (row - chip) // 2
+        box = (x, top, x + wide - 1, top + chip - 1)
+        _chip(draw, box, colours[label] if label else None, label if numbers else 0)
+        name.draw(draw, (x + wide + space, baseline), INK)
+        share.draw(draw, (x + wide + 2 * space + math.ceil(name.width), baseline), PALE_INK)
     return page
 
 
+def _chip_width(height: int, numbers: Sequence[int]) -> int:
+    """Of a chip with room for each of some numbers; none: a square."""
+    digits = len(str(max(numbers, default=0)))
+    return round(height * (0.6 * digits + 0.7)) if any(numbers) else height
+
+
 def _chip(
-    draw: ImageDraw.ImageDraw, box: tuple[int, int, int, int], colour: tuple[int, ...] | None
+    draw: ImageDraw.ImageDraw,
+    box: tuple[int, int, int, int],
+    colour: Sequence[int] | None,
+    number: int = 0,
 ) -> None:
     """Draw the colour of a class; without a colour, an empty box with a stroke through it."""
-    line = max(1, (box[2] - box[0]) // 14)
+    stroke = max(1, (box[3] - box[1]) // 14)
     if colour is None:
-        draw.line((box[0], box[3], box[2], box[1]), PALE_INK, line)
-        draw.rectangle(box, outline=PALE_INK, width=line)
+        draw.line((box[0], box[3], box[2], box[1]), PALE_INK, stroke)
+        draw.rectangle(box, outline=PALE_INK, width=stroke)
     else:
         rim = tuple(round(0.7 * value) for value in colour)
-        draw.rectangle(box, fill=colour, outline=rim, width=line)
-
-
-# The font inside Pillow holds basic Latin only. Other scripts need a font of the system; these are
-# the usual ones of Linux, macOS and Windows.
-SYSTEM_FONTS = (
-    "DejaVuSans.ttf",
-    "NotoSans-Regular.ttf",
-    "NotoSansCJK-Regular.ttc",
-    "wqy-zenhei.ttc",
-    "Arial Unicode.ttf",
-    "PingFang.ttc",
-    "Hiragino Sans GB.ttc",
-    "arial.ttf",
-    "msyh.ttc",
-    "YuGothM.ttc",
-    "malgun.ttf",
-    "Nirmala.ttf",
-    "leelawui.ttf",
-    "seguisym.ttf",
-)
-
-
-@lru_cache(maxsize=1)
-def _system_fonts() -> tuple[str, ...]:
-    paths = []
-    for name in SYSTEM_FONTS:
-        try:
-            paths.append(str(ImageFont.truetype(name, 12).path))
-        except OSError:
-            continue
-    return tuple(paths)
-
-
-@lru_cache(maxsize=64)
-def _load(path: str | None, size: int) -> ImageFont.FreeTypeFont:
-    if path is None:
-        return cast(ImageFont.FreeTypeFont, ImageFont.load_default(size))
-    return ImageFont.truetype(path, size)
-
-
-@lru_cache(maxsize=4096)
-def _draws(path: str | None, character: str) -> bool:
-    """Whether a font has a glyph of its own for a character."""
-    font = _load(path, 16)
-    glyph, none = font.getmask(character), font.getmask("\uffff")  # U+FFFF is in no font
-    return character.isspace() or (glyph.size, bytes(glyph)) != (none.size, bytes(none))
-
-
-def _font(text: str, size: int) -> tuple[ImageFont.FreeTypeFont, str]:
-    """Choose the font that can draw a text, and the text as it can be drawn.
-
-    A letter that no installed font has loses its accents (é to e); what is still missing is drawn
-    as the empty box of the font.
-    """
-    text = "".join("\ufffd" if unicodedata.category(c) in ("Cc", "Cs") else c for c in text)
-    path: str | None = None
-    if not all(_draws(None, character) for character in text):
-        missing = {
-            path: sum(not _draws(path, character) for character in text)
-            for path in (None, *_system_fonts())
-        }
-        path = min(missing, key=lambda path: missing[path])
-    return _load(path, size), "".join(c if _draws(path, c) else _unaccented(c) for c in text)
-
-
-def _unaccented(character: str) -> str:
-    return unicodedata.normalize("NFKD", character)[0]
-
-
-def _cut(text: str, size: int, width: int) -> str:
-    """Shorten a text to a width in pixels, with an ellipsis for what is left out."""
-    text = " ".join(text.split())
-    font, shown = _font(text[:300], size)
-    if len(text) <= 300 and font.getlength(shown) <= width:
-        return text
-    fits, too_long = 0, min(len(text), 300)
-    while too_long - fits > 1:
-        middle = (fits + too_long) // 2
-        if font.getlength(shown[:middle].rstrip() + "…") <= width:
-            fits = middle
-        else:
-            too_long = middle
-    return text[:fits].rstrip() + "…"
-
-
-def _wrapped(text: str, size: int, width: int, lines: int) -> list[str]:
-    """Break a text into at most `lines` lines of a width in pixels; the last one is cut."""
-    words = text.split()
-    done: list[str] = []
-    while len(done) < lines - 1 and words:
-        taken = 1
-        while taken < len(words):
-            font, shown = _font(" ".join(words[: taken + 1]), size)
-            if font.getlength(shown) > width:
-                break
-            taken += 1
-        done.append(_cut(" ".join(words[:taken]), size, width))
-        words = words[taken:]
-    if words:
-        done.append(_cut(" ".join(words), size, width))
-    return done or [""]
+        draw.rectangle(box, fill=tuple(colour), outline=rim, width=stroke)
+    if number:
+        centre = ((box[0] + box[2] + 1) / 2, (box[1] + box[3] + 1) / 2)
+        _number(draw, str(number), centre, max(9, round(0.85 * (box[3] - box[1]))))
 
 
 # -------------------------------------------------------------------------------------------------
@@ -591,16 +492,16 @@ def colour_bar(low: float, high: float, width: int, text_size: int = 14) -> Imag
     """The colours of `heat_map` from ``low`` to ``high``, ``width`` pixels wide, with numbers."""
     height = round(0.7 * text_size)
     page = Image.new("RGB", (width, height + round(1.4 * text_size)), WHITE)
-    ramp = Image.fromarray(_heat_colours()[None])
+    ramp = Image.fromarray(heat_colours()[None])
     page.paste(ramp.resize((width, height), Image.Resampling.BILINEAR), (0, 0))
     draw = ImageDraw.Draw(page)
-    font, _ = _font("0", text_size)
-    for text, x, anchor in ((_number(low, high), 0, "ls"), (_number(high, low), width, "rs")):
-        draw.text((x, height + round(1.15 * text_size)), text, INK, font, anchor=anchor)
+    for text, x, align in ((_digits(low, high), 0, "left"), (_digits(high, low), width, "right")):
+        at = (x, height + round(1.15 * text_size))
+        line(text, text_size).draw(draw, at, INK, align)
     return page
 
 
-def _number(value: float, other: float) -> str:
+def _digits(value: float, other: float) -> str:
     """A number with as many digits as tell it from another."""
     step = abs(value - other)
     if abs(value) < step / 100:
@@ -612,33 +513,50 @@ def _number(value: float, other: float) -> str:
 def headline(heading: str, sentence: str, width: int) -> Image.Image:
     """A heading and a sentence below it, wrapped at ``width`` pixels, on white."""
     large, small, margin = 22, 16, 16
-    lines = [(text, large, INK) for text in _wrapped(heading, large, width - 2 * margin, 2)]
-    lines += [(text, small, PALE_INK) for text in _wrapped(sentence, small, width - 2 * margin, 9)]
+    lines = [(text, large, INK) for text in wrapped(heading, large, width - 2 * margin, 2)]
+    lines += [(text, small, PALE_INK) for text in wrapped(sentence, small, width - 2 * margin, 9)]
     page = Image.new("RGB", (width, margin + sum(round(1.4 * size) for _, size, _ in lines)), WHITE)
     draw, top = ImageDraw.Draw(page), margin
     for text, size, colour in lines:
-        font, shown = _font(text, size)
-        draw.text((margin, top + size), shown, colour, font, anchor="ls")
+        line(text, size).draw(draw, (margin, top + size), colour)
         top += round(1.4 * size)
     return page
 
 
 def legend(
-    entries: Sequence[tuple[str, tuple[int, ...] | None]], width: int, text_size: int = 16
+    entries: Sequence[tuple[str, tuple[int, ...] | None]],
+    width: int,
+    text_size: int = 16,
+    numbers: Sequence[int] = (),
 ) -> Image.Image:
-    """Names beside their colours (None: unlabelled) in lines of ``width`` pixels, on white."""
+    """Names beside their colours (None: unlabelled) in lines of ``width`` pixels, on white.
+
+    numbers: one for each entry, written into its colour; 0: none.
+    """
     chip, gap, row = round(0.95 * text_size), round(1.2 * text_size), round(1.7 * text_size)
+    wide = _chip_width(chip, numbers)
     placed, x, y = [], gap, gap // 2
-    for name, colour in entries:
-        font, shown = _font(_cut(name, text_size, 20 * text_size), text_size)
-        wide = chip + text_size // 2 + math.ceil(font.getlength(shown)) + gap
-        if x > gap and x + wide > width:
+    for name, _ in entries:
+        shown = line(cut(name, text_size, 20 * text_size), text_size)
+        needed = wide + text_size // 2 + math.ceil(shown.width) + gap
+        if x > gap and x + needed > width:
             x, y = gap, y + row
-        placed.append((x, y, shown, font, colour))
-        x += wide
+        placed.append((x, y, shown))
+        x += needed
     page = Image.new("RGB", (width, y + row + gap // 2), WHITE)
     draw = ImageDraw.Draw(page)
-    for x, y, shown, font, colour in placed:
-        _chip(draw, (x, y, x + chip - 1, y + chip - 1), colour)
-        draw.text((x + chip + text_size // 2, y + chip - 2), shown, INK, font, anchor="ls")
+    for i, ((x, y, shown), (_, colour)) in enumerate(zip(placed, entries, strict=True)):
+        box = (x, y, x + wide - 1, y + chip - 1)
+        _chip(draw, box, colour, numbers[i] if numbers else 0)
+        shown.draw(draw, (x + wide + text_size // 2, y + chip - 2), INK)
+    return page
+
+
+def stack(parts: Sequence[Image.Image]) -> Image.Image:
+    """Pictures below each other, flush left, on white."""
+    size = max(part.width for part in parts), sum(part.height for part in parts)
+    page, top = Image.new("RGB", size, WHITE), 0
+    for part in parts:
+        page.paste(part, (0, top))
+        top += part.height
     return page

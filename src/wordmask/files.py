@@ -1,4 +1,4 @@
-"""Writing files whole or not at all, naming them in messages, and where cached ones lie."""
+"""Writing files whole or not at all, naming them and their sizes, and where cached ones lie."""
 
 from __future__ import annotations
 
@@ -80,3 +80,12 @@ def one_line(text: str, longest: int | None = None) -> str:
     """A text on one line without control characters, cut to `longest` characters if given."""
     text = "".join(c if c.isprintable() else "\ufffd" for c in " ".join(text.split()))
     return text if longest is None or len(text) <= longest else f"{text[: longest - 3]}..."
+
+
+def size_text(size: float) -> str:
+    """A number of bytes as text, in decimal units as hubs and disks give them."""
+    for unit, scale in (("GB", 1e9), ("MB", 1e6)):
+        if size >= scale:
+            number = size / scale
+            return f"{number:.{0 if number >= 100 else 1}f} {unit}"
+    return f"{max(round(size / 1e3), 1)} kB"

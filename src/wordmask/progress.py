@@ -3,7 +3,7 @@
     for some in steps("points", points.split(16), len(points), len): ...  # in a method or network
     with listening(print): segmenter(picture, words)                      # in a command
 
-Without a listener, nothing happens.
+Without a listener, nothing happens. How it is drawn: `wordmask.bars`.
 """
 
 from __future__ import annotations
@@ -15,12 +15,32 @@ from typing import TypeVar
 
 Item = TypeVar("Item")
 
+Count = Callable[[str, int, int | None], object]
+"""Takes what is counted, in the plural, how many are done, and of how many if that is known."""
+
+_quiet: ContextVar[bool] = ContextVar("quiet", default=False)
+
+
+@contextmanager
+def quietly(quiet: bool = True) -> Iterator[None]:
+    """Let nothing about progress be printed, downloads included."""
+    token = _quiet.set(quiet)
+    try:
+        yield
+    finally:
+        _quiet.reset(token)
+
+
+def is_quiet() -> bool:
+    """Whether nothing about progress is to be printed."""
+    return _quiet.get()
+
 
 class _Listener:
     """Who listens, and the stages that run, the outermost first."""
 
-    def __init__(self, show: Callable[[str], object]):
-        self.show = show
+    def __init__(self, show: Callable[[str], object], count: Count | None):
+        self.show, self.count = show, count
         self.stages: list[str] = []
 
     def say(self, depth: int, *text: str) -> None:
@@ -33,12 +53,13 @@ _listener: ContextVar[_Listener | None] = ContextVar("listener", default=None)
 
 
 @contextmanager
-def listening(show: Callable[[str], object]) -> Iterator[None]:
+def listening(show: Callable[[str], object], count: Count | None = None) -> Iterator[None]:
     """Call `show` with a line such as "sam, points 64/256" whenever a stage of this thread goes on.
 
-    An empty line says that no stage runs.
+    An empty line says that no stage runs. With `count`, the outermost steps are counted by it and
+    are not part of the line.
     """
-    token = _listener.set(_Listener(show))
+    token = _listener.set(_Listener(show, count))
     try:
         yield
     finally:
@@ -87,10 +108,19 @@ def steps(
         yield from items
         return
     total, done, depth = known if total is None else total, 0, len(listener.stages)
+    counted = None if depth else listener.count
+    if counted:
+        listener.count = None  # what is inside is a stage
     try:
         for item in items:
-            listener.say(depth, f"{text} {done}" if total is None else f"{text} {done}/{total}")
+            if counted:
+                counted(text, done, total)
+            else:
+                listener.say(depth, f"{text} {done}" if total is None else f"{text} {done}/{total}")
             yield item
             done += count(item)
     finally:
+        if counted:
+            listener.count = counted
+            counted(text, done, total)
         listener.say(depth)

@@ -6,10 +6,9 @@ of rows at a time, so that the maps of all classes never exist at full size.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from functools import reduce
 from typing import Any, ClassVar
 
 import numpy as np
@@ -21,10 +20,9 @@ from wordmask.errors import WordmaskError
 from wordmask.progress import steps
 from wordmask.segmentation import Segmentation
 from wordmask.text_queries import TextQueries
-from wordmask.windows import ScoreMap, neighbours
+from wordmask.windows import ScoreMap
 
 BLOCK_BYTES = 32 * 2**20  # for one float copy of a block of rows
-LARGE = 2**22, 8  # pixels and names from which it pays to rule out names first
 COMPLEMENT_POWER = 2.0  # of CLIPer's released code, v1
 
 BlockLabels = Callable[[Tensor], Tensor]  # scores (R, rows, W) to labels (rows, W)
@@ -123,11 +121,10 @@ class Scored:
             image=self.image,
         )
 
-    def blocks(self, maps: ScoreMap | None = None) -> Iterator[tuple[int, int]]:
-        """Start and stop of blocks of rows of `maps` (by default its own) in `block_bytes`."""
-        count = (maps or self.maps).count
+    def blocks(self) -> Iterator[tuple[int, int]]:
+        """Start and stop of blocks of rows of `maps` in `block_bytes`."""
         height, width = self.size
-        rows = max(self.block_bytes // (4 * width * count), 1)
+        rows = max(self.block_bytes // (4 * width * self.maps.count), 1)
         for start in range(0, height, rows):
             yield start, min(start + rows, height)
 
@@ -165,7 +162,7 @@ class Rule:
 
     def labels(self, scored: Scored, allowed: Tensor | None) -> np.ndarray:
         """See `Scored.labels`."""
-        dtype = np.uint8 if scored.texts.classes <= 255 else np.uint16
+        dtype = label_dtype(scored.texts)
         labels = np.empty(scored.size, dtype)
         decide = self.decide(scored, allowed)
         blocks, rows = list(scored.blocks()), scored.size[0]
@@ -219,18 +216,27 @@ class SoftmaxRule(Rule):
         return self.probability(maps, texts)
 
     def labels(self, scored: Scored, allowed: Tensor | None) -> np.ndarray:
-        """See `Scored.labels`; large pictures take a shortcut where the best name decides alone."""
-        strategy = scored.texts.strategy
+        """See `Scored.labels`; there is a shortcut where the best name decides alone."""
+        texts = scored.texts
         if (
-            scored.size[0] * scored.size[1] < LARGE[0]
-            or scored.maps.count < LARGE[1]
-            or scored.maps.tiles[0].scores.device.type != "cpu"
-            or not (allowed is None and strategy.probability is None and strategy.power is None)
+            texts.strategy.probability is not None
+            or texts.strategy.power is not None
             or self.area_threshold
             or self.min_max
         ):
             return super().labels(scored, allowed)
-        return best_names(scored)
+        owner = texts.owner.cpu()
+        label = torch.where(owner < texts.classes, owner + 1, 0)  # of each name
+        if allowed is not None:
+            if not allowed.any():
+                return np.zeros(scored.size, label_dtype(texts))
+            label = label.where(torch.cat([torch.ones(1).bool(), allowed.cpu()])[label], -1)
+        names = label.argsort(stable=True)  # the background first: it wins ties
+        names = names[label[names] >= 0]
+        labels = np.empty(scored.size, label_dtype(texts))
+        for top, best in best_names(scored, names):
+            labels[top : top + len(best)] = label[best].numpy()
+        return labels
 
     def decide(self, scored: Scored, allowed: Tensor | None) -> BlockLabels:
         """See `Rule.decide`."""
@@ -253,7 +259,7 @@ class SoftmaxRule(Rule):
                 probability = value if extremes is None else probability
             # a tie goes to the background, which the harness counts first
             value = torch.cat([value[classes:], value[:classes]])
-            labels = value.argmax(0) + (0 if len(value) > classes else 1)
+            labels = value.max(0).indices + (0 if len(value) > classes else 1)
             best = probability[:classes].amax(0)
             if strategy.probability is not None:
                 unsure = probability.amax(0) < strategy.probability
@@ -302,42 +308,117 @@ class SoftmaxRule(Rule):
         return sure
 
 
-def best_names(scored: Scored) -> np.ndarray:
-    """Labels (H, W) by the largest score of a name, which has the largest probability.
+def label_dtype(texts: TextQueries) -> type[np.unsignedinteger[Any]]:
+    """The type of labels of as many classes."""
+    return np.uint8 if texts.classes <= 255 else np.uint16
 
-    The picture is cut at the centres and borders of patches. In a piece, scores lie between those
-    at its corners, so that most names are lower than another everywhere and need not be
-    stretched to pixels. Labels are those of `SoftmaxRule.decide`, but where two scores are as
-    close as float32 rounds.
+
+@dataclass(frozen=True)
+class Pieces:
+    """One axis of a picture of N pixels, cut at the centres and borders of patches.
+
+    Attributes:
+        piece: (N,) the piece of each pixel.
+        patches: (n, 4) the patches that pixels of each piece are mixed from.
+        pixels: (n, m) the pixels of each piece; the last is repeated in shorter ones.
+        weights: (n, m, 4) of the patches at these pixels.
+        ends: (3, n, h) weights of all h patches at places between whose values those of the piece
+            lie: its ends, and the centre of a patch near it, where the slope changes.
     """
-    texts, maps, (height, width), (h, w) = scored.texts, scored.maps, scored.size, scored.patches
-    owner = torch.where(texts.owner < texts.classes, texts.owner + 1, 0)  # 0 wins ties
-    labels = np.empty((height, width), np.uint8 if texts.classes <= 255 else np.uint16)
-    least = math.ceil((2**16 / maps.count) ** 0.5)  # pixels a side that outweigh the calls
-    ys, xs = (
-        [round(i * side / n) for i in range(n + 1)]
-        for side, n in (
-            (height, min(2 * h, -(-height // least))),
-            (width, min(2 * w, -(-width // least))),
+
+    piece: Tensor
+    patches: Tensor
+    pixels: Tensor
+    weights: Tensor
+    ends: Tensor
+
+    @classmethod
+    def of(cls, stretch: Tensor, reach: float) -> Pieces:
+        """From the weights of patches at every pixel, (N, h).
+
+        reach: how far, in patches, pixels are mixed beyond their own place.
+        """
+        count = stretch.shape[1]
+        half, piece = (
+            (stretch @ torch.arange(2.0, 2 * count + 2, 2)).long().unique(return_inverse=True)
         )
-    )
-    for top, bottom in pairwise(ys):
-        narrow = maps.narrow(top, bottom, scored.size)  # (R, rows, columns of the grid)
-        slack = 1e-5 * float(narrow.abs().amax())
-        for left, right in pairwise(xs):
-            low, high, weight = neighbours(torch.arange(left, right), narrow.shape[2], width)
-            first = int(low[0])
-            corners = narrow[:, :, first : int(high[-1]) + 1].flatten(1)
-            names = ~(corners.amax(1) < corners.amin(1).amax() - slack)  # NaN too
-            present = owner[names].unique()
-            if len(present) == 1:
-                labels[top:bottom, left:right] = int(present)
-                continue
-            values = narrow[names]
-            values = torch.lerp(values[..., low], values[..., high], weight)
-            best = [values[owner[names] == i].amax(0) for i in present]
-            labels[top:bottom, left:right] = present[torch.stack(best).argmax(0)].numpy()
-    return labels
+        half -= 2
+        first = torch.searchsorted(piece, torch.arange(len(half) + 1))
+        pixels = first[:-1, None] + torch.arange(int(first.diff().max()))
+        pixels = pixels.minimum(first[1:, None] - 1)
+        start = (half // 2 - 1).clamp(0, max(count - 4, 0))
+        patches = start[:, None] + torch.arange(min(4, count))
+        low, high = half / 2 - reach, half / 2 + 0.5 + reach
+        centre = ((half + 1) // 2).float()  # that of the only patch in reach
+        ends = torch.stack([tent(at, count) for at in (low, centre, high)])
+        return cls(piece, patches, pixels, stretch[pixels[..., None], patches[:, None]], ends)
+
+    def split(self, count: int) -> Iterator[Pieces]:
+        """So many pieces at a time, with pixels counted from the first of them."""
+        for i in range(0, len(self.pixels), count):
+            part = slice(i, i + count)
+            yield Pieces(
+                self.piece[(self.piece >= i) & (self.piece < i + count)] - i,
+                self.patches[part],
+                self.pixels[part] - self.pixels[i, 0],
+                self.weights[part],
+                self.ends[:, part],
+            )
+
+
+def tent(at: Tensor, count: int) -> Tensor:
+    """Weights (N, n) of n samples in linear interpolation at places (N,), 0 to n - 1."""
+    at = at.clamp(0, count - 1)
+    return (1 - (at[:, None] - torch.arange(count)).abs()).clamp_min(0)
+
+
+def best_names(scored: Scored, names: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """At each pixel the name with the largest score, which has the largest probability.
+
+    The grid of a whole picture is cut into pieces of half a patch. In a piece, scores lie between
+    those at its ends, so that most names are lower than another everywhere in it and need not be
+    stretched to pixels. Names are those of the largest probability at every pixel, but where two
+    scores are as close as float32 rounds.
+
+    Args:
+        names: indices of the names that take part; of equal scores the first wins.
+
+    Yields:
+        The first row of a block of pixels, and the index of the best name at each, (rows, W).
+    """
+    maps, size = scored.maps, scored.size
+    device, stretches = maps.tiles[0].scores.device, maps.stretches(size)
+    if stretches is None or device.type != "cpu":  # a GPU would wait for small steps
+        index = names.to(device)
+        for start, stop in scored.blocks():
+            best = maps.rows(start, stop, size)[index].max(0).indices
+            yield start, names[best.cpu()]
+        return
+    grid = maps.tiles[0].scores[names]  # (R, h, w)
+    slack = 1e-5 * float(grid.abs().amax())
+    rows, columns = (Pieces.of(*one) for one in stretches)
+    start, wide = 0, len(columns.pixels)
+    for band in rows.split(max(scored.block_bytes // (16 * len(names) * wide), 1)):
+        corners = [end @ grid @ other.T for end in band.ends for other in columns.ends]
+        high, low = reduce(torch.maximum, corners), reduce(torch.minimum, corners)  # (R, n, m)
+        alive = (high >= low.amax(0) - slack).flatten(1).T.contiguous()  # (n m, R)
+        count = alive.sum(1, dtype=torch.int32)
+        best = high.max(0).indices[band.piece][:, columns.piece]  # right where no other is alive
+        most = 1
+        while most < len(names):
+            least, most = most, min(2 * most, len(names))
+            for part in ((count > least) & (count <= most)).nonzero()[:, 0].split(2**12):
+                # the living, filled up with others to the same number
+                some = alive[part].to(torch.uint8).topk(most, dim=1).indices.sort(1).values
+                i, j = part // wide, part % wide
+                y, x = band.patches[i][:, None, :, None], columns.patches[j][:, None, None]
+                near = grid[some[..., None, None], y, x]  # (N, K, 4, 4)
+                values = band.weights[i][:, None] @ near @ columns.weights[j][:, None].mT
+                index = values.max(1).indices.flatten(1)  # (N, pixels)
+                found = some.gather(1, index).unflatten(1, values.shape[2:])
+                best[band.pixels[i][..., None], columns.pixels[j][:, None]] = found
+        yield start, names[best]
+        start += len(best)
 
 
 @dataclass(frozen=True)

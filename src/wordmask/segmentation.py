@@ -96,6 +96,7 @@ class Segmentation:
         image: str | Path | Image.Image | np.ndarray | None = None,
         alpha: float = 0.55,
         legend: bool = True,
+        numbers: bool | None = None,
     ) -> Image.Image:
         """Draw the colours of the classes over the picture, with a legend beside or below it.
 
@@ -104,6 +105,8 @@ class Segmentation:
                 a PIL image or a uint8 array (H, W, 3).
             alpha: opacity of the colours, 0 to 1.
             legend: list the classes that occur, with their shares.
+            numbers: write the labels of the classes into their regions and the legend; by default
+                where there are more than ten, or two with similar colours.
 
         Raises:
             WordmaskError: there is no picture, it cannot be read, or it has another size.
@@ -115,7 +118,7 @@ class Segmentation:
             picture = read_image(image)
         if picture is None:
             raise WordmaskError("the picture was not kept; give it as overlay(image)")
-        return drawing.overlay(picture, self.labels, self.names, alpha, legend)
+        return drawing.overlay(picture, self.labels, self.names, alpha, legend, numbers)
 
     def label_image(self) -> Image.Image:
         """Return a picture with the labels as its pixel values.
@@ -139,7 +142,11 @@ class Segmentation:
         write_atomically(path, lambda file: image.save(file, format="PNG"))
 
     def heat_map(
-        self, name: str | int, low: float | None = None, high: float | None = None
+        self,
+        name: str | int,
+        low: float | None = None,
+        high: float | None = None,
+        bar: bool = False,
     ) -> Image.Image:
         """Draw the scores of one class as a heat map, over the picture if it was kept.
 
@@ -148,6 +155,7 @@ class Segmentation:
             low: the score of the darkest colour; by default the lowest score of all classes, so
                 that the maps of two words can be compared.
             high: the score of the brightest colour; by default the highest of all classes.
+            bar: add a colour bar with both numbers below the map.
 
         Raises:
             WordmaskError: there is no such class, or the scores were not kept.
@@ -160,7 +168,9 @@ class Segmentation:
         low = float(self.scores.min()) if low is None else low
         high = float(self.scores.max()) if high is None else high
         height, width = self.labels.shape
-        return drawing.heat_map(self.scores[label - 1], (height, width), low, high, self.image)
+        return drawing.heat_map(
+            self.scores[label - 1], (height, width), low, high, self.image, bar=bar
+        )
 
     def summary(self) -> dict[str, Any]:
         """Return size, pixels and share of each class, and provenance, as plain values."""

@@ -12,7 +12,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from wordmask.errors import WordmaskError, unknown
-from wordmask.vocabulary import Background, Vocabulary, pick_distractors, scene_words, templates
+from wordmask.vocabulary import (
+    Background,
+    Vocabulary,
+    as_list,
+    pick_distractors,
+    scene_words,
+    templates,
+)
 
 if TYPE_CHECKING:
     from wordmask.towers.text import TextTower
@@ -91,7 +98,8 @@ class TextQueries:
         """
         if isinstance(image_labels, str):
             raise WordmaskError(
-                f"got {image_labels!r} as image-level labels; give a list of names for each picture"
+                f"got {image_labels!r} as image-level labels; give a list of names for each "
+                f"picture, as in {as_list(image_labels)}"
             )
         chosen = torch.zeros(self.classes, dtype=torch.bool)
         for item in image_labels:

@@ -25,6 +25,7 @@ TEMPLATE_LISTS = ("openai", "cliper", "maskclip", "single")
 # above the mean of that word's cosines over the whole stock. See `pick_distractors`.
 CLOSE_IN_MEANING = 1.75
 MIN_DISTRACTORS = 24
+MOST_SHOWN = 12  # names in a message
 
 IRREGULAR_PLURALS = {
     "people": "person",
@@ -65,7 +66,7 @@ class Vocabulary:
         if isinstance(classes, Mapping):
             entries: list[Any] = [[key, *_synonyms(key, value)] for key, value in classes.items()]
         else:
-            entries = _ordered(classes, "words")
+            entries = _ordered(classes, "words", split=True)
         if not entries:
             raise WordmaskError("the list of words is empty; give at least one class name")
         if len(entries) > MAX_CLASSES:
@@ -104,15 +105,16 @@ class Vocabulary:
         return words if isinstance(words, cls) else cls(words)
 
     @classmethod
-    def parse(cls, text: str) -> Vocabulary:
+    def parse(cls, *texts: str) -> Vocabulary:
         """Read the command line's form: `;` between classes, `,` between synonyms of one class.
 
-        A name that holds a comma or a semicolon cannot be written so; use a file for it.
+        Several texts add up. A name that holds a comma or a semicolon cannot be written so; use a
+        file for it.
 
         >>> Vocabulary.parse("cat; sofa, couch").classes
         (('cat',), ('sofa', 'couch'))
         """
-        return cls([part.split(",") for part in _semicolons(text)])
+        return cls([part.split(",") for text in texts for part in _semicolons(text)])
 
     @classmethod
     def from_file(cls, path: str | Path) -> Vocabulary:
@@ -193,8 +195,8 @@ class Background:
             if value in ("none", "auto"):
                 return cls(value)  # type: ignore[arg-type]
             raise WordmaskError(
-                f"unknown background {value!r}; choose 'none' or 'auto', give a list of names, or "
-                "use Background.threshold or Background.complement"
+                f"unknown background {value!r}; choose 'none' or 'auto', give a list of names, as "
+                f"in {as_list(value)}, or use Background.threshold or Background.complement"
             )
         if isinstance(value, Iterable):
             return cls.names(*_ordered(value, "background names"))
@@ -329,10 +331,28 @@ def _key(name: str) -> str:
     return " ".join(name.casefold().split())
 
 
-def _ordered(values: Any, what: str) -> list[Any]:
-    """List `values`; refuse anything but an ordered collection."""
+def as_list(text: str) -> str:
+    """The list to write in place of one string of names between commas or semicolons.
+
+    >>> as_list("cat, dog"), as_list("cat; sofa, couch")
+    ('["cat", "dog"]', '["cat", ["sofa", "couch"]]')
+    """
+    classes = [[name.strip() for name in part.split(",")] for part in _semicolons(text)]
+    groups = [[name for name in names if name] for names in classes]
+    groups = [[name] for name in groups[0]] if len(groups) == 1 else [one for one in groups if one]
+    shown = [one if len(one) > 1 else one[0] for one in groups[:MOST_SHOWN] or [["cat"]]]
+    listed = json.dumps(shown, ensure_ascii=False)
+    return listed if len(groups) <= MOST_SHOWN else f"{listed[:-1]}, ...]"
+
+
+def _ordered(values: Any, what: str, split: bool = False) -> list[Any]:
+    """List `values`; refuse anything but an ordered collection.
+
+    split: whether commas and semicolons in one string stand between names.
+    """
     if isinstance(values, str):
-        raise WordmaskError(f"{what} must be a list, not one string: write [{values!r}]")
+        listed = as_list(values) if split else json.dumps([values], ensure_ascii=False)
+        raise WordmaskError(f"{what} must be a list, not one string: write {listed}")
     if isinstance(values, (bytes, set, frozenset)) or not isinstance(values, Iterable):
         raise WordmaskError(f"{what} must be a list of strings; received {type(values).__name__}")
     return list(values)

@@ -84,6 +84,30 @@ class ScoreMap:
         first, last = int(low.min()), int(high.max()) + 1
         return _mix(self._pixel_rows(first, last), low - first, high - first, weight)
 
+    def stretches(self, size: tuple[int, int]) -> list[tuple[Tensor, float]] | None:
+        """For a single tile, the weights of patches at each pixel of `size`, by axis.
+
+        Returns:
+            For both axes (H, h) weights, with which `rows` is a product, and how many patches away
+            from its place a pixel may take a value from; None for several tiles.
+        """
+        if len(self.tiles) > 1:
+            return None
+        ((scores, _, canvas, offset),) = self.tiles
+        axes = []
+        for patches, side, first, pixels, out in zip(
+            scores.shape[1:], canvas, offset, self.pixel_size, size, strict=True
+        ):
+            places = torch.arange(out) if self.direct else torch.arange(pixels) + first
+            low, high, weight = neighbours(places, patches, out if self.direct else side)
+            one = torch.eye(patches)
+            stretch = torch.lerp(one[low], one[high], weight[:, None])
+            if not self.direct:  # a second step, from the pixels of the network to the output
+                low, high, weight = neighbours(torch.arange(out), pixels, out)
+                stretch = torch.lerp(stretch[low], stretch[high], weight[:, None])
+            axes.append((stretch, 0.0 if self.direct else patches / side))
+        return axes
+
     def _pixel_rows(self, first: int, last: int) -> Tensor:
         """The mean over tiles at pixel rows first..last, (R, last - first, W')."""
         like = self.tiles[0].scores

@@ -54,6 +54,7 @@ def segment(page) -> None:
         arg=before,
     )
     page.wait_for_selector("#wm-overlay img")
+    page.wait_for_timeout(300)  # the parts of an answer are drawn one after the other
 
 
 def picture(page, selector="#wm-overlay img") -> np.ndarray:
@@ -209,7 +210,7 @@ def test_examples_expert_settings_and_a_narrow_screen(visit):
     page.get_by_role("button", name="Expert settings").click()
     page.locator("#wm-method input").click()
     page.get_by_role("option", name=re.compile("GEM")).click()
-    page.locator("#wm-expert .wm-about", has_text="GEM").wait_for()
+    page.locator("#wm-expert .wm-about", has_text="GEM").first.wait_for()
     page.get_by_role("button", name="Options ◀").first.click()
     iterations = page.get_by_label("temperature").first
     iterations.wait_for()

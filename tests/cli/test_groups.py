@@ -38,12 +38,12 @@ def test_a_command_gets_groups_and_typer_sees_options():
 
     names = list(inspect.signature(command).parameters)
     assert names[:4] == ["image", "classes", "classes_file", "background"]
-    assert names[4:] == ["model", "device", "dtype", "offline", "network", *KINDS, "n"]
+    assert names[4:] == ["model", "device", "dtype", "offline", "network", *KINDS, "n", "quiet"]
     app = typer.Typer()
     app.command()(command)
     arguments = ["a.png", "-c", "cat", "--model", "x", "--vfm", "y", "--network", "sam=z", "--n"]
     app([*arguments, "5"], standalone_mode=False)
-    assert got["words"] == WordOptions(classes="cat")
+    assert got["words"] == WordOptions(classes=["cat"])
     assert got["model"] == ModelOptions(model="x", network=["sam=z"], flags={"vfm": "y"})
     assert got["model"].sources == {"vfm": "y", "sam": "z"}
     assert (got["image"], got["n"]) == ("a.png", 5)

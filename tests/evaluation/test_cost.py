@@ -137,7 +137,18 @@ def test_numbers_are_read_without_powers_of_ten(value, shown):
 
 def test_the_command_as_a_process(tmp_path):
     command = [sys.executable, "-m", "wordmask", "bench", "clip,clearclip", "--model", TINY]
-    options = ["--size", "48x64", "--rounds", "2", "--words", "7", "--offline", "--device", "cpu"]
+    options = [
+        "--size",
+        "48x64",
+        "--rounds",
+        "2",
+        "--words",
+        "7",
+        "--offline",
+        "--device",
+        "cpu",
+        "-q",
+    ]
     done = subprocess.run(
         [*command, *options, "--markdown", "--out", str(tmp_path / "out")],
         capture_output=True,

@@ -10,6 +10,7 @@ import json
 import multiprocessing
 import os
 import random
+import re
 import shutil
 import signal
 import socket
@@ -825,7 +826,7 @@ def test_command_on_rendered_scenes(tmp_path, capsys):
         "--set", NATIVE, "--limit", 6, "--out", tmp_path, "--offline", "--pictures", 1,
     )  # fmt: skip
     assert code == 0
-    assert "toybox 6/6: mIoU clip" in said
+    assert re.search(r"toybox: 6/6 pictures, .*mIoU clip", said)
     assert "cliper" in capsys.readouterr().out
     results = json.loads((tmp_path / "results.json").read_text())
     by = {entry["label"]: entry["miou"] for entry in results["runs"]}

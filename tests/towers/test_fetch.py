@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import json
+import re
 import shlex
 import shutil
 import subprocess
@@ -20,7 +21,8 @@ from commands import picture
 from replicas.hub import Hub, Swallow, environment
 from tiny import save_tiny_clip, tiny_sam, tiny_vfm
 from tiny_families import blip_tokenizer, siglip_tokenizer, tiny_blip, tiny_siglip
-from wordmask import Segmenter, WordmaskError
+from wordmask import Segmenter, WordmaskError, bars
+from wordmask.progress import listening
 from wordmask.towers import auxiliary, transfer
 from wordmask.towers.diffusion import DEFAULT, MIRRORS, load_diffusion
 from wordmask.towers.families import load_clip
@@ -525,15 +527,15 @@ class Terminal(io.StringIO):
 
 def test_downloads_are_shown(folders, hub, tmp_path, monkeypatch, capsys):
     hub.repositories["owner/clip"] = {"main": folders / "clip"}
-    monkeypatch.setattr(transfer, "LINE_EVERY", 0.0)
+    monkeypatch.setattr(bars, "LINE_EVERY", 0.0)
+    monkeypatch.setattr(bars, "SOON", 0.0)
     hub.faults.stall = hub.faults.slow = 0.01
     load_clip("owner/clip", **CPU, cache_dir=tmp_path)
     first, *lines, last = capsys.readouterr().err.splitlines()
     assert first.startswith("wordmask: fetching owner/clip (4 files, ")
     assert f" kB) from {hub.url}; kept in {tmp_path}" in first
-    assert "B/s, " in lines[-1]
-    assert lines[-1].endswith(" s left")
-    assert "model.safetensors: " in lines[-1]
+    assert re.search(r": .* of .*B, .*B/s, \d+ s left$", "\n".join(lines), re.MULTILINE)
+    assert re.search(r"model.safetensors: .* of .*B, .*B/s", lines[-1])
     assert last.startswith("wordmask: fetched ")
 
     terminal = Terminal()
@@ -542,6 +544,15 @@ def test_downloads_are_shown(folders, hub, tmp_path, monkeypatch, capsys):
     load_clip("owner/clip", **CPU, cache_dir=tmp_path / "other")
     assert "━" in terminal.getvalue()
     assert "kB/s" in terminal.getvalue() or "MB/s" in terminal.getvalue()
+
+
+def test_loading_counts_tensors(folders):
+    said = []
+    with listening(lambda _: None, lambda *count: said.append(count)):
+        load_clip(str(folders / "clip"), **CPU)
+    total = said[0][2]
+    assert total > 50
+    assert said == [("tensors", done, total) for done in range(total)] + [("tensors", total, total)]
 
 
 def test_the_switch_of_the_hubs_library_silences_them(folders, hub, tmp_path, capsys):

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 import wordmask
-from wordmask import toybox
+from wordmask import drawing, toybox
 from wordmask.cli import run
 from wordmask.toybox import demo
 from wordmask.toybox.selftest import candidates
@@ -96,6 +96,25 @@ def test_the_tables_name_what_is_there_and_every_method(ran, result):
     assert lines[-1].endswith(
         'wordmask segment photo.jpg --classes "cat; sofa" --model openai/clip-vit-base-patch16'
     )
+
+
+@needs_weights
+def test_the_methods_have_one_legend_of_all_their_colours(result, monkeypatch):
+    legends = []
+    draw = drawing.legend
+
+    def recorded(entries, width, *more):
+        legends.append((entries, draw(entries, width, *more)))
+        return legends[-1][1]
+
+    monkeypatch.setattr(drawing, "legend", recorded)
+    page = np.asarray(result.strip())
+    ((entries, legend),) = legends
+    np.testing.assert_array_equal(page[-legend.height :], np.asarray(legend))
+    found = {i for one in result.results.values() for i in np.unique(one.labels).tolist()}
+    found |= set(np.unique(result.target).tolist()) - {0}
+    colours = drawing.palette(len(result.words)).tolist()
+    assert entries == [(result.words[i - 1], tuple(colours[i])) for i in sorted(found)]
 
 
 @needs_weights

@@ -164,12 +164,7 @@ def heat_map(result: Segmentation, name: str) -> Image.Image:
     assert result.image is not None
     low, high = float(result.scores.min()), float(result.scores.max())
     values = result.scores[result.names.index(name)]
-    heat = drawing.heat_map(values, size, low, high, _photo(result.image, size))
-    bar = drawing.colour_bar(low, high, heat.width, max(heat.width // 36, 12))
-    page = Image.new("RGB", (heat.width, heat.height + bar.height + 6), drawing.WHITE)
-    page.paste(heat, (0, 0))
-    page.paste(bar, (0, heat.height + 6))
-    return page
+    return drawing.heat_map(values, size, low, high, _photo(result.image, size), bar=True)
 
 
 def cut_out(result: Segmentation, name: str) -> Image.Image:

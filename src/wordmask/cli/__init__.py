@@ -30,28 +30,32 @@ from wordmask.cli import (
     selftest,
 )
 from wordmask.cli.common import one_line
+from wordmask.cli.help import Command, Group
 from wordmask.errors import WordmaskError, is_out_of_memory
 from wordmask.version import __version__
 
 app = typer.Typer(
     name="wordmask",
-    add_completion=False,
+    cls=Group,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command()(segment.segment)
-app.command()(explain.explain)
-app.command()(compare.compare)
-app.command()(methods.methods)
-app.command()(refiners.refiners)
-app.command()(demo.demo)
-app.command()(page.app)
-app.command()(doctor.doctor)
-app.command()(selftest.selftest)
-app.command()(bench.bench)
-app.command()(evaluate.evaluate)
-app.command()(protocol.protocol)
-app.command()(report.report)
+for one in (
+    segment.segment,
+    explain.explain,
+    compare.compare,
+    methods.methods,
+    refiners.refiners,
+    demo.demo,
+    page.app,
+    doctor.doctor,
+    selftest.selftest,
+    bench.bench,
+    evaluate.evaluate,
+    protocol.protocol,
+    report.report,
+):
+    app.command(cls=Command)(one)
 app.add_typer(datasets.app, name="datasets")
 
 UsageError: type[Any] = typer.BadParameter.__bases__[0]  # of the click that typer uses

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from wordmask.cli import common
+from wordmask.cli import common, complete
 from wordmask.cli.groups import ModelOptions, expand
 from wordmask.errors import WordmaskError
 
@@ -25,6 +25,7 @@ def bench(
             metavar="METHODS",
             help="Methods, as in clip,cliper:paper (a variant after a colon), or FILE.py:NAME.",
             show_default="all with available networks",
+            autocompletion=complete.entries,
         ),
     ] = None,
     model: ModelOptions,
@@ -43,6 +44,7 @@ def bench(
             metavar="REFINERS",
             help="Measure each method with these refiners as well, as in pamr or diffusion,pamr. "
             "May be repeated.",
+            autocompletion=complete.refiners,
             rich_help_panel="Method",
         ),
     ] = None,
@@ -122,7 +124,7 @@ def bench(
     if random_vfm:
         settings["vfm"] = f"{costs.RANDOM_VFM} (random weights)"
     with common.progress_bar() as bar:
-        task = bar.add_task("measuring", total=len(chosen))
+        task = bar.add_task("measuring", total=len(chosen), unit="methods")
         rows = costs.measure(
             clip,
             chosen,

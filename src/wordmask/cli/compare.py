@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from wordmask.cli import common
+from wordmask.cli import common, complete
 from wordmask.cli.groups import MaxPixels, ModelOptions, WordOptions, expand
 from wordmask.cli.protocol import ProtocolName
 from wordmask.errors import WordmaskError
@@ -28,6 +28,7 @@ def compare(
             "--methods",
             metavar="METHOD[,METHOD...]",
             help="METHOD[:VARIANT][+REFINER]..., as in clip,cliper,cliper+diffusion.",
+            autocompletion=complete.entries,
             rich_help_panel="Method",
         ),
     ] = "clip,sclip,clearclip,naclip,cliper",
@@ -56,7 +57,8 @@ def compare(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="In place of photos, see `wordmask datasets`.",
+            help="In place of photos, see `wordmask datasets list`.",
+            autocompletion=complete.datasets,
             rich_help_panel=BENCHMARK,
         ),
     ] = None,
@@ -112,7 +114,7 @@ def compare(
     if not entries:
         raise WordmaskError("got no method; give --methods as in clip,cliper+diffusion")
     if dataset:
-        if words.classes is not None or words.classes_file is not None or targets is not None:
+        if words.given or targets is not None:
             raise WordmaskError(f"{dataset} has its own classes and targets; leave yours out")
         from wordmask.evaluation.plan import Plan
 
@@ -140,6 +142,7 @@ def compare(
         refiners = [one for entry in entries for one in read_refiners(entry.refiners)]
         kinds = {kind for part in (*parts, *refiners) for kind in part.networks}
         segmenter = model.load(built, variant, refiners, max_pixels=max_pixels, also=kinds)
+        words.echo(vocabulary, background)
         with common.busy("segmenting"):
             sheet = sheets.compare(
                 segmenter, found, vocabulary, names, background, targets, assignments or ()

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from wordmask.cli import common
+from wordmask.cli import common, complete
+from wordmask.cli.groups import expand
+from wordmask.cli.help import Command, Group
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -18,13 +20,17 @@ if TYPE_CHECKING:
 
 SHOWN = 20  # problems that are printed; --all prints the others
 
-app = typer.Typer(help="List the benchmarks, show one in full, or check a copy of its files.")
+app = typer.Typer(
+    cls=Group, help="List the benchmarks, show one in full, or check a copy of its files."
+)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Name = Annotated[
     str,
     typer.Argument(
-        metavar="NAME", help="A benchmark, see `wordmask datasets`; or FILE.py:NAME, or NAME=DIR."
+        metavar="NAME",
+        help="A benchmark, see `wordmask datasets list`; or FILE.py:NAME, or NAME=DIR.",
+        autocompletion=complete.datasets,
     ),
 ]
 
@@ -32,8 +38,13 @@ Name = Annotated[
 @app.callback(invoke_without_command=True)
 def datasets(context: typer.Context, as_json: AsJson = False) -> None:
     """List the benchmarks, show one in full, or check a copy of its files."""
-    if context.invoked_subcommand is not None:
-        return
+    if context.invoked_subcommand is None:
+        list_all(as_json)
+
+
+@app.command("list", cls=Command)
+def list_all(as_json: AsJson = False) -> None:
+    """List the benchmarks: what they are, and the layout that is looked for."""
     from wordmask.datasets import BENCHMARKS
 
     described = [
@@ -53,7 +64,7 @@ def datasets(context: typer.Context, as_json: AsJson = False) -> None:
     )
 
 
-@app.command()
+@app.command(cls=Command)
 def show(
     name: Name,
     root: Annotated[
@@ -78,7 +89,8 @@ def show(
         _print_benchmark(described, bench, common.console())
 
 
-@app.command()
+@app.command(cls=Command)
+@expand
 def check(
     name: Name,
     root: Annotated[
@@ -98,7 +110,7 @@ def check(
 
     bench = benchmark(name)
     with common.progress_bar() as bar:
-        task = bar.add_task(f"checking {bench.name}", total=None)
+        task = bar.add_task(f"checking {bench.name}", total=None, unit="pictures")
         report = verify(
             bench, root, complete, lambda done, of: bar.update(task, completed=done, total=of)
         )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from wordmask.cli import common
-from wordmask.cli.groups import DEFAULT_MODEL
+from wordmask.cli.groups import DEFAULT_MODEL, expand
 from wordmask.files import write_atomically
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ GO_ON = (
 )
 
 
+@expand
 def demo(
     out: Annotated[
         Path, typer.Option("--out", "-o", metavar="DIR", help="Folder for the pictures.")
@@ -35,7 +36,7 @@ def demo(
     are replaced.
     """
     common.make_folder(out)
-    with common.busy("segmenting the demo scene by every method"):
+    with common.busy("segmenting the demo scene"):
         from PIL import Image
 
         from wordmask.methods import METHODS

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from wordmask.cli import common
-from wordmask.cli.groups import DEFAULT_MODEL
+from wordmask.cli.groups import DEFAULT_MODEL, expand
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -17,6 +17,7 @@ STYLES = {"ok": "green", "broken": "bold red", "fails": "red", "partial": "yello
 ORDER = ("broken", "fails", "partial", "absent")  # of what there is to do
 
 
+@expand
 def doctor(
     offline: Annotated[bool, typer.Option("--offline", help="Do not ask the hub.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,

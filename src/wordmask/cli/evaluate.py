@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import os
-import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from wordmask.cli import common
+from wordmask.cli import common, complete
 from wordmask.cli.groups import ModelOptions, expand
 from wordmask.cli.protocol import ProtocolName
 from wordmask.errors import WordmaskError
 
 if TYPE_CHECKING:
-    from rich.progress import Progress as Bar
     from rich.table import Table
 
+    from wordmask.bars import Bar
     from wordmask.evaluation.progress import Progress
 
 RUN = "What to run"
@@ -32,10 +30,16 @@ def evaluate(
         typer.Argument(
             metavar="METHOD[,METHOD...]",
             help="METHOD[:VARIANT][+REFINER]..., as in clip,cliper,cliper:official-v1+diffusion.",
+            autocompletion=complete.entries,
         ),
     ],
     datasets: Annotated[
-        str, typer.Argument(metavar="DATASET[,DATASET...]", help="See `wordmask datasets`.")
+        str,
+        typer.Argument(
+            metavar="DATASET[,DATASET...]",
+            help="See `wordmask datasets list`.",
+            autocompletion=complete.datasets,
+        ),
     ],
     *,
     root: Annotated[
@@ -78,8 +82,8 @@ def evaluate(
         typer.Option(
             metavar="SOURCE[,SOURCE...]",
             help="Run with each of these lists of class names: released (those of the method's "
-            "code), plain (the benchmark's own), or another of `wordmask datasets`. Names weigh "
-            "more than many methods; no new encoding is needed.",
+            "code), plain (the benchmark's own), or another of `wordmask datasets list`. Names "
+            "weigh more than many methods; no new encoding is needed.",
             rich_help_panel=RUN,
         ),
     ] = None,
@@ -92,7 +96,9 @@ def evaluate(
             rich_help_panel=RUN,
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the corruptions.", rich_help_panel=RUN)] = 0,
+    seed: Annotated[
+        int, typer.Option(metavar="NUMBER", help="Of the corruptions.", rich_help_panel=RUN)
+    ] = 0,
     image_labels: Annotated[
         str | None,
         typer.Option(
@@ -231,16 +237,7 @@ def evaluate(
     if int(os.environ.get("RANK", 0)):  # of torchrun: only the first process prints
         run(plan, out, workers=workers, overwrite=overwrite)
         return
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=20),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(elapsed_when_finished=True),
-        TextColumn("{task.fields[scores]}", markup=False),
-    )
-    with common.progress_bar(*columns, transient=False) as bar:
+    with common.progress_bar(transient=False) as bar:
         report = _Display(bar).show
         found = run(plan, out, workers=workers, overwrite=overwrite, report=report)
     if found is None:
@@ -295,36 +292,30 @@ def tabulate(found: dict[str, Any]) -> list[Table]:
 
 
 class _Display:
-    """Shows the mIoU so far on a progress bar; without one, by a line every `LINE_EVERY` seconds.
-
-    Args:
-        bar: with a column for the field `scores`; disabled if there is no terminal.
-    """
+    """Shows each data set with the mIoU so far on a progress bar."""
 
     def __init__(self, bar: Bar):
         self.bar = bar
-        self.task: Any = None
+        self.task = bar.add_task("loading", total=None)
         self.key: Any = None
         self.finished: Any = None
-        self.printed = 0.0
 
     def show(self, progress: Progress) -> None:
         """Show the progress."""
         kind, severity = progress.condition
         name = progress.dataset if not severity else f"{progress.dataset}, {kind} {severity}"
-        scores = " ".join(
-            f"{label} {100 * value:.1f}" for label, value in progress.mean_iou.items()
-        )
+        scores = ""
+        if progress.done:
+            means = progress.mean_iou.items()
+            scores = "mIoU " + " ".join(f"{label} {100 * mean:.1f}" for label, mean in means)
+        if self.key is None:
+            self.bar.remove_task(self.task)
         if self.key != (name, progress.total):
             self.key = (name, progress.total)
-            self.task = self.bar.add_task(name, total=progress.total, scores="")
-        self.bar.update(self.task, completed=progress.done, scores=scores)
-        now, done = time.monotonic(), progress.done == progress.total
-        if done and self.finished == self.key:
-            return
-        self.finished = self.key if done else None
-        if self.bar.disable and (done or now - self.printed >= common.LINE_EVERY):
-            self.printed = now
-            text = f"{name} {progress.done}/{progress.total}"
-            text += f": mIoU {scores}" if progress.done else ""
-            print(common.one_line(text, 400), file=sys.stderr)
+            self.task = self.bar.add_task(
+                name, total=progress.total, unit="pictures", already=progress.done
+            )
+        self.bar.update(self.task, completed=progress.done, detail=scores)
+        if progress.done == progress.total and self.finished != self.key:
+            self.finished = self.key
+            self.bar.say(always=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +11,7 @@ from wordmask.cli import common
 from wordmask.cli.groups import MaxPixels, ModelOptions, RefinedMethodOptions, WordOptions, expand
 from wordmask.errors import WordmaskError
 from wordmask.files import write_atomically
+from wordmask.progress import stage, steps
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -93,9 +93,8 @@ def explain(
         names = [*pictures.DEFAULT, *(["refined"] if method.refine else [])]
     everything = names == ["all"]
     views = [pictures.find_view(name) for name in (pictures.VIEWS if everything else names)]
-    given = words.classes is not None or words.classes_file is not None
     needed = any(view.words for view in views) and not everything
-    vocabulary, background = words.read() if given or needed else (None, None)
+    vocabulary, background = words.read() if words.given or needed else (None, None)
     built, variant = method.read()
     refiners = method.read_refiners()
     if everything:  # loads no auxiliary model that nobody asked for
@@ -108,19 +107,24 @@ def explain(
     for at in points:
         pictures.check_point(at, photo)
     segmenter = model.load(built, variant, refiners, max_pixels=max_pixels, also=also)
+    if vocabulary is not None and background is not None:
+        words.echo(vocabulary, background)
     subject = pictures.Subject(segmenter, photo, vocabulary, background, points)
-    for view in views:
-        try:
-            with common.busy(f"drawing {view.name}"):
-                drawn = view.draw(subject)
-        except pictures.NotDrawableError as error:
-            if show is not None and not everything:
-                raise
-            print(f"wordmask: left out {view.name}: {error}", file=sys.stderr)
-            continue
-        common.make_folder(out)
-        path = out / f"{image.stem}_{view.name}.png"
-        _save(drawn, path)
+    paths = []
+    with common.busy("drawing"):
+        for view in steps("pictures", views):
+            try:
+                with stage(view.name):
+                    drawn = view.draw(subject)
+            except pictures.NotDrawableError as error:
+                if show is not None and not everything:
+                    raise
+                common.note(f"left out {view.name}: {error}")
+                continue
+            common.make_folder(out)
+            paths.append(out / f"{image.stem}_{view.name}.png")
+            _save(drawn, paths[-1])
+    for path in paths:
         print(common.shown(path))
 
 

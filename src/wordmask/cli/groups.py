@@ -19,8 +19,10 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar
 
 import typer
 
-from wordmask.cli.common import busy
+from wordmask.cli import complete
+from wordmask.cli.common import LONGEST_NAME, busy, note, one_line
 from wordmask.errors import WordmaskError, unknown
+from wordmask.progress import quietly
 from wordmask.towers.auxiliary import DEFAULT_CLIP, KINDS
 
 if TYPE_CHECKING:
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from wordmask.vocabulary import Background, Vocabulary
 
 DEFAULT_MODEL = DEFAULT_CLIP
+MOST_SHOWN = 12  # classes that are echoed
 WORDS, METHOD, MODEL = "Words", "Method", "Model"
 SOURCE = "a hub id (owner/name or owner/name@revision), a folder, or FILE.py:FUNCTION"
 
@@ -90,9 +93,16 @@ def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+Quiet = Annotated[
+    bool,
+    typer.Option(
+        "--quiet", "-q", help="Print nothing but results, warnings and errors: no progress."
+    ),
+]
+
 
 def expand(command: Command) -> Command:
-    """Turn a function into a command; each parameter that is a group becomes its options."""
+    """Turn a function into a command with `--quiet`; a parameter that is a group is its options."""
     hints = typing.get_type_hints(command, include_extras=True)
     parameters: list[inspect.Parameter] = []
     groups: dict[str, tuple[type[Group], list[str]]] = {}
@@ -103,11 +113,13 @@ def expand(command: Command) -> Command:
             parameters += own
         else:
             parameters.append(_parameter(name, hints[name], parameter.default))
+    parameters.append(_parameter("quiet", Quiet, False))
 
-    def run(**values: Any) -> Any:
+    def run(quiet: bool = False, **values: Any) -> Any:
         for name, (group, names) in groups.items():
             values[name] = group.of({one: values.pop(one) for one in names})
-        return command(**values)
+        with quietly(quiet):
+            return command(**values)
 
     run.__name__, run.__doc__ = command.__name__, command.__doc__
     run.__annotations__ = {one.name: one.annotation for one in parameters}
@@ -120,13 +132,13 @@ class WordOptions(Group):
     """The classes and the background."""
 
     classes: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
             "--classes",
             "-c",
             metavar="NAMES",
             help="The classes. This text is split at ';' into classes and at ',' into the synonyms "
-            'of one class: "cat; sofa, couch" is two classes.',
+            'of one class: "cat; sofa, couch" is two classes. May be repeated, which adds up.',
             rich_help_panel=WORDS,
         ),
     ] = None
@@ -148,18 +160,24 @@ class WordOptions(Group):
             help="How pixels that show none of the words are found: auto (by general scene "
             "words), none (every pixel gets a word), threshold:0.3, complement:2, or "
             "names:sky;wall.",
+            autocompletion=complete.background,
             rich_help_panel=WORDS,
         ),
     ] = "auto"
+
+    @property
+    def given(self) -> bool:
+        """Whether there are classes."""
+        return bool(self.classes) or self.classes_file is not None
 
     def read(self) -> tuple[Vocabulary, Background]:
         """Words and background strategy; `--classes` or `--classes-file` is required."""
         from wordmask.vocabulary import Background, Vocabulary
 
-        if self.classes is not None and self.classes_file is not None:
+        if self.classes and self.classes_file is not None:
             raise WordmaskError("got both --classes and --classes-file; give one of them")
-        if self.classes is not None:
-            words = Vocabulary.parse(self.classes)
+        if self.classes:
+            words = Vocabulary.parse(*self.classes)
         elif self.classes_file is not None:
             words = Vocabulary.from_file(self.classes_file)
         else:
@@ -169,6 +187,38 @@ class WordOptions(Group):
         strategy = Background.parse(self.background)
         strategy.check(words)
         return words, strategy
+
+    def echo(self, words: Vocabulary, background: Background) -> None:
+        """Say which classes were understood, and where a comma may have been meant otherwise."""
+        count = len(words)
+        parts = [_with_synonyms(names) for names in words.classes[:MOST_SHOWN]]
+        parts += [f"and {count - MOST_SHOWN:,} more"] if count > MOST_SHOWN else []
+        note(f"{count:,} {'class' if count == 1 else 'classes'}: {'; '.join(parts)}")
+        for text in self.classes or ():
+            names = [name.strip() for name in text.split(",")]
+            if len(names) > 1 and ";" not in text:
+                others = _listed(names[1:], ", ")
+                note(
+                    f"one class, {one_line(names[0], LONGEST_NAME)}, with the "
+                    f"synonym{'s' if len(names) > 2 else ''} {others}; for "
+                    f'{"two" if len(names) == 2 else len(names)} classes write "'
+                    f'{_listed(names, "; ")}"'
+                )
+        for name in background.distractors if "," in self.background else ():
+            if "," in name:
+                apart = _listed(name.split(","), ";")
+                note(f'one background word, "{one_line(name)}"; for several write "{apart}"')
+
+
+def _with_synonyms(names: Sequence[str]) -> str:
+    """`sofa (couch, settee)`."""
+    first = one_line(names[0], LONGEST_NAME)
+    return f"{first} ({_listed(names[1:], ', ')})" if len(names) > 1 else first
+
+
+def _listed(names: Sequence[str], separator: str) -> str:
+    shown = [one_line(name.strip(), LONGEST_NAME) for name in names[:MOST_SHOWN]]
+    return separator.join([*shown, *(["..."] if len(names) > MOST_SHOWN else [])])
 
 
 @dataclass(frozen=True)
@@ -182,6 +232,7 @@ class MethodOptions(Group):
             "-m",
             metavar="NAME",
             help="See `wordmask methods`; or FILE.py:NAME, a class in a file of your own.",
+            autocompletion=complete.method_name,
             rich_help_panel=METHOD,
         ),
     ] = "cliper"
@@ -191,6 +242,7 @@ class MethodOptions(Group):
             "--variant",
             metavar="NAME",
             help="See `wordmask methods NAME`; by default the first listed.",
+            autocompletion=complete.variant,
             rich_help_panel=METHOD,
         ),
     ] = None
@@ -250,6 +302,7 @@ class RefinedMethodOptions(MethodOptions):
             metavar="LIST",
             help="Refiners of the method's maps, in order, as in diffusion,pamr; a variant after a "
             "colon. See `wordmask refiners`; or FILE.py:NAME.",
+            autocompletion=complete.refiners,
             rich_help_panel=METHOD,
         ),
     ] = None

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from wordmask.cli import common
+from wordmask.cli import common, complete
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -21,7 +21,10 @@ def methods(
     name: Annotated[
         str | None,
         typer.Argument(
-            metavar="[NAME]", help="Show one in full, also FILE.py:NAME.", show_default=False
+            metavar="[NAME]",
+            help="Show one in full, also FILE.py:NAME.",
+            show_default=False,
+            autocompletion=complete.method_name,
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from wordmask.cli import common
+from wordmask.cli import common, complete
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -22,6 +22,7 @@ ProtocolName = Annotated[
         metavar="NAME",
         help="official: the settings of a method's released code, data set by data set; paper: "
         "those that its paper states; untuned: one fixed setting for all methods and data sets.",
+        autocompletion=complete.protocol,
     ),
 ]
 
@@ -32,9 +33,17 @@ def protocol(
         typer.Argument(
             metavar="METHOD",
             help="METHOD[:VARIANT][+REFINER]..., as in cliper, cliper:official-v1+diffusion.",
+            autocompletion=complete.entries,
         ),
     ],
-    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="See `wordmask datasets`.")],
+    dataset: Annotated[
+        str,
+        typer.Argument(
+            metavar="DATASET",
+            help="See `wordmask datasets list`.",
+            autocompletion=complete.datasets,
+        ),
+    ],
     name: ProtocolName = "official",
     backbone: Annotated[
         str,

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from wordmask.cli import complete
 from wordmask.cli.methods import show
 
 
@@ -13,7 +14,10 @@ def refiners(
     name: Annotated[
         str | None,
         typer.Argument(
-            metavar="[NAME]", help="Show one in full, also FILE.py:NAME.", show_default=False
+            metavar="[NAME]",
+            help="Show one in full, also FILE.py:NAME.",
+            show_default=False,
+            autocompletion=complete.refiner_name,
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,

@@ -8,8 +8,10 @@ from typing import Annotated
 import typer
 
 from wordmask.cli import common
+from wordmask.cli.groups import expand
 
 
+@expand
 def report(
     folder: Annotated[
         Path,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from wordmask.cli import common
+from wordmask.cli import common, complete
 from wordmask.cli.groups import (
     FullMethodOptions,
     LowMemory,
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from wordmask.segmentation import Segmentation
 
 MOST_ROWS = 25
-LONGEST_NAME = 48
 
 
 @expand
@@ -67,6 +66,7 @@ def segment(
             "(NAME_overlay.jpg, colours over the photo and a legend), scores (NAME_scores.npz, "
             "class scores on the patch grid), json (NAME.json, pixel shares and provenance).",
             show_default="labels,overlay,json",
+            autocompletion=complete.formats,
             rich_help_panel="Results",
         ),
     ] = None,
@@ -130,20 +130,17 @@ def segment(
         return
     job.check_first(DEFAULT_MAX_PIXELS if max_pixels is None else max_pixels or None)
     segmenter = model.load(built, variant, refiners, max_pixels=max_pixels, low_memory=low_memory)
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
-    from rich.progress import TimeRemainingColumn as Remaining
-
-    columns = BarColumn(bar_width=24), MofNCompleteColumn(), Remaining(elapsed_when_finished=True)
-    with common.progress_bar(*columns, TextColumn("{task.description}", markup=False)) as bar:
-        task = bar.add_task("", total=len(job.todo))
+    words.echo(vocabulary, background)
+    with common.progress_bar() as bar:
+        task = bar.add_task("segmenting", total=len(job.todo), unit="pictures")
 
         def report(one: Processed) -> None:
             path = common.shown(one.picture.path)
-            bar.update(task, advance=1, description=common.shown(one.picture.path.name))
+            bar.update(task, advance=1, detail=common.shown(one.picture.path.name))
             if one.result is None:
                 print(f"wordmask: skipped: {common.one_line(one.reason)}", file=sys.stderr)
             elif bar.disable:
-                print(f"[{one.number}/{one.total}] {path}: {_line(one.result)}", file=sys.stderr)
+                common.say(f"[{one.number}/{one.total}] {path}: {_line(one.result)}")
 
         job.run(segmenter, report)
     _print_end(job)
@@ -161,7 +158,9 @@ def _line(result: Segmentation) -> str:
     shares = result.shares()
     names = list(result.found[:5])
     more = len(result.found) - len(names)
-    parts = [f"{common.one_line(name, LONGEST_NAME)} {percent(shares[name])}" for name in names]
+    parts = [
+        f"{common.one_line(name, common.LONGEST_NAME)} {percent(shares[name])}" for name in names
+    ]
     parts += [f"{more} more"] if more > 0 else []
     parts += [f"{UNLABELLED} {percent(shares[UNLABELLED])}"] if shares[UNLABELLED] else []
     return ", ".join(parts)
@@ -211,7 +210,7 @@ def _table(summary: Summary) -> Table:
     for i in order[:MOST_ROWS]:
         red, green, blue = colours[i]
         chip = Text("  ", Style(bgcolor=f"rgb({red},{green},{blue})"))
-        name = common.one_line(summary.names[i - 1], LONGEST_NAME)
+        name = common.one_line(summary.names[i - 1], common.LONGEST_NAME)
         row(chip, name, int(summary.pixels[i]), int(summary.occurrences[i]))
     if rest:
         row(Text(""), f"{len(rest)} more classes", int(sum(summary.pixels[i] for i in rest)), None)

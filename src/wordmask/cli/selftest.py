@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from wordmask.cli import common
+from wordmask.cli import common, complete
 from wordmask.cli.groups import SOURCE, NetworkOptions, expand
 
 if TYPE_CHECKING:
@@ -28,13 +28,16 @@ class OtherNetworks(NetworkOptions):
 @expand
 def selftest(
     *,
-    scenes: Annotated[int, typer.Option(help="Number of scenes of each kind.")] = 100,
+    scenes: Annotated[
+        int, typer.Option(metavar="COUNT", help="Number of scenes of each kind.")
+    ] = 100,
     methods: Annotated[
         str | None,
         typer.Option(
             metavar="NAMES",
             help="Only these, as in cliper,gem, or FILE.py:NAME.",
             show_default="all",
+            autocompletion=complete.entries,
         ),
     ] = None,
     refiners: Annotated[
@@ -43,12 +46,13 @@ def selftest(
             metavar="NAMES",
             help="Refiners of CLIPer's maps to measure, as in vfm,pamr, or FILE.py:NAME.",
             show_default="all, or none with --methods",
+            autocompletion=complete.refiners,
         ),
     ] = None,
     variants: Annotated[
         bool, typer.Option("--variants", help="All variants, not only the first of each.")
     ] = False,
-    seed: Annotated[int, typer.Option(help="Of the scenes.")] = 0,
+    seed: Annotated[int, typer.Option(metavar="NUMBER", help="Of the scenes.")] = 0,
     model: Annotated[
         str,
         typer.Option(
@@ -96,7 +100,7 @@ def _measure(
     from wordmask.toybox.selftest import measure
 
     with common.progress_bar() as bar:
-        task = bar.add_task("measuring", total=len(chosen))
+        task = bar.add_task("measuring", total=len(chosen), unit="methods")
         return measure(chosen, scenes, seed, model, lambda _: bar.advance(task), networks)
 
 

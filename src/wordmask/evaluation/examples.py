@@ -19,6 +19,7 @@ from wordmask.evaluation.runs import Run, encode_view, label, load, make_runs
 from wordmask.evaluation.views import view_picture, view_target
 from wordmask.files import write_atomically
 from wordmask.images import read_image
+from wordmask.progress import steps
 
 LIST = "pictures.json"
 HEIGHT = 320  # of a strip, pixels
@@ -84,7 +85,7 @@ def draw_examples(
                 if (entry["miou"] or 0) > (other["miou"] or 0):
                     best[entry["protocol"]["entry"]] = entry
         shared = choose_same(list(best.values()), count) if same else None
-        for entry in best.values():
+        for entry in steps("methods", best.values()):
             mean = {picture["id"]: picture["miou"] for picture in entry["pictures"]}
             for group, ids in (shared or choose(entry["pictures"], count)).items():
                 for index, one in enumerate(ids):

@@ -52,13 +52,7 @@ def rows(panels: Sequence[Panel], columns: int | None = None) -> Image.Image:
 def page(heading: str, sentence: str, parts: Sequence[Image.Image]) -> Image.Image:
     """Parts below each other on white, under a heading and a sentence."""
     width = max([700, *(part.width for part in parts)])
-    parts = [drawing.headline(heading, sentence, width), *parts]
-    whole = Image.new("RGB", (width, sum(part.height for part in parts)), drawing.WHITE)
-    top = 0
-    for part in parts:
-        whole.paste(part, (0, top))
-        top += part.height
-    return whole
+    return drawing.stack([drawing.headline(heading, sentence, width), *parts])
 
 
 def chart(paint: Callable[[Any], None], width: int, height: int) -> Image.Image:

@@ -179,7 +179,7 @@ def _weights(
 @view(
     "clusters",
     "Clusters of patches before and after denoising, and the regions (CLIPtrase, Fig. 5, 10)",
-    "A colour is a cluster, pale is noise. Without denoising, global patches (framed in red) form "
+    "A colour is a cluster, grey is noise. Without denoising, global patches (framed in red) form "
     "clusters that follow nothing in the picture; denoising should leave clusters that are things. "
     "The prototypes of these cut the picture into the regions that vote.",
 )

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wordmask.errors import WordmaskError
-from wordmask.towers.transfer import Transfer, size_text
+from wordmask.files import size_text
+from wordmask.towers.transfer import Transfer
 
 if TYPE_CHECKING:
     import torch

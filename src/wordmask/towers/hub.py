@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from wordmask.errors import WordmaskError, unknown
+from wordmask.progress import steps
 from wordmask.towers.clip import CLIP_MEAN, CLIP_STD
 from wordmask.towers.contents import (
     ContentError,
@@ -267,9 +268,16 @@ def _no_conversion() -> Iterator[None]:
             del os.environ[name]
 
 
+def _count_tensors(factory: Callable[..., Any], given: tuple[Any, ...], names: Any) -> Any:
+    """What transformers takes in place of its own progress bar."""
+    if given and names.get("desc") == "Loading weights":
+        return steps("tensors", given[0])
+    return factory(*given, **names)
+
+
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Hide messages and progress bars of the libraries while loading."""
+    """Hide messages of the libraries while loading, and count the tensors that they load."""
     from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars
     from huggingface_hub.utils import logging as hub
     from transformers.utils import logging
@@ -277,6 +285,7 @@ def _quiet() -> Iterator[None]:
     shown, off = logging.is_progress_bar_enabled(), are_progress_bars_disabled()
     levels = logging.get_verbosity(), hub.get_verbosity()
     logging.disable_progress_bar()
+    before = logging.set_tqdm_hook(_count_tensors) if hasattr(logging, "set_tqdm_hook") else None
     logging.set_verbosity_error()
     hub.set_verbosity_error()
     try:
@@ -285,6 +294,8 @@ def _quiet() -> Iterator[None]:
             warnings.simplefilter("ignore", DeprecationWarning)
             yield
     finally:
+        if hasattr(logging, "set_tqdm_hook"):
+            logging.set_tqdm_hook(before)
         logging.set_verbosity(levels[0])
         hub.set_verbosity(levels[1])
         if shown:

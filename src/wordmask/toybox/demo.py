@@ -9,6 +9,7 @@ from PIL import Image
 
 from wordmask import drawing
 from wordmask.metrics import Boundary, Confusion
+from wordmask.progress import steps
 from wordmask.segmentation import Segmentation
 from wordmask.segmenter import Segmenter
 from wordmask.toybox import scenes as toybox
@@ -81,19 +82,26 @@ class Demo:
         return drawing.overlay(_enlarge(self.image), _enlarge(self.chosen.labels), self.words)
 
     def strip(self) -> Image.Image:
-        """The scene, the target and every method's labels side by side, the best method first."""
-        images = [_enlarge(self.image), self._painted(self.target)]
-        titles = ["scene", "target"]
-        for method in self.ranking():
-            images.append(self._painted(self.results[method].labels))
-            titles.append(f"{method} mIoU {drawing.percent(self.quality[method].mean_iou)}")
-        return drawing.strip(images, titles, columns=5)
+        """The scene, the target and every method's labels side by side, the best method first.
 
-    def _painted(self, labels: np.ndarray) -> np.ndarray:
-        """Labels over the scene, enlarged, without a legend."""
-        image = _enlarge(self.image)
-        painted = drawing.overlay(image, _enlarge(labels), self.words, alpha=0.8, legend=False)
-        return np.asarray(painted)
+        One legend below names the colours of all.
+        """
+        every = {"target": self.target}
+        for method in self.ranking():
+            title = f"{method} mIoU {drawing.percent(self.quality[method].mean_iou)}"
+            every[title] = self.results[method].labels
+        image, shown = _enlarge(self.image), {title: _enlarge(one) for title, one in every.items()}
+        found = np.unique(np.stack(list(every.values()))).tolist()
+        numbers = drawing.need_numbers(found)
+        painted = [
+            drawing.overlay(image, labels, self.words, 0.8, legend=False, numbers=numbers)
+            for labels in shown.values()
+        ]
+        strip = drawing.strip([image, *painted], ["scene", *shown], columns=5)
+        colours = drawing.palette(len(self.words)).tolist()
+        entries = [(self.words[i - 1], tuple(colours[i])) for i in found if i]
+        legend = drawing.legend(entries, strip.width, 20, [i for i in found if i and numbers])
+        return drawing.stack([strip, legend])
 
 
 def _enlarge(pixels: np.ndarray) -> np.ndarray:
@@ -113,7 +121,7 @@ def run_demo(model: str = MODEL) -> Demo:
         model, device="cpu", local_files_only=True, networks=NETWORKS
     )
     results, quality = {}, {}
-    for one in candidates():
+    for one in steps("methods", candidates()):
         refine = [(one.refine, REFINER_OPTIONS.get(one.refine))] if one.refine else None
         segmenter = segmenter.with_method(one.method, one.variant, TOYBOX_OPTIONS, refine)
         result = segmenter(scene.image, words, Background.none())

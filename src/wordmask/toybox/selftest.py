@@ -18,6 +18,7 @@ import numpy as np
 from wordmask.methods import METHODS
 from wordmask.metrics import Boundary, Confusion
 from wordmask.options import Options, is_installed
+from wordmask.progress import steps
 from wordmask.refiners import REFINERS
 from wordmask.segmenter import Segmenter
 from wordmask.toybox import scenes as toybox
@@ -196,7 +197,7 @@ def count(
     """
     pixels = Confusion(len(toybox.NAMES), background=False)
     outlines = Boundary(len(toybox.NAMES), background=False)
-    for index, scene in enumerate(scenes):
+    for index, scene in enumerate(steps("scenes", scenes)):
         words = toybox.choices(scene, WORDS, seed=index)
         start = time.perf_counter()
         labels = segmenter(scene.image, words, Background.none()).labels

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wordmask.scoring import BlockLabels, Rule, Scored, SoftmaxRule
+from wordmask.scoring import BlockLabels, Rule, Scored, SoftmaxRule, best_names
 from wordmask.text_queries import TextQueries
 from wordmask.windows import ScoreMap
 
@@ -45,9 +45,10 @@ class RegionVote(Rule):
 
     def labels(self, scored: Scored, allowed: Tensor | None) -> np.ndarray:
         """See `Scored.labels`."""
-        labels = super().labels(self._voted(scored), allowed)
-        if self.vote == "majority":
-            self._apply_majority(scored, labels)
+        if self.vote == "mean":
+            return super().labels(self._voted(scored), allowed)
+        labels = self.pixelwise.labels(scored, allowed)
+        self._apply_majority(scored, labels)
         return labels
 
     def confidence(self, scored: Scored, labels: np.ndarray) -> np.ndarray:
@@ -63,9 +64,9 @@ class RegionVote(Rule):
     def _apply_majority(self, scored: Scored, labels: np.ndarray) -> None:
         """Give all pixels of a region the label that most of them have, in place."""
         region = np.empty(labels.shape, np.intp)
-        for start, stop in scored.blocks(self.regions):
-            rows = self.regions.rows(start, stop, scored.size)
-            region[start:stop] = rows.argmax(0).cpu().numpy()
+        everywhere = torch.arange(self.regions.count)
+        for top, best in best_names(replace(scored, maps=self.regions), everywhere):
+            region[top : top + len(best)] = best.numpy()
         shape = self.regions.count, scored.texts.classes + 1
         votes = np.bincount((region * shape[1] + labels).ravel(), minlength=shape[0] * shape[1])
         winner = votes.reshape(shape).argmax(1).astype(labels.dtype)
@@ -82,13 +83,16 @@ class _RegionMeans(ScoreMap):
         total = like.new_zeros(self.count, regions.count)
         pixels = like.new_zeros(regions.count)
         for start, stop in scored.blocks():
-            region = regions.rows(start, stop, scored.size).argmax(0).flatten()
+            region = regions.rows(start, stop, scored.size).max(0).indices.flatten()
             total.index_add_(1, region, self.scores.rows(start, stop, scored.size).flatten(1))
             pixels += region.bincount(minlength=regions.count)
         self.means = total / pixels.clamp_min(1)
 
+    def stretches(self, size: tuple[int, int]) -> None:
+        """See `ScoreMap.stretches`; the borders of regions are no bilinear weights."""
+
     def narrow(self, start: int, stop: int, size: tuple[int, int]) -> Tensor:
         """See `ScoreMap.narrow`; here as wide as the picture."""
-        region = self.regions.rows(start, stop, size).argmax(0)
+        region = self.regions.rows(start, stop, size).max(0).indices
         own = self.scores.rows(start, stop, size)
         return torch.where(region > 0, self.means[:, region], own)
