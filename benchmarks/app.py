@@ -28,16 +28,15 @@ from wordmask.app.job import Job, Settings, read_words
 
 VISION = CLIPVisionConfig(hidden_size=768, intermediate_size=3072, num_hidden_layers=12,
                           num_attention_heads=12, patch_size=16, image_size=224)  # fmt: skip
+TEXT = {"hidden_size": 512, "num_hidden_layers": 12, "num_attention_heads": 8}
 TINY = Path(__file__).parents[1] / "src/wordmask/networks/tiny-clip"  # for its tokenizer
 
 
 def save_model(folder: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(TINY)
     text = CLIPTextConfig(
+        **TEXT,
         vocab_size=len(tokenizer),
-        hidden_size=512,
-        num_hidden_layers=12,
-        num_attention_heads=8,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
     )
