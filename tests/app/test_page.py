@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,11 +13,15 @@ gradio = pytest.importorskip("gradio", reason="the page is not installed (extra 
 
 from wordmask.app.controls import needs, options_of, sentences
 from wordmask.app.engine import BUILT_IN, Engine
+from wordmask.app.examples import examples
 from wordmask.app.page import build, launch, note
+from wordmask.cli import run
 from wordmask.cli.app import is_loopback
 from wordmask.methods import METHODS
 from wordmask.refiners import REFINERS
 from wordmask.toybox import render
+
+SPACE = Path(__file__).parents[2] / "examples" / "space"
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +64,26 @@ def test_folders_and_networks_are_for_the_owner_alone():
 def test_the_built_in_network_is_named_for_what_it_is():
     assert "rendered scenes only" in note(Engine(BUILT_IN), BUILT_IN)
     assert "rendered" not in note(Engine(BUILT_IN), "openai/clip-vit-base-patch16")
+
+
+def test_the_space_and_the_command_start_the_same_page(capsys, monkeypatch):
+    import runpy
+
+    space = runpy.run_path(str(SPACE / "app.py"), run_name="imported")
+    assert space["launch"] is launch
+    card = (SPACE / "README.md").read_text()
+    assert f"sdk_version: {gradio.__version__}" in card
+    assert run(["app", "--help"]) == 0
+    assert "--share" in capsys.readouterr().out
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    assert run(["app"]) == 2
+    assert 'pip install "wordmask[app]"' in capsys.readouterr().err
+
+
+def test_examples_fit_the_network(tmp_path):
+    assert len(examples(BUILT_IN, tmp_path)) == 4
+    photographs = examples("openai/clip-vit-base-patch16", tmp_path)
+    assert [Path(one.picture).name for one in photographs] == ["coffee.jpg", "chelsea.jpg"]
 
 
 def test_a_program_calls_the_page(client, tmp_path):
