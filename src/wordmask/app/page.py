@@ -19,6 +19,7 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
+from wordmask import batch
 from wordmask.app import results
 from wordmask.app.controls import method_panel, network_boxes, read_settings, words_box
 from wordmask.app.engine import BUILT_IN, Engine
@@ -27,7 +28,6 @@ from wordmask.app.job import RULES, Job, Settings, read_background, read_words, 
 from wordmask.errors import WordmaskError, is_out_of_memory
 from wordmask.explain import VIEWS
 from wordmask.files import one_line
-from wordmask.images import find_images
 from wordmask.progress import listening
 from wordmask.towers.auxiliary import DEFAULT_CLIP
 
@@ -566,8 +566,8 @@ def _files_tab(engine: Engine, job: gr.State, scratch: Path) -> None:
         result = engine.run(job).result
         folder = scratch / str(request.session_hash)  # one for each visitor, with the last files
         shutil.rmtree(folder, ignore_errors=True)
-        name = Path(job.picture).name
-        written = results.write(result, job.words, name, chosen, folder)
+        picture = batch.Picture(Path(job.picture), Path(job.picture).stem)
+        written = results.write(result, job.words, picture, chosen, folder)
         return gr.File([str(path) for path in written], visible=True, file_count="multiple")
 
     make.click(plainly(write), [job, chosen], files, api_name="files")
@@ -630,27 +630,27 @@ def _folder_tab(engine: Engine, scratch: Path, parts: Parts) -> None:
         read = read_words(words or [])
         background = read_background(rule, names or [], None, read)
         chosen = parts.read(*settings)
-        paths = find_images([str(Path(folder.strip()).expanduser())])
+        target = Path(out.strip() or scratch).expanduser()
+        pictures = batch.find_pictures([str(Path(folder.strip()).expanduser())], target)
         cells: list[tuple[str, str]] = []
         lines: list[str] = []
         shown = time.monotonic()
         with tempfile.TemporaryDirectory(dir=scratch) as thumbnails:
-            for number, path in enumerate(paths, 1):
+            for number, picture in enumerate(pictures, 1):
                 try:
-                    result = engine.run(Job(str(path), read, background, chosen)).result
+                    result = engine.run(Job(str(picture.path), read, background, chosen)).result
                     if out.strip():
-                        target = Path(out.strip()).expanduser()
-                        results.write(result, read, str(path), formats, target)
+                        results.write(result, read, picture, formats, target)
                 except WordmaskError as error:
                     lines.append(one_line(str(error)))
                     continue
                 small = Path(thumbnails) / f"{number}.jpg"
                 results.thumbnail(result, alpha).save(small, quality=88)
-                cells.append((str(small), f"{path.name}: {results.in_words(result)}"))
-                if number < len(paths) and time.monotonic() - shown > 0.4:
+                cells.append((str(small), f"{picture.path.name}: {results.in_words(result)}"))
+                if number < len(pictures) and time.monotonic() - shown > 0.4:
                     shown = time.monotonic()
-                    yield cells, _count(number, len(paths), lines)
-            yield cells, _count(len(paths), len(paths), lines)
+                    yield cells, _count(number, len(pictures), lines)
+            yield cells, _count(len(pictures), len(pictures), lines)
 
     given = [folder, *said, out, formats, parts.alpha, *parts.settings]
     running = run.click(

@@ -18,6 +18,7 @@ from wordmask.app.engine import Outcome
 from wordmask.drawing import UNLABELLED, percent
 from wordmask.scoring import Scored
 from wordmask.segmentation import Segmentation
+from wordmask.vocabulary import Vocabulary
 
 LARGEST, SMALLEST = 1280, 560  # long sides between which pictures are shown
 HOVER = 512  # long side of the labels that the browser gets to name classes
@@ -184,11 +185,11 @@ def formats() -> dict[str, str]:
 
 
 def write(
-    result: Segmentation, words: Any, name: str, chosen: Sequence[str], folder: Path
+    result: Segmentation,
+    words: Vocabulary,
+    picture: batch.Picture,
+    chosen: Sequence[str],
+    folder: Path,
 ) -> list[Path]:
-    """Write a result in formats into a folder; the paths of the files.
-
-    name: of the picture, with or without its suffix.
-    """
-    picture = batch.Picture(Path(name), Path(name).stem)
+    """Write a result in formats into a folder; the paths of the files."""
     return batch.write_files(result, picture, words, chosen, folder)
