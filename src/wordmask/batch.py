@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import glob
-import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from wordmask.drawing import count_labels
 from wordmask.errors import ImageError, WordmaskError, is_out_of_memory, unknown
-from wordmask.files import make_folder, shown, write_atomically
+from wordmask.files import shown
+from wordmask.formats import (
+    DEFAULT,
+    Item,
+    Results,
+    check_formats,
+    check_names,
+    is_result,
+    label_kind,
+    split_formats,
+    write_folder_formats,
+)
 from wordmask.journal import SETTINGS, Journal
 from wordmask.user_code import is_file, source_digest
 from wordmask.vocabulary import TEMPLATE_LISTS, Background, Vocabulary, as_list, templates
@@ -31,15 +41,7 @@ if TYPE_CHECKING:
     from wordmask.segmenter import Segmenter
     from wordmask.text_queries import TextQueries
 
-SUFFIXES = {  # of the results of each format
-    "labels": "_labels.png",
-    "overlay": "_overlay.jpg",
-    "scores": "_scores.npz",
-    "json": ".json",
-}
-FORMATS = ("labels", "overlay", "json")  # by default
 LOW_MEMORY_GROUP = 16  # pictures for which each network is loaded once with low_memory
-LONGEST_JPEG = 65_000
 
 Inputs = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 ImageLabels = str | os.PathLike[str] | Mapping[str, Sequence[str]]
@@ -61,7 +63,7 @@ class Picture:
 
     def files(self, out: Path, formats: Sequence[str]) -> list[Path]:
         """The results of these formats."""
-        return [out / (self.name + SUFFIXES[one]) for one in formats]
+        return [one.path(out, self.name) for one in split_formats(formats)[0]]
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,7 @@ def segment_folder(
     out: str | os.PathLike[str],
     *,
     background: Any = "auto",
-    formats: Sequence[str] = FORMATS,
+    formats: Sequence[str] = DEFAULT,
     overwrite: bool = False,
     on_error: str = "stop",
     image_labels: ImageLabels | None = None,
@@ -139,9 +141,9 @@ def segment_folder(
         words: a Vocabulary, a list of names (or of lists of synonyms) or a dict.
         out: the folder of the results.
         background: a Background, "none", "auto" or a list of names.
-        formats: among "labels" (NAME_labels.png, pixel values are labels), "overlay"
-            (NAME_overlay.jpg), "scores" (NAME_scores.npz: `scores` (C, h, w) on the patch grid and
-            `names`) and "json" (NAME.json: pixel shares and provenance).
+        formats: among `wordmask.formats.FORMATS`, such as "labels" (NAME_labels.png, pixel values
+            are labels), "overlay" (NAME_overlay.jpg), "json" (NAME.json: pixel shares and
+            provenance) and "coco" (coco.json, of the whole folder, written at the end).
         overwrite: make existing results again, and replace those of other settings.
         on_error: "stop" at a picture that cannot be used, or "skip" it.
         image_labels: the only classes that get pixels, for each picture: a CSV file with a row for
@@ -195,7 +197,7 @@ class FolderJob:
         settings: Mapping[str, Any],
         *,
         background: Any = "auto",
-        formats: Sequence[str] = FORMATS,
+        formats: Sequence[str] = DEFAULT,
         overwrite: bool = False,
         on_error: str = "stop",
         image_labels: ImageLabels | None = None,
@@ -210,6 +212,7 @@ class FolderJob:
         self.overwrite = overwrite
         self.on_error = on_error
         self.pictures = find_pictures(inputs, self.out)
+        check_names(self.formats, (picture.name for picture in self.pictures))
         if image_labels is not None:
             self.pictures = add_image_labels(self.pictures, image_labels, self.words)
         claim = {
@@ -246,6 +249,7 @@ class FolderJob:
                 "another out folder, or overwrite"
             )
         if not self.todo:
+            self.finish()
             return self.summary
         if not segmenter.low_memory:  # else each network is loaded when its turn comes
             segmenter.networks.load(used_networks(segmenter.method, segmenter.refiners))
@@ -268,7 +272,15 @@ class FolderJob:
                 if result is not None:
                     self.summary.add(result)
                     report(Processed(i + 1, len(self.todo), self.todo[i], result))
+        self.finish()
         return self.summary
+
+    def finish(self) -> list[Path]:
+        """Write the formats of the whole folder from the label files of what is done."""
+        done = [one for one in self.pictures if one.name in self.journal]
+        pairs = [(one.name, os.path.abspath(one.path)) for one in done]
+        results = Results(self.out, self.words.classes, sorted(pairs))
+        return write_folder_formats(self.out, self.formats, results)
 
     def _attempt(
         self,
@@ -292,7 +304,10 @@ class FolderJob:
     def _finish(self, picture: Picture, scored: Scored, entry: dict[str, Any]) -> Segmentation:
         """Write the results of one picture, each file whole or not at all."""
         result = scored.segmentation()
-        write_files(result, picture, self.words, self.formats, self.out)
+        kind = label_kind(self.formats)
+        item = Item(picture.name, shown(picture.path), result, self.words.classes, kind)
+        for one in split_formats(self.formats)[0]:
+            one.write(self.out, item)
         self.journal.append(picture.name, entry)
         return result
 
@@ -318,7 +333,9 @@ class FolderJob:
                 f"{shown(self.out / picture.name)} was made from {shown(entry['picture'])} and now "
                 f"{shown(picture.path)} has that name; choose another out folder, or overwrite"
             )
-        return entry == {**now, "weights": entry["weights"]} and len(there) == len(self.formats)
+        return entry == {**now, "weights": entry["weights"]} and len(there) == len(
+            split_formats(self.formats)[0]
+        )
 
 
 def _score(
@@ -326,36 +343,6 @@ def _score(
 ) -> list[Scored]:
     given = [known] if any(one is not None for one in known) else []
     return list(segmenter.score_all(list(encodings.values()), texts, *given))
-
-
-def write_files(
-    result: Segmentation, picture: Picture, words: Vocabulary, formats: Sequence[str], out: Path
-) -> list[Path]:
-    """Write a result in formats into a folder, each file whole or not at all; their paths."""
-    files = picture.files(out, formats)
-    for one, file in zip(formats, files, strict=True):
-        make_folder(file.parent)
-        write_atomically(file, _writer(one, result, picture, words))
-    return files
-
-
-def _writer(
-    one: str, result: Segmentation, picture: Picture, words: Vocabulary
-) -> Callable[[BinaryIO], object]:
-    """The function that writes a result in a format into a file."""
-    if one == "labels":
-        labels = result.label_image()
-        return lambda file: labels.save(file, "PNG")
-    if one == "overlay":
-        image = result.overlay()
-        image.thumbnail((LONGEST_JPEG, LONGEST_JPEG))
-        return lambda file: image.save(file, "JPEG", quality=92, subsampling=0)
-    if one == "scores":
-        arrays: Any = {"scores": np.asarray(result.scores), "names": np.array(result.names)}
-        return lambda file: np.savez_compressed(file, **arrays)
-    summary = {"picture": shown(picture.path), "words": words.classes}
-    text = json.dumps(summary | json.loads(result.to_json()), indent=2, ensure_ascii=False) + "\n"
-    return lambda file: file.write(text.encode())
 
 
 # -- settings -----------------------------------------------------------------------------------
@@ -410,21 +397,6 @@ def _source(source: Any) -> str:
 
 
 # -- pictures -----------------------------------------------------------------------------------
-
-
-def check_formats(formats: Iterable[str]) -> tuple[str, ...]:
-    """Formats of results, each once, in the order of `SUFFIXES`.
-
-    Raises:
-        WordmaskError: an unknown one, or none.
-    """
-    given = [formats] if isinstance(formats, str) else list(formats)
-    for name in given:
-        if name not in SUFFIXES:
-            raise unknown("format", name, SUFFIXES)
-    if not given:
-        raise WordmaskError(f"got no format; choose from: {', '.join(SUFFIXES)}")
-    return tuple(name for name in SUFFIXES if name in given)
 
 
 def find_pictures(inputs: Inputs, out: Path) -> list[Picture]:
@@ -489,8 +461,8 @@ def _root(given: str) -> str:
 def _is_result(path: Path, out: Path) -> bool:
     """Whether a picture was written into `out` by an earlier run."""
     return (
-        path.name.endswith((SUFFIXES["labels"], SUFFIXES["overlay"]))
-        and Path(os.path.abspath(out)) in Path(os.path.abspath(path)).parents
+        Path(os.path.abspath(out)) in Path(os.path.abspath(path)).parents
+        and is_result(Path(os.path.relpath(path, out)).as_posix())
         and (out / SETTINGS).is_file()
     )
 

@@ -28,6 +28,7 @@ from wordmask.app.job import RULES, Job, Settings, read_background, read_words, 
 from wordmask.errors import WordmaskError, is_out_of_memory
 from wordmask.explain import VIEWS
 from wordmask.files import one_line
+from wordmask.formats import DEFAULT
 from wordmask.progress import listening
 from wordmask.towers.auxiliary import DEFAULT_CLIP
 
@@ -548,13 +549,7 @@ def _name(settings: Settings) -> str:
 
 def _files_tab(engine: Engine, job: gr.State, scratch: Path) -> None:
     with gr.Tab("Files", id="files"):
-        known = results.formats()
-        chosen = gr.CheckboxGroup(
-            [(text, name) for name, text in known.items()],
-            value=[name for name in ("labels", "overlay", "json") if name in known],
-            label="Formats",
-            elem_id="wm-formats",
-        )
+        chosen = format_boxes("wm-formats")
         make = gr.Button("Make files", elem_id="wm-make")
         files = gr.File(label="Download", interactive=False, elem_id="wm-files", visible=False)
 
@@ -567,10 +562,26 @@ def _files_tab(engine: Engine, job: gr.State, scratch: Path) -> None:
         folder = scratch / str(request.session_hash)  # one for each visitor, with the last files
         shutil.rmtree(folder, ignore_errors=True)
         picture = batch.Picture(Path(job.picture), Path(job.picture).stem)
-        written = results.write(result, job.words, picture, chosen, folder)
-        return gr.File([str(path) for path in written], visible=True, file_count="multiple")
+        results.write(result, job.words, picture, chosen, folder)
+        results.write_whole(job.words, [picture], chosen, folder)
+        return gr.File(results.packed(folder), visible=True, file_count="multiple")
 
     make.click(plainly(write), [job, chosen], files, api_name="files")
+
+
+def format_boxes(name: str) -> gr.CheckboxGroup:
+    """Boxes for the registered formats, with what each is."""
+    known = results.formats()
+    boxes = gr.CheckboxGroup(
+        list(known),
+        value=[one for one in DEFAULT if one in known],
+        label="Formats",
+        elem_id=name,
+    )
+    with gr.Accordion("What these are", open=False):
+        lines = "".join(f"<li><b>{one}</b>: {escape(text)}</li>" for one, text in known.items())
+        gr.HTML(f'<ul class="wm-line">{lines}</ul>')
+    return boxes
 
 
 def _folder_tab(engine: Engine, scratch: Path, parts: Parts) -> None:
@@ -590,12 +601,7 @@ def _folder_tab(engine: Engine, scratch: Path, parts: Parts) -> None:
                 elem_id="wm-out",
                 max_lines=1,
             )
-            known = results.formats()
-            formats = gr.CheckboxGroup(
-                [(text, name) for name, text in known.items()],
-                value=[name for name in ("labels", "overlay", "json") if name in known],
-                label="Formats",
-            )
+            formats = format_boxes("wm-f-formats")
             with gr.Row():
                 run = gr.Button("Segment all", variant="primary", elem_id="wm-run-folder")
                 stop = gr.Button("Stop", elem_id="wm-stop")
@@ -635,12 +641,14 @@ def _folder_tab(engine: Engine, scratch: Path, parts: Parts) -> None:
         cells: list[tuple[str, str]] = []
         lines: list[str] = []
         shown = time.monotonic()
+        done: list[batch.Picture] = []
         with tempfile.TemporaryDirectory(dir=scratch) as thumbnails:
             for number, picture in enumerate(pictures, 1):
                 try:
                     result = engine.run(Job(str(picture.path), read, background, chosen)).result
                     if out.strip():
                         results.write(result, read, picture, formats, target)
+                        done.append(picture)
                 except WordmaskError as error:
                     lines.append(one_line(str(error)))
                     continue
@@ -650,6 +658,8 @@ def _folder_tab(engine: Engine, scratch: Path, parts: Parts) -> None:
                 if number < len(pictures) and time.monotonic() - shown > 0.4:
                     shown = time.monotonic()
                     yield cells, _count(number, len(pictures), lines)
+            if done:
+                results.write_whole(read, done, formats, target)
             yield cells, _count(len(pictures), len(pictures), lines)
 
     given = [folder, *said, out, formats, parts.alpha, *parts.settings]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import io
+import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,17 @@ from PIL import Image
 from wordmask import batch, drawing
 from wordmask.app.engine import Outcome
 from wordmask.drawing import UNLABELLED, percent
+from wordmask.errors import WordmaskError
+from wordmask.formats import (
+    FORMATS,
+    Item,
+    Results,
+    check_formats,
+    check_names,
+    label_kind,
+    split_formats,
+    write_folder_formats,
+)
 from wordmask.scoring import Scored
 from wordmask.segmentation import Segmentation
 from wordmask.vocabulary import Vocabulary
@@ -175,13 +188,13 @@ def cut_out(result: Segmentation, name: str) -> Image.Image:
 
 
 def formats() -> dict[str, str]:
-    """The formats of files that a result can be written in: name and a few words."""
-    return {
-        "labels": "labels: PNG, pixel values are classes",
-        "overlay": "overlay: JPEG with legend",
-        "scores": "scores: npz, class scores on the patch grid",
-        "json": "summary: JSON with shares and how it was made",
-    }
+    """The formats of files that results can be written in here: name and a sentence."""
+    found = {}
+    for name, one in FORMATS.items():
+        with suppress(WordmaskError):  # a package is missing
+            one.check()
+            found[name] = one.help
+    return found
 
 
 def write(
@@ -190,6 +203,28 @@ def write(
     picture: batch.Picture,
     chosen: Sequence[str],
     folder: Path,
-) -> list[Path]:
-    """Write a result in formats into a folder; the paths of the files."""
-    return batch.write_files(result, picture, words, chosen, folder)
+) -> None:
+    """Write a result in the formats of single pictures among `chosen` into a folder."""
+    chosen = check_formats(chosen)
+    path, kind = str(picture.path), label_kind(chosen)
+    item = Item(picture.name, path, result, words.classes, kind)
+    for one in split_formats(chosen)[0]:
+        one.write(folder, item)
+
+
+def write_whole(
+    words: Vocabulary, pictures: Sequence[batch.Picture], chosen: Sequence[str], folder: Path
+) -> None:
+    """Write the formats of whole folders among `chosen`, from the labels that `write` wrote."""
+    chosen = check_formats(chosen)
+    named = [(one.name, str(one.path)) for one in pictures]
+    check_names(chosen, [one.name for one in pictures])
+    write_folder_formats(folder, chosen, Results(folder, words.classes, named))
+
+
+def packed(folder: Path) -> list[str]:
+    """The files of a folder, and its folders as ZIP files."""
+    for one in [one for one in folder.iterdir() if one.is_dir()]:
+        shutil.make_archive(str(one), "zip", one)
+        shutil.rmtree(one)
+    return [str(one) for one in sorted(folder.iterdir())]

@@ -17,11 +17,13 @@ from wordmask.cli import app as page
 from wordmask.cli import (
     bench,
     compare,
+    convert,
     datasets,
     demo,
     doctor,
     evaluate,
     explain,
+    formats,
     methods,
     protocol,
     refiners,
@@ -42,6 +44,8 @@ app = typer.Typer(
 )
 for one in (
     segment.segment,
+    convert.convert,
+    formats.formats,
     explain.explain,
     compare.compare,
     methods.methods,

@@ -62,9 +62,9 @@ def segment(
             "--format",
             "-f",
             metavar="LIST",
-            help="Among labels (NAME_labels.png, pixel values are labels), overlay "
-            "(NAME_overlay.jpg, colours over the photo and a legend), scores (NAME_scores.npz, "
-            "class scores on the patch grid), json (NAME.json, pixel shares and provenance).",
+            help="Among labels, overlay, json, scores, masks, cutouts, polygons and more for each "
+            "picture; coco, yolo-seg, voc, cvat, label-studio and more for the whole folder. "
+            "`wordmask formats` lists all.",
             show_default="labels,overlay,json",
             autocompletion=complete.formats,
             rich_help_panel="Results",
@@ -100,9 +100,10 @@ def segment(
     Exit codes: 0 success, 1 pictures were left out (--on-error skip), 2 wrong usage, bad input or
     results that cannot be written, 130 interrupted.
     """
-    from wordmask.batch import FORMATS, FolderJob, check_formats, run_settings
+    from wordmask.batch import FolderJob, run_settings
+    from wordmask.formats import DEFAULT, check_formats
 
-    given = ",".join(formats or FORMATS).split(",")
+    given = ",".join(formats or DEFAULT).split(",")
     chosen = check_formats(name.strip() for name in given)
     vocabulary, background = words.read()
 
@@ -126,6 +127,7 @@ def segment(
         image_labels=image_labels,
     )
     if not job.todo:
+        job.finish()
         _print_end(job)
         return
     job.check_first(DEFAULT_MAX_PIXELS if max_pixels is None else max_pixels or None)
@@ -168,6 +170,8 @@ def _line(result: Segmentation) -> str:
 
 def _print_end(job: FolderJob) -> None:
     """Print the classes found and the number of pictures segmented, skipped and failed."""
+    from wordmask.formats import split_formats
+
     summary, count = job.summary, job.summary.segmented
     if count:
         common.console().print(_table(summary))
@@ -180,6 +184,8 @@ def _print_end(job: FolderJob) -> None:
         print("\n".join(common.shown(file) for file in job.pictures[0].files(job.out, job.formats)))
     elif count or summary.skipped:
         print(f"results in {common.shown(job.out)}")
+    for one in split_formats(job.formats)[1] if not summary.failed or count else ():
+        print(common.shown(one.path(job.out)))
 
 
 def _table(summary: Summary) -> Table:
