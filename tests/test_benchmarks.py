@@ -87,6 +87,7 @@ CHEAP: dict[str, tuple[list[str], Callable[[ModuleType], dict[str, Any]]]] = {
         ["--device", "cpu", "--methods", "clip", "--refiners", "pamr", "--rounds", "1"],
         lambda module: {},
     ),
+    "import_time": (["--rounds", "1", "--statement", "import wordmask"], lambda module: {}),
     "large_pictures": (["--side", "300"], lambda module: {}),
     "low_memory": (
         ["--pictures", "1"],

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +67,12 @@ def seeds() -> list[bytes]:
         except (KeyError, OSError):  # this Pillow was built without it
             continue
         made.append(buffer.getvalue())
+    with suppress(ImportError):
+        import pillow_heif
+
+        buffer = io.BytesIO()
+        pillow_heif.from_pillow(image.convert("RGB")).save(buffer, exif=EXIF)
+        made += [buffer.getvalue()] * 2
     return made
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from wordmask import drawing
 from wordmask.errors import WordmaskError
-from wordmask.segmentation import Segmentation
+from wordmask.segmentation import MOST_DRAWN, Segmentation, Segmentations
 
 
 def example(**more: object) -> Segmentation:
@@ -319,3 +319,47 @@ def test_an_unknown_class_gets_the_nearest_names() -> None:
     for label in (4, -1, 1.0, None):
         with pytest.raises(WordmaskError, match="a class is a name or a label from 0 to 3"):
             example().mask(label)
+
+
+# --- several
+
+
+def test_a_grid_holds_each_result_and_one_legend() -> None:
+    image = np.full((2, 4, 3), 90, np.uint8)
+    dog = Segmentation(np.full((3, 3), 2, np.uint8), ("cat", "dog", "sofa"))
+    one, three = Segmentations([example()]), Segmentations([example(), example(image=image), dog])
+    assert three.grid().width > 2 * one.grid().width
+    assert three.grid(columns=1).height > 2.5 * one.grid().height
+    shown = {tuple(x) for x in np.asarray(three.grid()).reshape(-1, 3).tolist()}
+    for label in (1, 2, 3):  # the colours of the legend, the dog's from the last alone
+        assert tuple(drawing.palette(3)[label].tolist()) in shown
+    assert three.copy() == list(three)
+    assert type(three[1:]) is Segmentations
+    assert three[0] is next(iter(three))
+
+
+def test_a_grid_of_very_many_is_bounded_and_says_so() -> None:
+    many = Segmentations([example()] * (MOST_DRAWN + 1))
+    assert many.grid().height > Segmentations(many[:-1]).grid().height  # a line above
+    assert many.grid().height < 1.1 * Segmentations(many[:-1]).grid().height
+    assert Segmentations()._repr_png_() is None
+    with pytest.raises(WordmaskError, match="columns"):
+        many.grid(0)
+
+
+def test_a_notebook_shows_pictures() -> None:
+    nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
+    pytest.importorskip("ipykernel")
+    cells = [
+        "import numpy as np",
+        "from wordmask.segmentation import Segmentation, Segmentations",
+        'one = Segmentation(np.eye(9, dtype=np.uint8), ("cat",))',
+    ]
+    notebook = nbformat.v4.new_notebook()
+    for source in ("\n".join([*cells, "one"]), "Segmentations([one, one])", "Segmentations()"):
+        notebook.cells.append(nbformat.v4.new_code_cell(source))
+    nbclient.NotebookClient(notebook, timeout=120).execute()
+    shown = [cell.outputs[0]["data"] for cell in notebook.cells]
+    assert [set(data) for data in shown] == [{"text/plain", "image/png"}] * 2 + [{"text/plain"}]
+    for data, result in zip(shown, (1, 2), strict=False):
+        assert data["text/plain"].count("Segmentation(9x9, 1 of 1 words found") == result

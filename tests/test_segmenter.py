@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pydoc
 import re
 import subprocess
 import sys
@@ -91,6 +92,71 @@ def test_words_in_every_form(segmenter, photo):
     rows = segmenter.text.encode(["cat", "dog"], wordmask.vocabulary.templates("openai"))
     by_tensor = class_scores(segmenter, encoding, rows)
     assert torch.allclose(by_tensor, scores[0][:, [0, 2]], atol=1e-6)
+
+
+@pytest.mark.parametrize("pooling", ["max", "mean"])
+def test_text_features_with_names(segmenter, photo, pooling):
+    segmenter = segmenter.with_method("clip", options={"short_side": 56, "pooling": pooling})
+    rows = segmenter.text.encode(["cat", "dog", "sofa"], wordmask.vocabulary.templates("openai"))
+    words = {"feline": rows[0], "others": 3 * rows[1:]}  # of any length
+    result, texts = segmenter(photo, words), segmenter.encode_text(words)
+    assert result.names == texts.names == ("feline", "others")
+    assert texts.strategy.kind == "none"
+    by_names = segmenter(photo, ["cat", ["dog", "sofa"]], "none")
+    assert np.array_equal(result.labels, by_names.labels)
+    assert segmenter(photo, words, ["sky"]).names == result.names
+
+
+def test_what_is_printed_is_short_and_tells(segmenter, photo):
+    refined = segmenter.with_method("sclip", "clearclip", {"short_side": 56}, "pamr")
+    how = "sclip:clearclip + pamr, float32 on cpu"
+    assert repr(refined) == f"Segmenter({segmenter.source}, {how})"
+    encoding = refined.encode(photo)
+    height, width = photo.shape[:2]
+    assert f"{width}x{height}, seen as " in repr(encoding)
+    assert f"{encoding.grid[1]}x{encoding.grid[0]} patches, 48 features" in repr(encoding)
+    assert repr(refined.encode([photo, photo])).startswith(f"Encoding(2 pictures of {width}x")
+    windows = refined.with_method("sclip", options={"window": 32, "stride": 16, "short_side": 56})
+    assert " in each of " in repr(windows.encode(photo))
+    texts = refined.encode_text(["cat", ["sofa", "couch"]], "none")
+    assert "2 classes: cat, sofa; 3 embeddings of 48" in repr(texts)
+    scored = refined.score(encoding, texts)
+    assert repr(scored).startswith(f"Scored({width}x{height}, 2 classes on ")
+    for one in (encoding, windows.encode(photo), texts, scored):
+        assert len(repr(one)) < 200
+        assert "tensor" not in repr(one)
+
+
+def test_several_results_are_a_list_and_a_grid(segmenter, photo):
+    results = segmenter([photo, photo[:, ::-1]], WORDS)
+    assert isinstance(results, list)
+    assert [type(one) for one in results] == [wordmask.Segmentation] * 2
+    assert type(results[:1]) is type(results)
+    assert results._repr_png_().startswith(b"\x89PNG")
+
+
+def test_help_shows_types_and_what_a_user_needs():
+    text = pydoc.plain(pydoc.render_doc(Segmenter))
+    told = set(re.findall(r"^ \|  (\w+)\(", text, re.MULTILINE)) - {"Segmenter"}
+    assert told == {
+        "__call__", "__init__", "__repr__", "encode", "encode_text", "from_pretrained",
+        "provenance", "score", "score_all", "weights", "with_method",
+    }  # fmt: skip
+    for name in ("__call__", "encode", "encode_text", "score"):
+        (signature,) = re.findall(rf"^ \|  {name}\(.*$", text, re.MULTILINE)
+        assert re.search(r"Picture|Words", signature)
+        assert signature.endswith("'")
+        assert "-> 'Any'" not in signature
+    assert "Initialize self" not in text
+
+
+def test_importing_the_segmenter_loads_no_library_but_torch():
+    heavy = ["transformers", "huggingface_hub", "scipy", "sklearn", "diffusers", "matplotlib"]
+    heavy += ["torch._dynamo", "torch._inductor", "sympy", "pillow_heif", "rich", "typer"]
+    code = "import sys; from wordmask import Segmenter; print([*sys.modules])"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
+    assert "'wordmask.segmenter'" in loaded
+    assert [name for name in heavy if f"'{name}'" in loaded] == []
 
 
 def test_mean_of_synonyms(folder, photo):
@@ -324,6 +390,9 @@ def test_words_in_one_string_show_the_list_to_write(segmenter, photo, tmp_path):
         (lambda s, p: s(p, torch.zeros(0, 48)), ["no text feature"]),
         (lambda s, p: s(p, torch.full((1, 48), torch.nan)), ["NaN"]),
         (lambda s, p: s(p, torch.ones(2, 48), "auto"), ["auto", "tensor"]),
+        (lambda s, p: s(p, {"a": torch.ones(48), "b": "c"}), ["'c' for 'b'", "a tensor for each"]),
+        (lambda s, p: s(p, {"a": torch.ones(48), "b": torch.ones(7)}), ["(1, 7)", "48"]),
+        (lambda s, p: s(p, {"a": torch.ones(48), "A": torch.ones(48)}), ["'A'", "class 2"]),
         (lambda s, p: s(p, ["cat"], "autto"), ["autto"]),
         (lambda s, p: s.with_method("scilp"), ["scilp", "sclip"]),
         (lambda s, p: Segmenter.from_pretrained("/no/such/folder"), ["/no/such/folder"]),

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 from wordmask.files import one_line, size_text
 from wordmask.options import EXTRAS
 from wordmask.towers.auxiliary import DEFAULT_CLIP, KINDS
+from wordmask.towers.built_in import CLIP as TINY
 from wordmask.user_code import describe_error, is_file
 from wordmask.version import __version__
 
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
 
 SCHEMA = 1  # of the report; to be increased when a key changes its name or meaning
 DTYPES = ("float32", "float16", "bfloat16")
-TINY = "wordmask/tiny-clip"
 CLOSE = 0.02  # cosines of another type or device may differ from the CPU's by this much
 LITTLE = 700_000_000  # bytes of the default CLIP and some
 SECONDS = 5.0  # for the hub to answer
@@ -204,6 +204,7 @@ def _extras() -> Iterator[Finding]:
         text = ", ".join(f"{one.name} {one.text}" for one in found)
         if lacking and extra in EXTRAS:
             text += f"; {' and '.join(users)} cannot run"
+        text += "; HEIC photos cannot be read" if lacking and extra == "heif" else ""
         todo = f'pip install "wordmask[{extra}]"' if lacking else ""
         versions = {one.name: one.details["version"] for one in found}
         details = {"versions": versions, "missing": lacking, "used_by": users}
@@ -280,8 +281,9 @@ def _cosines(place: str, dtype: str) -> torch.Tensor:
     from wordmask.toybox.scenes import render
 
     segmenter = Segmenter.from_pretrained(
-        TINY, "clearclip", None, {"short_side": None}, place, dtype, local_files_only=True
+        TINY, "clearclip", device=place, dtype=dtype, local_files_only=True
     )
+    segmenter.note = ""
     assert segmenter.text is not None
     segmenter.text.cache_dir = None
     texts = segmenter.encode_text(["grass", "red plain"], "none").embeddings.cpu()

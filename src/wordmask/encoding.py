@@ -78,6 +78,17 @@ class Encoding:
     def __len__(self) -> int:
         return len(self.sizes)
 
+    def __repr__(self) -> str:
+        many = f"{len(self)} pictures of " if len(self) > 1 else ""
+        sizes = list(dict.fromkeys(f"{width}x{height}" for height, width in self.sizes))
+        given = ", ".join(sizes[:3]) + (", ..." if len(sizes) > 3 else "")
+        (height, width), (h, w) = self.pixel_size, self.grid
+        windows = f" in each of {len(self.windows)} windows" if self.windows else ""
+        return (
+            f"Encoding({many}{given}, seen as {width}x{height}: {w}x{h} patches{windows}, "
+            f"{self.features.shape[1]} features each)"
+        )
+
     @property
     def grid(self) -> tuple[int, int]:
         """The patch grid h, w of `features`."""

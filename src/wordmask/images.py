@@ -35,7 +35,7 @@ DEFAULT_MAX_PIXELS = 128_000_000
 
 # fmt: off
 IMAGE_SUFFIXES = frozenset({
-    ".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg",
+    ".avif", ".bmp", ".gif", ".heic", ".heif", ".hif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg",
     ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp",
 })
 # fmt: on
@@ -57,7 +57,9 @@ _UPRIGHT = {
 # Formats that begin with bytes of their own and hold photographs. PIL's other decoders are not
 # called: few pictures need them, some take any bytes at all, and EPS starts Ghostscript.
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "GIF", "BMP", "PPM", "AVIF", "JPEG2000", "HEIF")
-"""PIL's names of the formats that are read; HEIF with a plug-in of PIL only."""
+"""PIL's names of the formats that are read; HEIF (HEIC of phones) with the extra `heif`."""
+
+_HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"}
 
 MOST_SCANS = 100  # of a JPEG: programs write up to about 12, and each goes over all pixels again
 _BAND = 2**22  # pixels that are converted at a time
@@ -84,7 +86,7 @@ def read_image(
             (H, W) grey.
         max_pixels: files and PIL images of more pixels are refused before they are decoded; None
             for no limit. Independent of `PIL.Image.MAX_IMAGE_PIXELS`, which is not changed (a few
-            of PIL's decoders, WebP and tiled TIFF among them, hold to twice that as well).
+            of PIL's decoders, GIF and tiled TIFF among them, hold to twice that as well).
 
     Returns:
         uint8 (H, W, 3) RGB, C-contiguous, in memory of its own.
@@ -152,9 +154,9 @@ def _open(stream: BinaryIO, shown: str) -> Image.Image:
     prefix = stream.read(16)
     if not prefix:
         raise ImageError(f"cannot read {shown}: the file is empty")
+    if _is_heic(prefix + stream.read(240)):
+        return _open_heic(stream, shown)
     reasons: list[str] = []
-    if prefix[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1"):
-        reasons.append("PIL reads HEIC after pillow_heif.register_heif_opener() only")
     tried: set[str] = set()
     for load_decoders in (Image.preinit, Image.init):  # the common formats first, then all
         load_decoders()
@@ -178,6 +180,32 @@ def _open(stream: BinaryIO, shown: str) -> Image.Image:
                     reasons.append(f"damaged {name} file ({_reason(error)})")
     why = "; ".join(reasons) or "it is not a picture in a known format"
     raise ImageError(f"cannot read {shown}: {why}")
+
+
+def _is_heic(start: bytes) -> bool:
+    """Whether a file begins as HEIF with HEVC inside: a box `ftyp` that lists one of its brands.
+
+    ISO/IEC 23008-12 (HEIF), annex B; ISO/IEC 14496-12, 4.3: the file type box.
+    """
+    box = start[: int.from_bytes(start[:4], "big")]
+    brands = {box[8:12], *(box[i : i + 4] for i in range(16, len(box), 4))}
+    return box[4:8] == b"ftyp" and not brands.isdisjoint(_HEIC_BRANDS)
+
+
+def _open_heic(stream: BinaryIO, shown: str) -> Image.Image:
+    """Read the header of a HEIC file by pillow-heif, which turns pictures upright itself."""
+    try:
+        from pillow_heif import HeifImageFile
+    except ImportError:
+        raise ImageError(
+            f"cannot read {shown}: HEIC needs a part of wordmask that is not installed; run: "
+            'pip install "wordmask[heif]"'
+        ) from None
+    stream.seek(0)
+    try:
+        return HeifImageFile(stream, "")
+    except SyntaxError as error:
+        raise ImageError(f"cannot read {shown}: damaged HEIC file ({_reason(error)})") from error
 
 
 def _decode(
@@ -242,7 +270,9 @@ def _to_rgb(image: Image.Image, shown: str) -> RGB:
         return rgb
     convert = _over_white if image.has_transparency_data else _plain
     for y in range(0, height, rows):
-        rgb[y : y + rows] = convert(image.crop((0, y, width, min(y + rows, height))))
+        # PIL's `crop` holds to PIL's own limit, however small the part
+        part = image if rows >= height else image.crop((0, y, width, min(y + rows, height)))
+        rgb[y : y + rows] = convert(part)
     return rgb
 
 

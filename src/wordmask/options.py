@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import functools
 import importlib.util
 import inspect
 import re
@@ -39,7 +40,7 @@ class Options:
     variants: ClassVar[dict[str, dict[str, Any]]]
 
     def __post_init__(self) -> None:
-        hints = typing.get_type_hints(type(self))
+        hints = _hints(type(self))  # type: ignore[arg-type]  # a class has a hash
         for item in dataclasses.fields(self):
             value = getattr(self, item.name)
             if isinstance(value, list):
@@ -58,6 +59,12 @@ class Options:
     def options(self) -> dict[str, Any]:
         """All options by name, as plain values."""
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+
+
+@functools.cache  # importing all methods would take a third longer without
+def _hints(options: Any) -> dict[str, Any]:
+    """The types of options by name."""
+    return typing.get_type_hints(options)
 
 
 def missing_extras(*registries: Mapping[str, type[Options]]) -> list[str]:

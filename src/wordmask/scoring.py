@@ -60,6 +60,11 @@ class Scored:
     provenance: dict[str, Any] = field(default_factory=dict, repr=False)
     block_bytes: int = BLOCK_BYTES
 
+    def __repr__(self) -> str:
+        (height, width), (h, w), count = self.size, self.patches, self.texts.classes
+        classes = "class" if count == 1 else "classes"
+        return f"Scored({width}x{height}, {count} {classes} on {w}x{h} patches)"
+
     @torch.inference_mode()
     def labels(self, image_labels: Sequence[str | int] | None = None) -> np.ndarray:
         """Labels (H, W), uint8, or uint16 for more than 255 classes.

@@ -20,6 +20,7 @@ from wordmask.regions import polygons as outlines
 
 MOST_CLASSES = 65_535  # labels above 0 that uint16 can hold
 SCHEMA = "wordmask.segmentation/1"  # of the JSON, formats/segmentation.schema.json
+MOST_DRAWN, GRID_HEIGHT = 24, 256  # results in a grid, and the pixels of each
 
 
 @dataclass(eq=False)
@@ -300,9 +301,7 @@ class Segmentation:
         """Show the result in a notebook."""
         picture = drawing.overlay(self.image, self.labels, self.names)
         picture.thumbnail((1600, 1600))
-        file = io.BytesIO()
-        picture.save(file, format="PNG")
-        return file.getvalue()
+        return _png(picture)
 
     def __repr__(self) -> str:
         height, width = self.labels.shape
@@ -344,6 +343,20 @@ class Segmentation:
             f"image must be a uint8 array {shape}, as large as the labels, got {_described(image)}"
         )
 
+    def _painted(self, height: int) -> Image.Image:
+        """The labels over the picture, `height` pixels high, without a legend."""
+        width = max(round(self.labels.shape[1] * height / self.labels.shape[0]), 1)
+        y, x = (
+            np.arange(n) * m // n for n, m in zip((height, width), self.labels.shape, strict=True)
+        )
+        labels, image = self.labels[y[:, None], x], self.image
+        if image is not None:
+            image = np.asarray(Image.fromarray(image).resize((width, height)))
+        return drawing.overlay(image, labels, self.names, legend=False)
+
+    def _labels_found(self) -> list[int]:
+        return np.flatnonzero(self._counts()).tolist()
+
     def _counts(self) -> np.ndarray:
         """Pixels of each label, (C + 1,) integers."""
         return drawing.count_labels(self.labels, len(self.names))
@@ -360,6 +373,62 @@ class Segmentation:
                 f"a class is a name or a label from 0 to {len(self.names)}, got {name!r}"
             )
         return int(name)
+
+
+class Segmentations(list[Segmentation]):
+    """Results of several pictures: a list, which a notebook shows as a grid of pictures."""
+
+    def __getitem__(self, index: Any) -> Any:
+        found = super().__getitem__(index)
+        return Segmentations(found) if isinstance(index, slice) else found
+
+    def grid(self, columns: int | None = None) -> Image.Image:
+        """Draw the results side by side, each under its index, with one legend below.
+
+        At most the first 24 are drawn. Results with other names than the first have no legend.
+
+        Args:
+            columns: pictures in a row; at most four by default.
+
+        Raises:
+            WordmaskError: there is no result, or no column.
+        """
+        shown = self[:MOST_DRAWN]
+        page = drawing.strip(
+            [one._painted(GRID_HEIGHT) for one in shown],
+            [f"[{i}]" for i in range(len(shown))],
+            columns,
+            GRID_HEIGHT,
+        )
+        names = self[0].names
+        found = {label for one in shown if one.names == names for label in one._labels_found()}
+        colours = drawing.palette(len(names)).tolist()
+        entries: list[tuple[str, tuple[int, ...] | None]]
+        entries = [(names[i - 1], tuple(colours[i])) for i in sorted(found - {0})]
+        entries += [(UNLABELLED, None)] if 0 in found else []
+        rest = f"The first {len(shown)} of {len(self)} results"
+        parts = [drawing.headline(rest, "", page.width)] if len(self) > len(shown) else []
+        return _stacked([*parts, page, drawing.legend(entries, page.width)])
+
+    def _repr_png_(self) -> bytes | None:
+        """Show the results in a notebook."""
+        return _png(self.grid()) if self else None
+
+
+def _stacked(parts: list[Image.Image]) -> Image.Image:
+    """Pictures of one width below each other."""
+    page = Image.new("RGB", (parts[0].width, sum(part.height for part in parts)))
+    top = 0
+    for part in parts:
+        page.paste(part, (0, top))
+        top += part.height
+    return page
+
+
+def _png(picture: Image.Image) -> bytes:
+    file = io.BytesIO()
+    picture.save(file, format="PNG")
+    return file.getvalue()
 
 
 def _plain(value: object) -> object:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import os
+import sys
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, overload
 
@@ -20,18 +22,30 @@ from wordmask.methods.base import Towers
 from wordmask.pipeline import Pipeline
 from wordmask.refiners import Refiner, read_refiners
 from wordmask.scoring import Scored
-from wordmask.segmentation import Segmentation
-from wordmask.text_queries import TextEncoder, TextQueries
+from wordmask.segmentation import Segmentation, Segmentations
+from wordmask.text_queries import TextEncoder, TextQueries, are_features
 from wordmask.towers.auxiliary import AuxiliaryModels
+from wordmask.towers.built_in import note, own_networks, own_options
 from wordmask.towers.clip import ClipTower
 from wordmask.towers.families import load_clip
 from wordmask.towers.text import TextTower
 from wordmask.towers.weights import fingerprint
 from wordmask.version import versions
-from wordmask.vocabulary import Background
+from wordmask.vocabulary import Background, Vocabulary
 
 Picture = str | os.PathLike[str] | PIL.Image.Image | np.ndarray
 Pictures = list[Any] | tuple[Any, ...] | Tensor
+Words = (
+    Vocabulary
+    | Sequence[str | Sequence[str]]
+    | Mapping[str, str | Sequence[str]]
+    | Mapping[str, Tensor]
+    | Tensor
+    | TextQueries
+)
+Ground = Background | str | Sequence[str] | Tensor | None
+
+_told: set[str] = set()  # notes that were told already
 
 
 class Segmenter:
@@ -58,6 +72,7 @@ class Segmenter:
         max_pixels: int | None = DEFAULT_MAX_PIXELS,
         low_memory: bool = False,
     ):
+        """Made by `from_pretrained`; the arguments are networks that are loaded already."""
         self.tower = tower
         self.text = text
         self.method = method
@@ -67,6 +82,7 @@ class Segmenter:
         self.source = source
         self.max_pixels = max_pixels
         self.low_memory = low_memory
+        self.note = note(source)  # told with the first picture; "" for nothing
 
     @classmethod
     def from_pretrained(
@@ -96,7 +112,8 @@ class Segmenter:
             method: a name, see `list_methods()`, `FILE.py:NAME`, a class, or a `Method` with its
                 options.
             variant: see `wordmask methods`; None takes the method's first.
-            options: options of the method by name, which override those of the variant.
+            options: options of the method by name, which override those of the variant, and what
+                a built-in network wants (`wordmask.towers.built_in`: its picture size, say).
             device: None takes a GPU if there is one: CUDA's, else Apple's. A model in memory stays
                 where it is.
             dtype: None is float16 with CUDA and float32 elsewhere. Features are always float32.
@@ -116,7 +133,7 @@ class Segmenter:
             WordmaskError: unknown method, refiner, variant or option; weights that cannot be
                 found or loaded.
         """
-        chosen, variant = read_method(method, variant, options)
+        chosen, variant = _read_method(model, method, variant, options)
         refiners = read_refiners(refine)
         loaded = load_clip(
             model,
@@ -129,7 +146,7 @@ class Segmenter:
         )
         tower = loaded.tower(activation=chosen.activation, norm_eps=chosen.norm_eps)
         auxiliary = AuxiliaryModels(
-            networks,
+            own_networks(model) | dict(networks or {}),
             device=tower.device,
             dtype=tower.dtype,
             cache_dir=cache_dir,
@@ -155,10 +172,15 @@ class Segmenter:
     ) -> Segmenter:
         """Another method and other refiners on the same networks; nothing is loaded again."""
         other = copy.copy(self)
-        other.method, other.variant = read_method(method, variant, options)
+        other.method, other.variant = _read_method(self.source, method, variant, options)
         other.refiners = read_refiners(refine)
         other.tower = self.tower.with_settings(other.method.activation, other.method.norm_eps)
         return other
+
+    def __repr__(self) -> str:
+        how = " + ".join([f"{self.method.name}:{self.variant}", *(r.name for r in self.refiners)])
+        dtype = str(self.tower.dtype).removeprefix("torch.")
+        return f"Segmenter({self.source}, {how}, {dtype} on {self.tower.device})"
 
     @property
     def towers(self) -> Towers:
@@ -170,7 +192,9 @@ class Segmenter:
         """Method, refiners and networks combined."""
         return Pipeline(self.method, self.towers, self.refiners, self.low_memory)
 
-    def encode(self, image: Any, regions: Any = None) -> Encoding:
+    def encode(
+        self, image: Picture | Pictures, regions: np.ndarray | Tensor | None = None
+    ) -> Encoding:
         """Encode a picture, or several that have the same size once resized, with the method.
 
         Args:
@@ -186,13 +210,14 @@ class Segmenter:
             WordmaskError: a picture that cannot be read, a wrong shape, NaN, mixed sizes in a list;
                 regions for several pictures, or for a method that takes none.
         """
+        self._tell()
         if regions is not None:
             regions = self._regions(image, regions)
         if isinstance(image, Tensor):
             self.method.check(image, self.tower)
             return self.pipeline.encode(image, [(image.shape[2], image.shape[3])] * len(image))
         single = not isinstance(image, (list, tuple))
-        sources = [image] if single else list(image)
+        sources: list[Any] = list(image) if isinstance(image, (list, tuple)) else [image]
         if not sources:
             raise WordmaskError("got an empty list of pictures; give at least one")
         pictures = [read_image(source, max_pixels=self.max_pixels) for source in sources]
@@ -206,6 +231,16 @@ class Segmenter:
         sizes = [(p.shape[0], p.shape[1]) for p in pictures]
         return self.pipeline.encode(torch.stack(prepared), sizes, pictures, single, regions)
 
+    def _tell(self) -> None:
+        """Say once what to know about the network."""
+        if not self.note or self.note in _told:
+            return
+        _told.add(self.note)
+        frame, level = sys._getframe(), 1  # the line of the caller's own code is shown
+        while frame.f_back and frame.f_globals["__name__"].startswith("wordmask."):
+            frame, level = frame.f_back, level + 1
+        warnings.warn(self.note, stacklevel=level)
+
     def _regions(self, image: Any, regions: Any) -> Tensor:
         """Regions of one picture as (1, H, W)."""
         if not self.method.takes_regions:
@@ -218,18 +253,16 @@ class Segmenter:
             )
         return regions[None].to(self.tower.device)
 
-    def prepare_refiner(self, encoding: Encoding, i: int, refiner: Refiner) -> Any:
-        """What a refiner needs of picture i of an encoding, computed once and cached in it."""
-        return self.pipeline.prepare_refiner(encoding, i, refiner)
-
-    def encode_text(self, words: Any, background: Any = None) -> TextQueries:
+    def encode_text(self, words: Words, background: Ground = None) -> TextQueries:
         """Encode words and background once, to pass in place of the words for many pictures.
 
         Args:
-            words: a Vocabulary, a list of names (or of lists of synonyms), a dict, or a float
-                tensor (C, E), one row a class.
+            words: a Vocabulary, a list of names (or of lists of synonyms), or a dict of names and
+                synonyms. Text features of your own: a dict of names and float tensors, (E,) or
+                (N, E) for N synonyms, or one tensor (C, E), whose classes are then called
+                "class 1" to "class C".
             background: a `Background`, "none", "auto", a list of names, a tensor (K, E), or None:
-                "auto" if words are names, and none if they are a tensor.
+                "auto" if words are names, and none if they are text features.
 
         Raises:
             WordmaskError: no words, a word given twice or also as background, text features of
@@ -239,15 +272,27 @@ class Segmenter:
             if background is not None:
                 raise WordmaskError("got encoded words and a background; give it to encode_text")
             return words
-        if background is None and not isinstance(words, Tensor):
+        if background is None and not are_features(words):
             background = Background.auto()
+        self._tell()
         method, tower = self.method, self.tower
         encoder = TextEncoder(
             self.text, method.templates, method.pooling, tower.width, tower.device, self.source
         )
         return encoder.encode(words, background)
 
-    def score(self, image: Any, words: Any, background: Any = None) -> Any:
+    @overload
+    def score(self, image: Pictures, words: Words, background: Ground = None) -> list[Scored]: ...
+
+    @overload
+    def score(self, image: Picture, words: Words, background: Ground = None) -> Scored: ...
+
+    @overload
+    def score(self, image: Encoding, words: Words, background: Ground = None) -> Any: ...
+
+    def score(
+        self, image: Picture | Pictures | Encoding, words: Words, background: Ground = None
+    ) -> Scored | list[Scored]:
         """Score a picture by words and apply the refiners.
 
         Args:
@@ -266,7 +311,7 @@ class Segmenter:
     def score_all(
         self,
         encodings: Sequence[Encoding],
-        words: Any,
+        words: Words,
         image_labels: Sequence[Sequence[str | int] | None] | None = None,
     ) -> Iterator[Scored]:
         """Score the pictures of several encodings one by one; words as for `score`.
@@ -312,22 +357,26 @@ class Segmenter:
 
     @overload
     def __call__(
-        self, image: Pictures, words: Any, background: Any = None, image_labels: Any = None
-    ) -> list[Segmentation]: ...
+        self, image: Pictures, words: Words, background: Ground = None, image_labels: Any = None
+    ) -> Segmentations: ...
 
     @overload
     def __call__(
-        self, image: Picture, words: Any, background: Any = None, image_labels: Any = None
+        self, image: Picture, words: Words, background: Ground = None, image_labels: Any = None
     ) -> Segmentation: ...
 
     @overload
     def __call__(
-        self, image: Encoding, words: Any, background: Any = None, image_labels: Any = None
+        self, image: Encoding, words: Words, background: Ground = None, image_labels: Any = None
     ) -> Any: ...
 
     def __call__(
-        self, image: Any, words: Any, background: Any = None, image_labels: Any = None
-    ) -> Any:
+        self,
+        image: Picture | Pictures | Encoding,
+        words: Words,
+        background: Ground = None,
+        image_labels: Sequence[Any] | None = None,
+    ) -> Segmentation | Segmentations:
         """Segment pictures by words.
 
         Args:
@@ -340,8 +389,8 @@ class Segmenter:
                 Table 3). None: nothing is known.
 
         Returns:
-            A `Segmentation`, or a list of them for a list or a tensor of pictures; for an
-            `Encoding`, as for the pictures that it was made from.
+            A `Segmentation`, or a list of them for a list or a tensor of pictures, which a notebook
+            shows as a grid; for an `Encoding`, as for the pictures that it was made from.
         """
         if isinstance(image, (list, tuple)):
             _check_image_labels(image_labels, len(image))
@@ -350,10 +399,10 @@ class Segmenter:
             return next(scored).segmentation()
         if isinstance(image, (Tensor, Encoding)):
             _check_image_labels(image_labels, len(image))
-        return [
+        return Segmentations(
             one.segmentation(None if image_labels is None else image_labels[i])
             for i, one in enumerate(scored)
-        ]
+        )
 
     def weights(self) -> str:
         """A hash of CLIP's weights, see `wordmask.towers.weights.fingerprint`."""
@@ -373,6 +422,18 @@ class Segmenter:
             "device": self.tower.device.type,
             "versions": versions("wordmask", "torch", "transformers"),
         }
+
+
+def _read_method(
+    model: Any,
+    method: str | type[Method] | Method,
+    variant: str | None,
+    options: Mapping[str, Any] | None,
+) -> tuple[Method, str]:
+    """The method with what the model wants where no option says otherwise; an instance as it is."""
+    if not isinstance(method, Method):
+        options = own_options(model) | dict(options or {})
+    return read_method(method, variant, options)
 
 
 def _check_image_labels(image_labels: Any, count: int) -> None:

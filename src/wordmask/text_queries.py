@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -61,6 +61,15 @@ class TextQueries:
         labels = tuple(names) if names else tuple(f"class {i + 1}" for i in range(len(classes)))
         rule = strategy or Background("none" if background is None else "names")
         return cls(embeddings, owner.to(embeddings.device), labels, rule, vocabulary)
+
+    def __repr__(self) -> str:
+        shown = ", ".join(self.names[:5]) + (", ..." if self.classes > 5 else "")
+        own, others = len(self.foreground), len(self.background)
+        return (
+            f"TextQueries({self.classes} {'class' if self.classes == 1 else 'classes'}: {shown}; "
+            f"{own} embeddings of {self.embeddings.shape[1]} numbers and {others} of the "
+            f"background, {self.strategy.kind})"
+        )
 
     @property
     def classes(self) -> int:
@@ -138,6 +147,13 @@ class TextQueries:
         return pooled.scatter_reduce(dim, index, scores, "amax")
 
 
+def are_features(words: Any) -> bool:
+    """Whether words are given as text features: a tensor, or tensors by the names of classes."""
+    if isinstance(words, Mapping):
+        return any(isinstance(value, Tensor) for value in words.values())
+    return isinstance(words, Tensor)
+
+
 @dataclass(frozen=True)
 class TextEncoder:
     """Encodes words as `TextQueries` for one method, with the text encoder of one model.
@@ -166,16 +182,16 @@ class TextEncoder:
             strategy = Background("names")
         elif background is not None:
             strategy = Background.of(background)
-        if isinstance(words, Tensor):
+        if are_features(words):
             if strategy.kind == "auto":
                 raise WordmaskError(
                     'got words as a tensor and background "auto", which compares names; give words '
                     "as a list, or another background"
                 )
-            classes = list(self._check(words)[:, None])
+            names, classes = self._features(words)
             if strategy.distractors:
                 rows = self._embed(strategy.distractors)
-            return TextQueries.of(classes, rows, strategy=strategy)
+            return TextQueries.of(classes, rows, names, strategy)
         vocabulary = Vocabulary.of(words)
         strategy.check(vocabulary)
         embeddings = self._embed(vocabulary.queries)
@@ -190,6 +206,22 @@ class TextEncoder:
         if self.pooling == "mean":
             classes = [F.normalize(x.mean(0, keepdim=True), dim=-1) for x in classes]
         return TextQueries.of(classes, rows, vocabulary.names, strategy, vocabulary)
+
+    def _features(self, words: Any) -> tuple[Sequence[str] | None, list[Tensor]]:
+        """The names of classes, None if they have none, and the rows (names_c, E) of each."""
+        if isinstance(words, Tensor):
+            return None, list(self._check(words)[:, None])
+        for name, rows in words.items():
+            if not isinstance(rows, Tensor):
+                raise WordmaskError(
+                    f"got text features of some classes, but {rows!r:.40} for {name!r}; give a "
+                    "tensor for each"
+                )
+        names = Vocabulary(list(words)).names
+        classes = [self._check(x[None] if x.ndim == 1 else x) for x in words.values()]
+        if self.pooling == "mean":
+            classes = [F.normalize(x, dim=-1).mean(0, keepdim=True) for x in classes]
+        return names, classes
 
     def _embed(self, names: Sequence[str]) -> Tensor:
         if self.text is None:

@@ -321,7 +321,7 @@ def test_unreadable_settings(model, capsys):
         (["cat.png", "-c", "a", "--set", "attention=zz"], "option 'attention' got 'zz'; expected"),
         (["cat.png", "-c", "a", "--set", "attention"], "write option=value"),
         (["cat.png", "-c", "a", "--short-side", "tall"], "got 'tall'; give a whole number"),
-        (["cat.png", "-c", "a", "--short-side", "0"], "got --short-side 0"),
+        (["cat.png", "-c", "a", "--short-side", "0"], "'--short-side': got 0; give a"),
         (["cat.png", "-c", "a", "--short-side", "9", "--set", "short_side=9"], "more than once"),
         (["cat.png", "-c", "a", "--window", "wide"], "got --window wide; give N or N,STRIDE"),
         (["cat.png", "-c", "a", "--window", "-4"], "window=-4"),

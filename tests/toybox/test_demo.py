@@ -156,3 +156,26 @@ def test_a_file_in_the_way_is_one_line(tmp_path, monkeypatch, capsys):
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1)
     assert "give a folder" in err
+
+
+@needs_weights
+@pytest.mark.parametrize("short_side", [[], ["--short-side", "none"]])
+def test_segment_gives_what_the_demo_shows(ran, result, short_side, tmp_path, monkeypatch, capsys):
+    """Every method and refiner with the built-in networks, without an option for them."""
+    monkeypatch.setenv("WORDMASK_CACHE", str(tmp_path / "cache"))
+    _, out = ran
+    given = ["segment", str(out / "scene.png"), "-c", "; ".join(result.words), "-b", "none"]
+    given += ["--model", demo.MODEL, "-f", "labels", *short_side]
+    chosen = [demo.METHOD, "clearclip"] if short_side else result.results
+    for label in chosen:
+        method, _, refine = label.partition(" + ")
+        more = ["--refine", refine] if refine else []
+        if refine == "diffusion":  # its input has a size of its own, whatever CLIP's
+            more += ["--set", f"diffusion.side={demo.SIZE}"]
+        where = tmp_path / label.replace(" ", "").replace(":", "-")
+        assert run([*given, "--method", method, *more, "--out", str(where)]) == 0
+        labels = np.asarray(Image.open(where / "scene_labels.png"))
+        assert np.array_equal(labels, result.results[label].labels), label
+        told = [line for line in capsys.readouterr().err.splitlines() if "rendered scenes" in line]
+        assert len(told) == 1
+        assert "openai/clip-vit-base-patch16" in told[0]

@@ -95,7 +95,7 @@ def explain(
     views = [pictures.find_view(name) for name in (pictures.VIEWS if everything else names)]
     needed = any(view.words for view in views) and not everything
     vocabulary, background = words.read() if words.given or needed else (None, None)
-    built, variant = method.read()
+    built, variant = method.read(model.model)
     refiners = method.read_refiners()
     if everything:  # loads no auxiliary model that nobody asked for
         kinds = {kind for part in (built, *refiners) for kind in part.networks} | {*model.sources}

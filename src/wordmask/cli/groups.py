@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import sys
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from wordmask.cli.common import LONGEST_NAME, busy, note, one_line
 from wordmask.errors import WordmaskError, unknown
 from wordmask.progress import quietly
 from wordmask.towers.auxiliary import DEFAULT_CLIP, KINDS
+from wordmask.towers.built_in import own_options
 
 if TYPE_CHECKING:
     from wordmask.methods import Method
@@ -44,6 +46,15 @@ def whole_number(text: str) -> int:
     if len(text) > 18:
         raise typer.BadParameter(f"got a number of {len(text)} digits; give at most 18")
     return int(text)
+
+
+def side_length(text: str) -> Any:
+    """Read a length in pixels, or `none`."""
+    if text == "none":
+        return text
+    if whole_number(text) == 0:
+        raise typer.BadParameter("got 0; give a length in pixels, or none")
+    return whole_number(text)
 
 
 MaxPixels = Annotated[
@@ -257,19 +268,22 @@ class MethodOptions(Group):
         ),
     ] = None
     short_side: Annotated[
-        int | None,
+        Any,
         typer.Option(
             "--short-side",
-            parser=whole_number,
-            metavar="PIXELS",
-            help="Resize pictures so that their short side has this length.",
+            parser=side_length,
+            metavar="PIXELS|none",
+            help="Resize pictures so that their short side has this length; none: keep their size.",
             rich_help_panel=METHOD,
-            show_default="the method's",
+            show_default="the method's, with built-in networks none",
         ),
     ] = None
 
-    def read(self) -> tuple[Method, str]:
-        """The method and its variant's name; each option may be given once."""
+    def read(self, model: str = "") -> tuple[Method, str]:
+        """The method and its variant's name; each option may be given once.
+
+        model: its own options apply where none is given, see `wordmask.towers.built_in`.
+        """
         from wordmask.methods import METHODS, parse_option, read_method
         from wordmask.registry import split_variant
 
@@ -279,16 +293,16 @@ class MethodOptions(Group):
         for name in names:
             if names.count(name) > 1:
                 raise WordmaskError(f"the option {name!r} is given more than once; leave one")
-        return read_method(self.method, self.variant, dict(given))
+        return read_method(self.method, self.variant, own_options(model) | dict(given))
 
     def _own(self) -> list[str]:
         """Assignments of the method's options."""
         return self.assignments or []
 
-    def _sizes(self) -> list[tuple[str, int]]:
-        if self.short_side == 0:
-            raise WordmaskError("got --short-side 0; give a length in pixels")
-        return [] if self.short_side is None else [("short_side", self.short_side)]
+    def _sizes(self) -> list[tuple[str, Any]]:
+        if self.short_side is None:
+            return []
+        return [("short_side", None if self.short_side == "none" else self.short_side)]
 
 
 @dataclass(frozen=True)
@@ -351,7 +365,7 @@ class FullMethodOptions(RefinedMethodOptions):
         ),
     ] = None
 
-    def _sizes(self) -> list[tuple[str, int]]:
+    def _sizes(self) -> list[tuple[str, Any]]:
         return super()._sizes() + ([] if self.window is None else read_window(self.window))
 
 
@@ -526,4 +540,7 @@ class ModelOptions(NetworkOptions):
             )
         if max_pixels is not None:
             segmenter.max_pixels = max_pixels or None
+        if segmenter.note:
+            print(f"wordmask: {segmenter.note}", file=sys.stderr)
+            segmenter.note = ""
         return segmenter

@@ -110,10 +110,12 @@ def segment(
     from wordmask.devices import pick_device, pick_dtype
     from wordmask.images import DEFAULT_MAX_PIXELS
     from wordmask.towers.auxiliary import KINDS
+    from wordmask.towers.built_in import own_networks
 
-    built, variant = method.read()
+    built, variant = method.read(model.model)
     refiners = method.read_refiners()
-    sources = {kind.name: kind.source for kind in KINDS.values()} | model.check(built, refiners)
+    sources = {kind.name: kind.source for kind in KINDS.values()} | own_networks(model.model)
+    sources |= model.check(built, refiners)
     dtype = pick_dtype(model.dtype, pick_device(model.device))
     job = FolderJob(
         inputs,

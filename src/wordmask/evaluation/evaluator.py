@@ -213,7 +213,7 @@ class PictureEvaluator:
                 key = (id(encoding), refiner)
                 if key not in self.preparing:
                     start = time.perf_counter()
-                    segmenter.prepare_refiner(encoding, 0, refiner)
+                    segmenter.pipeline.prepare_refiner(encoding, 0, refiner)
                     synchronise(segmenter.tower.device)
                     self.preparing[key] = time.perf_counter() - start
                 total += self.preparing[key]

@@ -19,6 +19,7 @@ from torch import nn
 
 from wordmask.errors import WordmaskError, unknown
 from wordmask.progress import steps
+from wordmask.towers.built_in import PREFIX as BUILT_IN
 from wordmask.towers.clip import CLIP_MEAN, CLIP_STD
 from wordmask.towers.contents import (
     ContentError,
@@ -30,7 +31,6 @@ from wordmask.towers.contents import (
 from wordmask.towers.fetch import PREPROCESSOR, Files, Repository, lacking
 from wordmask.user_code import describe_error, is_file, load_object
 
-BUILT_IN = "wordmask"  # names wordmask/... are networks inside the package
 Loaded = TypeVar("Loaded")
 Result = TypeVar("Result")
 
@@ -79,7 +79,7 @@ def at_revision(source: Any, revision: str | None) -> Any:
     if revision is None:
         return source
     text = os.fspath(source) if isinstance(source, (str, os.PathLike)) else type(source).__name__
-    on_hub = isinstance(source, str) and "@" not in text and not text.startswith(BUILT_IN + "/")
+    on_hub = isinstance(source, str) and "@" not in text and not text.startswith(BUILT_IN)
     if not revision or not on_hub or is_file(text) or Path(text).expanduser().exists():
         raise WordmaskError(
             f"got revision={revision!r} with {text!r}; give a branch, a tag or a commit, with a "
@@ -137,7 +137,7 @@ def load_from(
         WordmaskError: no such folder or files, the hub cannot be reached.
     """
     folder = Path(source).expanduser()
-    if source.startswith(BUILT_IN + "/"):
+    if source.startswith(BUILT_IN):
         folder = _built_in(source)
     local = folder.is_dir()
     repository = None if local else _repository(source, kind, cache_dir)
@@ -205,7 +205,7 @@ def _built_in(name: str) -> Path:
     """The folder of a network that ships with the package, by its name `wordmask/...`."""
     home = Path(__file__).parents[1] / "networks"
     indices = [*home.glob("*/config.json"), *home.glob("*/model_index.json")]
-    known = {f"{BUILT_IN}/{p.parent.name}": p.parent for p in indices}
+    known = {f"{BUILT_IN}{p.parent.name}": p.parent for p in indices}
     if name not in known:
         raise unknown("built-in network", name, known)
     return known[name]

@@ -120,6 +120,7 @@ def run_demo(model: str = MODEL) -> Demo:
     segmenter = Segmenter.from_pretrained(
         model, device="cpu", local_files_only=True, networks=NETWORKS
     )
+    segmenter.note = ""  # the command says it in its own words
     results, quality = {}, {}
     for one in steps("methods", candidates()):
         refine = [(one.refine, REFINER_OPTIONS.get(one.refine))] if one.refine else None

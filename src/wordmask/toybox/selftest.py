@@ -21,25 +21,16 @@ from wordmask.options import Options, is_installed
 from wordmask.progress import steps
 from wordmask.refiners import REFINERS
 from wordmask.segmenter import Segmenter
+from wordmask.towers.built_in import CLIP as MODEL
+from wordmask.towers.built_in import NETWORKS, OPTIONS
 from wordmask.toybox import scenes as toybox
 from wordmask.vocabulary import Background
 
-MODEL = "wordmask/tiny-clip"
-NETWORKS = {
-    "vfm": "wordmask/tiny-vfm",
-    "diffusion": "wordmask/tiny-diffusion",
-    "classifier": "wordmask/tiny-clip",
-}
 REFINED = "cliper"  # the method with which refiners are measured
 WORDS = 20  # to choose from in each scene: all 8 grounds and 12 looks, the scene's among them
 
-# The same for all methods and variants, over their own options.
-TOYBOX_OPTIONS: dict[str, Any] = {
-    "short_side": None,  # scenes are not resized
-    "mean": None,  # the network's own normalisation
-    "std": None,
-    "templates": "openai",  # those of the network's training
-}
+# The same for all methods and variants, over their own options, whatever model is measured.
+TOYBOX_OPTIONS = OPTIONS
 
 
 @dataclass(frozen=True)
@@ -169,6 +160,7 @@ def measure(
             segmenter = Segmenter.from_pretrained(
                 model, device="cpu", local_files_only=True, networks={**NETWORKS, **networks}
             )
+            segmenter.note = ""  # scenes are what the network knows
         segmenter = segmenter.with_method(method, variant, TOYBOX_OPTIONS, refine)
         # texts are encoded once, untimed
         segmenter(trained[0].image, toybox.NAMES, Background.none())
