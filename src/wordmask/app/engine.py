@@ -26,8 +26,8 @@ from wordmask.scoring import Scored
 from wordmask.segmentation import Segmentation
 from wordmask.segmenter import Segmenter
 from wordmask.towers.auxiliary import AuxiliaryModels
-from wordmask.toybox.selftest import MODEL as BUILT_IN
-from wordmask.toybox.selftest import NETWORKS, TOYBOX_OPTIONS
+from wordmask.towers.built_in import CLIP as BUILT_IN
+from wordmask.towers.built_in import own_networks, own_options
 
 Value = TypeVar("Value")
 
@@ -137,12 +137,14 @@ class Engine:
         with self._lock:
             if model not in self._models:
                 with stage(f"loading {model}"):
-                    self._models[model] = Segmenter.from_pretrained(
+                    one = Segmenter.from_pretrained(
                         model,
                         device=self.device,
                         dtype=self.dtype,
                         local_files_only=self.offline,
                     )
+                one.note = ""  # the page says it all the time
+                self._models[model] = one
             self._models.move_to_end(model)
             while len(self._models) > MOST_MODELS:
                 self._models.popitem(last=False)
@@ -156,8 +158,7 @@ class Engine:
         """
         if not self.local:
             settings.check_public(self.models)
-        is_toy = settings.model == BUILT_IN
-        method, variant = settings.read_method(TOYBOX_OPTIONS if is_toy else {})
+        method, variant = settings.read_method(own_options(settings.model))
         refiners = settings.read_refiners()
         one = copy.copy(self.load(settings.model))
         one.networks = self._auxiliary(one, settings)
@@ -166,8 +167,7 @@ class Engine:
 
     def _auxiliary(self, one: Segmenter, settings: Settings) -> AuxiliaryModels:
         """The auxiliary models of settings; those used last stay loaded."""
-        default = NETWORKS if settings.model == BUILT_IN else {}
-        sources = {**default, **self.sources, **dict(settings.networks)}
+        sources = {**own_networks(settings.model), **self.sources, **dict(settings.networks)}
         key = tuple(sorted(sources.items()))
         with self._lock:
             if key not in self._networks:
