@@ -87,6 +87,17 @@ CHEAP: dict[str, tuple[list[str], Callable[[ModuleType], dict[str, Any]]]] = {
         ["--device", "cpu", "--methods", "clip", "--refiners", "pamr", "--rounds", "1"],
         lambda module: {},
     ),
+    "large": (
+        [
+            "--side=300",
+            "--tile=128",
+            "--overlap=32",
+            "--short-side=48",
+            "--shifted=2",
+            "--polygons",
+        ],
+        lambda module: {"SCENE": 128},
+    ),
     "import_time": (["--rounds", "1", "--statement", "import wordmask"], lambda module: {}),
     "large_pictures": (["--side", "300"], lambda module: {}),
     "low_memory": (

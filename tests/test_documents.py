@@ -8,6 +8,7 @@ import importlib
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from PIL import Image
 
 import wordmask
 from wordmask import toybox
+from wordmask.cli import run
 from wordmask.explain import VIEWS
 from wordmask.formats import FORMATS
 
@@ -134,6 +136,25 @@ def test_formats(tmp_path):
         "yolo", "cvat.zip", "coco_panoptic", "voc",
     }  # fmt: skip
     assert (tmp_path / "masks" / "coco.json").is_file()
+
+
+def test_maps(tmp_path, monkeypatch):
+    """The commands and examples of docs/maps.md run, on fewer fields; its images exist."""
+    text = (ROOT / "docs" / "maps.md").read_text(encoding="utf-8")
+    for image in re.findall(r"\]\((images/\S+)\)", text):
+        assert (ROOT / "docs" / image).is_file(), image
+    quick = text.replace("range(6)", "range(2)").replace("range(4)", "range(1)")
+    steps = re.findall(r"<!-- (run|python) -->\n```\w+\n(.*?)```", quick, re.DOTALL)
+    assert len(steps) == 4
+    monkeypatch.chdir(tmp_path)
+    for kind, content in steps:
+        if kind == "python":
+            exec(compile(content, "example", "exec"), {"__name__": "example"})
+        else:
+            assert run(shlex.split(content)[1:]) == 0
+    assert {"labels.tif", "labels.json", "labels.jpg", "fields.gpkg", "two.tif"} <= {
+        file.name for file in tmp_path.iterdir()
+    }
 
 
 def test_python_examples(tmp_path, monkeypatch):

@@ -40,7 +40,7 @@ LAYERS = (
     ("toybox.scenes", "datasets"),
     ("metrics",),
     ("toybox", "evaluation"),
-    ("compare", "doctor"),
+    ("compare", "doctor", "large"),
     ("app",),
     ("cli", "__main__"),
 )

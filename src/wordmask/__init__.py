@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from wordmask.encoding import Encoding
     from wordmask.errors import ImageError, WordmaskError
     from wordmask.images import read_image
+    from wordmask.large import segment_large
     from wordmask.methods import list_methods
     from wordmask.refiners import list_refiners
     from wordmask.segmentation import Segmentation
@@ -33,6 +34,7 @@ _HOMES = {
     "list_refiners": "refiners",
     "read_image": "images",
     "segment_folder": "batch",
+    "segment_large": "large",
 }
 
 __all__ = [
@@ -48,6 +50,7 @@ __all__ = [
     "list_refiners",
     "read_image",
     "segment_folder",
+    "segment_large",
 ]
 
 

@@ -217,15 +217,15 @@ def _decode(
     if max_pixels is not None and width * height > max_pixels:
         raise ImageError(
             f"cannot read {shown}: {width} x {height} is {width * height} pixels, the limit is"
-            f" {max_pixels}; make it smaller first, or raise max_pixels if it is meant to be so"
-            " large"
+            f" {max_pixels}; `wordmask large` takes pictures of any size in tiles; else make it"
+            " smaller, or raise max_pixels"
         )
     # PIL holds 4 bytes a pixel (twice where it turns the picture), the array 3
     needed, free = 11 * width * height, free_memory(torch.device("cpu"))
     if free is not None and needed > free:
         raise ImageError(
             f"cannot read {shown}: {width} x {height} pixels need about {needed / 2**30:.1f} GiB,"
-            f" but {max(free, 0) / 2**30:.1f} GiB are free; make it smaller first"
+            f" but {max(free, 0) / 2**30:.1f} GiB are free; `wordmask large` takes it in tiles"
         )
     try:
         if stream is not None:

@@ -26,6 +26,7 @@ BLOCK_BYTES = 32 * 2**20  # for one float copy of a block of rows
 COMPLEMENT_POWER = 2.0  # of CLIPer's released code, v1
 
 BlockLabels = Callable[[Tensor], Tensor]  # scores (R, rows, W) to labels (rows, W)
+BlockValues = Callable[[Tensor], Tensor]  # scores (R, rows, W) to values (C + 1, rows, W)
 
 
 def nothing(block: Tensor) -> Tensor:
@@ -76,6 +77,21 @@ class Scored:
             WordmaskError: an image-level label that is not a class.
         """
         return self.rule.labels(self, self.texts.among(image_labels).known)
+
+    @torch.inference_mode()
+    def values(self) -> Iterator[tuple[int, int, Tensor]]:
+        """What the labels are the argmax of, a block of rows at a time.
+
+        Yields:
+            The first row, the row after the last, and values (C + 1, rows, W) on the CPU; those at
+            0 are of none of the words. Values of pictures that overlap can be mixed.
+
+        Raises:
+            WordmaskError: the rule of the method is no argmax of values of single pixels.
+        """
+        value = self.rule.values(self)
+        for start, stop in self.blocks():
+            yield start, stop, value(self.maps.rows(start, stop, self.size)).cpu()
 
     @torch.inference_mode()
     def image_scores(self) -> Tensor:
@@ -156,6 +172,14 @@ class Rule:
         allowed: (C,) bool, the classes that may get pixels; None: all.
         """
         raise TypeError(f"{type(self).__name__} does not implement decide")
+
+    def values(self, scored: Scored) -> BlockValues:
+        """See `Scored.values`."""
+        name = scored.provenance.get("method", "this method")
+        raise WordmaskError(
+            f"{name} with these options decides by more than the values of a pixel, so that its "
+            "tiles cannot be blended; crop them (--join crop)"
+        )
 
     def pool(self, maps: Tensor, texts: TextQueries) -> Tensor:
         """Maps (R, h, w) as maps of classes (C or C + 1, h, w); class maps stay as they are."""
@@ -274,6 +298,22 @@ class SoftmaxRule(Rule):
             return labels
 
         return label
+
+    def values(self, scored: Scored) -> BlockValues:
+        """See `Rule.values`: probabilities, and that of no class at 0."""
+        if self.area_threshold or self.min_max:
+            return super().values(scored)
+        texts, strategy, classes = scored.texts, scored.texts.strategy, scored.texts.classes
+
+        def value(block: Tensor) -> Tensor:
+            probability = self.probability(block, texts)
+            best = probability[:classes].amax(0, keepdim=True)
+            none = [probability[classes:], torch.full_like(best, strategy.probability or -1)]
+            if strategy.power is not None:
+                none += [(1 - best) ** strategy.power]
+            return torch.cat([torch.cat(none).amax(0, keepdim=True), probability[:classes]])
+
+        return value
 
     def _values(
         self, block: Tensor, texts: TextQueries, extremes: tuple[Tensor, Tensor] | None
@@ -403,7 +443,8 @@ def best_names(scored: Scored, names: Tensor) -> Iterator[tuple[int, Tensor]]:
     slack = 1e-5 * float(grid.abs().amax())
     rows, columns = (Pieces.of(*one) for one in stretches)
     start, wide = 0, len(columns.pixels)
-    for band in rows.split(max(scored.block_bytes // (16 * len(names) * wide), 1)):
+    each = max(16 * len(names) * wide, 32 * rows.pixels.shape[1] * size[1])  # bytes of a row
+    for band in rows.split(max(scored.block_bytes // each, 1)):
         corners = [end @ grid @ other.T for end in band.ends for other in columns.ends]
         high, low = reduce(torch.maximum, corners), reduce(torch.minimum, corners)  # (R, n, m)
         alive = (high >= low.amax(0) - slack).flatten(1).T.contiguous()  # (n m, R)
@@ -483,3 +524,24 @@ class ClassMapRule(Rule):
             return labels.masked_fill((1 - best).clamp_min(0) ** power >= best, 0)
 
         return label
+
+    def values(self, scored: Scored) -> BlockValues:
+        """See `Rule.values`: weighted maps, 0 for classes that are absent, and no class at 0."""
+        strategy = scored.texts.strategy
+        score = self.image_scores(scored)
+        kept = self.present(scored, score, None)
+        low, factor = self.weights(scored, score)
+        absent = ~kept[:, None, None]
+
+        def value(block: Tensor) -> Tensor:
+            maps = block.sub_(low).mul_(factor).clamp_min_(0).masked_fill_(absent, -1e-6)
+            best = maps.amax(0, keepdim=True)
+            if strategy.kind == "none":
+                none = torch.full_like(best, -1)
+            elif strategy.probability is not None:
+                none = torch.full_like(best, strategy.probability)
+            else:
+                none = (1 - best).clamp_min(0) ** (strategy.power or COMPLEMENT_POWER)
+            return torch.cat([none, maps])
+
+        return value

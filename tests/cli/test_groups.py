@@ -50,7 +50,7 @@ def test_a_command_gets_groups_and_typer_sees_options():
 
 
 @pytest.mark.parametrize(
-    "command", ["segment", "explain", "compare", "evaluate", "bench", "selftest"]
+    "command", ["segment", "large", "explain", "compare", "evaluate", "bench", "selftest"]
 )
 def test_every_command_has_a_flag_of_every_kind(command, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "120")

@@ -6,6 +6,7 @@ from wordmask.metrics.calibration import Calibration
 from wordmask.metrics.collection import Counted, Metrics
 from wordmask.metrics.confusion import Confusion, Pairs
 from wordmask.metrics.image_level import ImageLevel
+from wordmask.metrics.seams import Seams
 
 __all__ = [
     "Boundary",
@@ -16,4 +17,5 @@ __all__ = [
     "Metrics",
     "Pairs",
     "PerPicture",
+    "Seams",
 ]

@@ -12,6 +12,7 @@ CLIP = "wordmask/tiny-clip"
 
 OPTIONS: dict[str, Any] = {  # of every method with the built-in CLIP, over the method's own
     "short_side": None,  # scenes are not resized
+    "long_side": 640,  # but a photograph of 12 megapixels would be 190,000 patches
     "mean": None,  # the network's own normalisation
     "std": None,
     "templates": "openai",  # those of the network's training

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from wordmask.scoring import BlockLabels, ClassMapRule, Scored, nothing
+from wordmask.scoring import BlockLabels, ClassMapRule, Rule, Scored, nothing
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,8 @@ class PaintRule(ClassMapRule):
     """
 
     mask_threshold: float = 0.4
+
+    values = Rule.values  # what is painted depends on other masks, too
 
     def decide(self, scored: Scored, allowed: Tensor | None) -> BlockLabels:
         """See `Rule.decide`."""
