@@ -41,6 +41,7 @@ LAYERS = (
     ("metrics",),
     ("toybox", "evaluation"),
     ("compare", "doctor", "large"),
+    ("app",),
     ("cli", "__main__"),
 )
 

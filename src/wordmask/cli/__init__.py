@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
+from wordmask.cli import app as page
 from wordmask.cli import (
     bench,
     compare,
@@ -52,6 +53,7 @@ for one in (
     methods.methods,
     refiners.refiners,
     demo.demo,
+    page.app,
     doctor.doctor,
     selftest.selftest,
     bench.bench,
