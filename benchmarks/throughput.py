@@ -28,7 +28,7 @@ from PIL import Image
 from encode import make_model
 from wordmask import Segmenter, segment_folder
 from wordmask.devices import synchronise
-from wordmask.formats import DEFAULT, Item, check_formats, render
+from wordmask.formats import DEFAULT, Item, check_formats, label_kind, render
 from wordmask.images import decode_image
 from wordmask.text_queries import TextQueries
 from wordmask.vocabulary import Vocabulary
@@ -88,7 +88,8 @@ def stages(segmenter: Segmenter, texts, paths: list[Path], formats: tuple[str, .
         prepared = clock("resize", segmenter.prepare, image)
         encoding = clock("network", segmenter.encode_prepared, [prepared], True)
         result = clock("decide", segmenter, encoding, texts)
-        clock("files", render, result, path, names, formats)
+        one = Item(path.stem, str(path), result, names.classes, label_kind(formats))
+        clock("files", render, one, formats)
     return seconds
 
 
@@ -131,8 +132,8 @@ def main() -> None:
                 model(x, interpolate_pos_encoding=True)
 
         def save(result, path):
-            item = Item(path.stem, str(path), result, names.classes)
-            for suffix, content in render(item, formats).items():
+            one = Item(path.stem, str(path), result, names.classes, label_kind(formats))
+            for suffix, content in render(one, formats).items():
                 Path(work, f"{path.stem}{suffix}").write_bytes(content)
 
         def in_turn():
