@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from PIL import Image
 
 from commands import CLASSES, FAST, files, one_line_error, picture
 from wordmask.cli import run
-from wordmask.formats import FORMATS
+from wordmask.formats import FORMATS, split_formats
 
 
 @pytest.fixture
@@ -55,6 +56,43 @@ def test_a_folder_is_segmented_into_formats_of_all_pictures(segment, capsys):
     picture("p/d.png", (24, 32))  # a picture more: all are in the new file
     assert segment("--out", "o", "-f", "coco") == 0
     assert set(pixels(json.loads(Path("o/coco.json").read_text()))) == {*pixels(data), "d.png"}
+
+
+def test_shards_leave_the_formats_of_all_to_the_end(segment, capsys):
+    for part in ("1/2", "2/2"):
+        assert segment("--out", "o", "-f", "coco,cvat", "--shard", part) == 0
+        assert "coco is of all pictures: run the same without --shard" in capsys.readouterr().out
+        assert not Path("o/coco.json").exists()
+    assert run(["convert", "o", "-f", "coco,cvat"]) == 0
+    data = json.loads(Path("o/coco.json").read_text())
+    assert set(pixels(data)) == {"a.png", "s/b.png", "c.png"}
+
+
+def test_workers_and_renamed_pictures(segment):
+    assert segment("--out", "o", "-f", "coco,json,masks", "--workers", "2") == 0
+    data = json.loads(Path("o/coco.json").read_text())
+    Path("o/a_masks/9_old.png").touch()
+    picture("p/a.png", (24, 33))  # another picture of that name: its masks are all new
+    Path("p/c.png").rename("p/d.png")
+    masks = sorted(Path("o/c_masks").iterdir())
+    assert segment("--out", "o", "-f", "coco,json,masks") == 0
+    again = json.loads(Path("o/coco.json").read_text())
+    assert set(pixels(again)) == {"a.png", "s/b.png", "d.png"}
+    assert pixels(again)["d.png"] == pixels(data)["c.png"]
+    assert not Path("o/a_masks/9_old.png").exists()
+    assert sorted(one.name for one in Path("o/d_masks").iterdir()) == [one.name for one in masks]
+    summary = json.loads(Path("o/d.json").read_text())
+    assert summary["labels"] == "d_labels.png"
+    assert summary["picture"].endswith("p/d.png")
+
+
+def test_names_that_are_no_text(segment):
+    os.rename("p/a.png", b"p/\xff\xfe.png")
+    whole = ",".join(one.name for one in split_formats(FORMATS)[1])
+    assert segment("--out", "o", "-f", f"{whole},json") == 0
+    names = set(pixels(json.loads(Path("o/coco.json").read_text(encoding="utf-8"))))
+    assert names == {"\ufffd\ufffd.png", "s/b.png", "c.png"}
+    assert Path("o/yolo/labels/\ufffd\ufffd.txt").is_file()
 
 
 def test_results_among_the_pictures_are_no_pictures(segment, capsys):

@@ -29,10 +29,10 @@ from wordmask.files import make_folder, shown, write_atomically
 from wordmask.formats import (
     DEFAULT,
     FORMATS,
-    PictureFormat,
-    Results,
     check_formats,
     check_names,
+    renamed,
+    results_of,
     split_formats,
     write_folder_formats,
 )
@@ -177,6 +177,8 @@ class FolderJob:
         self._moved: dict[str, dict[str, Any]] = {}  # entries of pictures that lie elsewhere now
         self._renamed: list[tuple[str, str]] = []  # names before and now of pictures that moved
         sources = read_sources(inputs, self.out)
+        if isinstance(sources, list):
+            check_names(self.formats, (one.name for one in sources))
         labelled = image_labels is not None
         if isinstance(sources, list):
             labelled = labelled or any(one.image_labels is not None for one in sources)
@@ -199,7 +201,6 @@ class FolderJob:
         if isinstance(sources, list):
             self._find_orphans({one.name for one in sources})
             self.pictures = [one for one in sources if self._is_mine(one.name)]
-            check_names(self.formats, (one.name for one in self.pictures))
             self.todo = list(self._left(self.pictures))
         else:
             self._stream: Iterator[Picture] = sources
@@ -267,11 +268,8 @@ class FolderJob:
         if self.shard[1] > 1 or not split_formats(self.formats)[1]:
             return []
         self.journal.refresh()  # what other processes did
-        done = [
-            (key, entry["picture"]) for key, entry in self.journal.items() if "error" not in entry
-        ]
-        results = Results(self.out, self.words.classes, sorted(done))
-        return write_folder_formats(self.out, self.formats, results)
+        check_names(self.formats, self.journal.keys())  # of pictures that came one by one
+        return write_folder_formats(self.out, self.formats, results_of(self.out, self.journal))
 
     def _is_mine(self, name: str) -> bool:
         """Whether a picture is in this shard; pictures are dealt out by a hash of their names."""
@@ -349,14 +347,16 @@ class FolderJob:
     def _rename(self, before: str, now: str) -> None:
         """Give the results of a picture its new name; a kill between two files does no harm."""
         for one in split_formats(FORMATS)[0]:
-            suffix = one.suffix.rstrip("/")
-            old, new = self.out / (before + suffix), self.out / (now + suffix)
+            old, new = (self.out / (name + one.suffix.rstrip("/")) for name in (before, now))
             if old.exists():
                 make_folder(new.parent)
                 try:
                     os.replace(old, new)
                 except OSError as error:
                     raise WordmaskError(f"cannot rename {shown(old)}: {error.strerror}") from None
+        if (summary := self.out / f"{now}.json").is_file():
+            text = renamed(summary.read_bytes(), now, self._moved[now]["picture"])
+            write_atomically(summary, _writer(text))
         self.journal.drop([before])
         self.journal.append(now, self._moved.pop(now))
 
@@ -393,8 +393,8 @@ class FolderJob:
         if outcome.files:
             with self._lock:
                 self.claim()
-        for one in split_formats(self.formats)[0] if self.overwrite else ():
-            self._clear(one, outcome)
+        for one in split_formats(self.formats)[0] if outcome.files else ():
+            one.clear(self.out, outcome.picture.name, outcome.files)
         for suffix, content in outcome.files.items():
             file = self.out / (outcome.picture.name + suffix)
             make_folder(file.parent)
@@ -403,14 +403,6 @@ class FolderJob:
         if outcome.files or self.on_error == "skip":
             with self._lock:
                 self.journal.append(outcome.picture.name, outcome.entry)
-
-    def _clear(self, one: PictureFormat, outcome: Outcome) -> None:
-        """Remove files of other words from a folder of files for each word."""
-        name = outcome.picture.name
-        folder = self.out / (name + one.suffix)
-        if outcome.files and one.suffix.endswith("/") and folder.is_dir():
-            for other in set(folder.iterdir()) - {self.out / (name + x) for x in outcome.files}:
-                other.unlink()
 
     def share(self, number: int) -> FolderJob:
         """The same job for a worker, which appends to a file of its own and checks nothing."""

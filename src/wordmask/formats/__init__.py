@@ -28,9 +28,11 @@ from wordmask.formats.base import FolderFormat as FolderFormat
 from wordmask.formats.base import Format as Format
 from wordmask.formats.base import Item as Item
 from wordmask.formats.base import PictureFormat as PictureFormat
+from wordmask.formats.pictures import renamed as renamed
 from wordmask.formats.results import LABELS
 from wordmask.formats.results import Results as Results
 from wordmask.formats.results import read_results as read_results
+from wordmask.formats.results import results_of as results_of
 
 FORMATS: dict[str, PictureFormat | FolderFormat] = {
     one.name: one

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
@@ -115,12 +115,17 @@ class PictureFormat(Format):
         """Write the files of a picture, each whole or not at all; return that of `path`."""
         path, files = self.path(out, item.name), self.files(item)
         make_folder(path.parent)
-        if self.suffix.endswith("/"):
-            for other in set(path.parent.iterdir()) - {out / (item.name + one) for one in files}:
-                other.unlink()  # of an earlier run
+        self.clear(out, item.name, files)
         for suffix, data in files.items():
             write_atomically(out / (item.name + suffix), partial(_put, data))
         return path
+
+    def clear(self, out: Path, name: str, files: Collection[str]) -> None:
+        """Remove what an earlier run left in the folder of a picture, but for `files`."""
+        folder = out / (name + self.suffix)
+        if self.suffix.endswith("/") and folder.is_dir():
+            for other in set(folder.iterdir()) - {out / (name + one) for one in files}:
+                other.unlink()
 
 
 @dataclass(frozen=True)

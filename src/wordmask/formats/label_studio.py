@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -48,7 +49,7 @@ def task(item: Item) -> dict[str, Any]:
         for name in result.found
     ]
     place = item.picture or item.linked
-    address = place if "://" in place else ADDRESS + quote(Path(place).absolute().as_posix()[1:])
+    address = place if "://" in place else ADDRESS + quote(os.fsencode(Path(place).absolute())[1:])
     prediction = {"model_version": f"wordmask {__version__}", "result": strokes}
     return {"data": {"image": address}, "predictions": [prediction]}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from wordmask.errors import WordmaskError
+from wordmask.files import shown
 from wordmask.formats.base import INDEX, Item, PictureFormat
 from wordmask.formats.label_studio import task
 from wordmask.regions import Region, polygons, run_lengths
@@ -49,10 +51,20 @@ def scores(item: Item) -> bytes:
 
 def summary(item: Item) -> bytes:
     """Shares of the classes and provenance; the schema is segmentation.schema.json."""
-    label_file = f"{item.name.rpartition('/')[2]}_{item.labels}.png" if item.labels else None
+    name = shown(item.name.rpartition("/")[2])
+    label_file = f"{name}_{item.labels}.png" if item.labels else None
     head = {"picture": item.picture or None, "words": item.words, "labels": label_file}
     summary = json.loads(item.result.to_json())
     return text({"schema": summary.pop("schema"), **head, **summary}, indent=2)
+
+
+def renamed(content: bytes, name: str, picture: str) -> bytes:
+    """The JSON of a picture whose results were given the name `name`."""
+    summary = json.loads(content)
+    if label_file := summary.get("labels"):
+        kind = label_file.rpartition("_")[2]
+        summary["labels"] = f"{os.path.basename(shown(name))}_{kind}"
+    return text(summary | {"picture": shown(picture)}, indent=2)
 
 
 def masks(item: Item) -> dict[str, bytes]:

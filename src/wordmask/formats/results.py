@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,7 +58,8 @@ class Results:
 
                 image = np.asarray(read_image(picture))
             result = Segmentation(read_labels(file), self.names, image=image)
-            yield Item(name, picture, result, self.words, kind)
+            text = os.fsencode(name).decode("utf-8", "replace").replace(os.sep, "/")
+            yield Item(text, picture, result, self.words, kind)
 
 
 def read_labels(file: Path) -> np.ndarray:
@@ -83,15 +85,32 @@ def read_results(folder: Path, images: bool = False) -> Results:
         WordmaskError: it holds none.
     """
     try:
-        settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
-        words = settings["classes"]
+        text = (folder / SETTINGS).read_bytes().decode(errors="surrogatepass")
+        settings = json.loads(text)
+        settings["classes"]
     except (OSError, ValueError, KeyError, TypeError):
         raise WordmaskError(
             f"{shown(folder)} holds no results; give the --out folder of wordmask segment"
         ) from None
-    journal = Journal(folder, settings)
-    done = ((name, entry) for name, entry in journal.items() if "error" not in entry)
-    pairs = [(name, str(entry["picture"])) for name, entry in done]
-    if not pairs:
+    results = results_of(folder, Journal(folder, settings), images)
+    if next(iter(results.pictures), None) is None:
         raise WordmaskError(f"{shown(folder)} holds no finished picture")
-    return Results(folder, words, sorted(pairs), images)
+    return results
+
+
+def results_of(folder: Path, journal: Journal, images: bool = False) -> Results:
+    """The results that a journal lists, by name."""
+    return Results(folder, journal.settings["classes"], Done(journal), images)
+
+
+@dataclass(frozen=True)
+class Done:
+    """Name and source of each picture that a journal says is done, by name."""
+
+    journal: Journal
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        for name in sorted(self.journal.keys()):
+            entry = self.journal.read(name)
+            if "error" not in entry:
+                yield name, str(entry["picture"])
