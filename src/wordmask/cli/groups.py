@@ -39,8 +39,9 @@ WORDS, METHOD, MODEL = "Words", "Method", "Model"
 SOURCE = "a hub id (owner/name or owner/name@revision), a folder, or FILE.py:FUNCTION"
 
 
-def whole_number(text: str) -> int:
-    """Read a whole number of a command line."""
+def whole_number(text: str | int) -> int:
+    """Read a whole number of a command line; typer sends an option's default through it too."""
+    text = str(text)
     if not (text.isascii() and text.isdigit()):
         raise typer.BadParameter(f"got {text!r}; give a whole number, 0 or more, in digits")
     if len(text) > 18:
