@@ -563,11 +563,11 @@ def test_the_command(tmp_path, capsys):
     assert "exists; choose another name, or overwrite" in capsys.readouterr().err
 
 
-def test_the_command_with_its_own_tiles(tmp_path, capsys):
+def test_the_command_with_its_own_tiles(tmp_path):
     path = write(tmp_path / "in.tif", np.full((3, 40, 50), 90, np.uint8), photometric="RGB")
     given = ["large", str(path), "-c", "grass; sand", "--model", "wordmask/tiny-clip", "-m", "clip"]
     assert run([*given, "--out", str(tmp_path / "out.tif")]) == 0
-    assert "1 tile in" in capsys.readouterr().out
+    assert (tmp_path / "out.tif").exists()
 
 
 def test_segment_names_it(tmp_path, capsys):
