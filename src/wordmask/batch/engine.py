@@ -66,7 +66,7 @@ class Mapper:
         if not segmenter.low_memory:  # else each network is loaded when its turn comes
             segmenter.networks.load(used_networks(segmenter.method, segmenter.refiners))
         self.segmenter = segmenter
-        self.words, self.formats = job.words, job.formats
+        self.words, self.formats, self.draft = job.words, job.formats, job.draft
         self.texts = segmenter.encode_text(job.words, job.background)
         self.weights = segmenter.weights()
         at_once = segmenter.pipeline.at_once
@@ -79,6 +79,9 @@ class Mapper:
             content = picture.content()
             entry["hash"] = digest(content)
             image = picture.image
+            if image is None and self.draft:
+                prepared = self.segmenter.prepare_reduced(content, str(picture.path))
+                return Loaded(number, picture, entry, prepared)
             if image is None:
                 limit = self.segmenter.max_pixels
                 image = decode_image(content, str(picture.path), max_pixels=limit)
