@@ -556,7 +556,7 @@ def test_a_picture_that_does_not_fit_into_memory_is_refused_before_it_is_decoded
     monkeypatch.setattr(Image.Image, "load", lambda image: pytest.fail("it was decoded"))
     with pytest.raises(ImageError, match=r"need about 4\.1 GiB, but 1\.0 GiB are free") as error:
         read_image(tmp_path / "large.png", max_pixels=None)
-    one_line(error, "20000 x 20000", "smaller")
+    one_line(error, "20000 x 20000", "wordmask large")
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "L", "I;16", "F"])
