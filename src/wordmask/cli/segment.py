@@ -127,12 +127,12 @@ def segment(
         on_error=on_error,
         image_labels=image_labels,
     )
+    job.check_first(DEFAULT_MAX_PIXELS if max_pixels is None else max_pixels or None)
+    words.echo(vocabulary, background)
     if not job.todo:
         _print_end(job)
         return
-    job.check_first(DEFAULT_MAX_PIXELS if max_pixels is None else max_pixels or None)
     segmenter = model.load(built, variant, refiners, max_pixels=max_pixels, low_memory=low_memory)
-    words.echo(vocabulary, background)
     with common.progress_bar() as bar:
         task = bar.add_task("segmenting", total=len(job.todo), unit="pictures")
 
