@@ -13,14 +13,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from PIL import Image
 
 import wordmask
 from wordmask import toybox
 from wordmask.cli import run
 from wordmask.explain import VIEWS
+from wordmask.formats import FORMATS
 
 ROOT = Path(__file__).parents[1]
+STEPS = r"<!-- (run|python) -->\n```\w+\n(.*?)```"
 PLUGIN = ROOT / "examples" / "plugin" / "src" / "wordmask_example"
 
 # Every line of a marked block: commands by the command line's own entry point, Python as it is.
@@ -55,8 +58,7 @@ def test_extending(tmp_path):
         assert content == (PLUGIN / name).read_text(encoding="utf-8"), name
         assert len(content.splitlines()) <= 60
         (tmp_path / name).write_text(content, encoding="utf-8")
-    pattern = r"<!-- (run|python) -->\n```\w+\n(.*?)```"
-    steps = [(m[1], m[2]) for m in re.finditer(pattern, text, re.DOTALL)]
+    steps = [(m[1], m[2]) for m in re.finditer(STEPS, text, re.DOTALL)]
     assert len(steps) >= 6
     (tmp_path / "steps.json").write_text(json.dumps(steps), encoding="utf-8")
     paths = os.pathsep.join([str(Path(wordmask.__file__).parents[1]), str(tmp_path)])
@@ -84,7 +86,7 @@ def test_pictures(tmp_path):
     Image.fromarray(scene.image).save(tmp_path / "scene" / "scene.png")
     quick = text.replace("--pictures 3", "--pictures 1").replace("side=144", "side=48")
     steps = [("run", one) for _, one in marked(quick, "run")]
-    assert len(steps) == 3
+    assert len(steps) == 4
     (tmp_path / "steps.json").write_text(json.dumps(steps), encoding="utf-8")
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT],
@@ -103,6 +105,38 @@ def test_pictures(tmp_path):
     drawn = {path.stem for path in (tmp_path / "explained").iterdir()}
     assert drawn == {f"scene_{name}" for name in set(VIEWS) - {"attention", "layers", "classes"}}
     assert (tmp_path / "compared.png").is_file()
+
+
+def test_formats(tmp_path):
+    """What docs/formats.md tells to type runs, and its tables name all formats."""
+    text = (ROOT / "docs" / "formats.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `([a-z0-9-]+)` \| `([^`]+)`", text, re.MULTILINE)
+    assert [name for name, _ in rows] == list(FORMATS)
+    for name, file in rows:
+        assert file.removeprefix("NAME") == FORMATS[name].suffix, name
+    steps = [(m[1], m[2]) for m in re.finditer(STEPS, text, re.DOTALL)]
+    assert [kind for kind, _ in steps] == ["run", "python"]
+    (tmp_path / "steps.json").write_text(json.dumps(steps), encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT],
+        cwd=tmp_path,
+        env={
+            **os.environ,
+            "PYTHONPATH": str(Path(wordmask.__file__).parents[1]),
+            "OMP_NUM_THREADS": "1",
+            "HF_HUB_OFFLINE": "1",
+        },
+        capture_output=True,
+        text=True,
+        timeout=400,
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    made = {path.name for path in (tmp_path / "dataset").iterdir()}
+    assert made == {
+        "scene_masks", "scene_cutouts", "scene_polygons.geojson",
+        "yolo", "cvat.zip", "coco_panoptic", "voc",
+    }  # fmt: skip
+    assert (tmp_path / "masks" / "coco.json").is_file()
 
 
 def test_maps(tmp_path, monkeypatch):
@@ -124,25 +158,100 @@ def test_maps(tmp_path, monkeypatch):
     }
 
 
-def test_python_examples(tmp_path, monkeypatch):
-    """The Python examples of README.md and docs/evaluation.md run, with the built-in CLIP."""
-    examples = [
-        code
-        for document in (ROOT / "README.md", ROOT / "docs" / "evaluation.md")
-        for _, code in marked(document.read_text(encoding="utf-8"), "python")
-    ]
-    assert len(examples) == 3
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+# Run by the tests above, which prepare more for them.
+WITH_OWN_TEST = {"extending.md", "jobs.md", "maps.md", "pictures.md"}
+# Run elsewhere: `.ci/run` types the README's commands, tests/toybox its demo.
+ELSEWHERE = {"demo", "test"}
+
+
+def unmarked(text: str) -> list[str]:
+    """The first lines of fences that are neither run nor say why not.
+
+    `<!-- not run: why -->` stands before a fence or, for all of a page, at its top. Messages and
+    output are fences without a language.
+    """
+    if re.search(r"\A# .*\n\n<!-- not run: .{9,}? -->\n\n", text):
+        text = re.sub(r"\A# .*\n\n<!--.*?-->\n", "", text)
+        found = re.findall(r"^<!-- (?:run|python|file)\b.*-->$", text, re.MULTILINE)
+        return ["the page says that it is not run, and has: " + one for one in found]
+    fences = re.finditer(r"(?:^<!-- ([^\n]+?) -->\n)?^ *```(\w+)\n(.*?)^ *```$", text, re.M | re.S)
+    wrong = []
+    for fence in fences:
+        kind, _, rest = (fence[1] or "").partition(":")
+        ran = (kind in {"run", "python"} | ELSEWHERE and not rest) or (kind == "file" and rest)
+        if not ran and not (kind == "not run" and len(rest.strip()) > 8):
+            wrong.append(fence[3].splitlines()[0])
+    return wrong
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_example_is_run_or_says_why_not(page):
+    assert not unmarked(page.read_text(encoding="utf-8"))
+
+
+def test_fences_without_a_mark_are_found():
+    fence = "```bash\nwordmask demo\n```\n"
+    assert unmarked(fence) == ["wordmask demo"]
+    assert unmarked(f"<!-- not run: -->\n{fence}") == ["wordmask demo"]
+    assert unmarked(f"<!-- run -->\n{fence}<!-- not run: needs weights -->\n{fence}") == []
+    assert unmarked(f"# A page\n\n<!-- not run: all need weights -->\n\n{fence}") == []
+    assert unmarked("```\na message\n```\n") == []
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        page
+        for page in PAGES
+        if page.name not in WITH_OWN_TEST
+        and re.search(r"^<!-- (run|python) -->$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    ],
+    ids=lambda page: page.name,
+)
+def test_examples_run(page, tmp_path, monkeypatch):
+    """Each `<!-- run -->` and `<!-- python -->` of a page, in order, with built-in networks."""
     monkeypatch.chdir(tmp_path)
-    scene = toybox.render(0, 64)  # in place of the pictures that the examples name
-    for name in ("examples/coffee.jpg", "wordmask-demo/scene.png"):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    scene = Image.fromarray(toybox.render(0, 64).image)  # in place of what the pages name
+    for name in ("examples/coffee.jpg", "wordmask-demo/scene.png", "scene/scene.png"):
         Path(name).parent.mkdir()
-        Image.fromarray(scene.image).save(name)
-    for code in examples:
-        code = code.replace("openai/clip-vit-base-patch16", "wordmask/tiny-clip")
-        exec(compile(code, "example", "exec"), {"__name__": "example"})
-    assert Path("coffee_overlay.png").is_file()
-    assert Path("masks-demo/scene_labels.png").is_file()
-    assert Path("runs/mine/state").is_dir()
+        scene.save(name)
+    text = page.read_text(encoding="utf-8").replace(
+        "openai/clip-vit-base-patch16", "wordmask/tiny-clip"
+    )
+    steps = re.findall(r"^<!-- (run|python) -->\n```\w+\n(.*?)^```$", text, re.M | re.S)
+    marks = re.findall(r"^<!-- (?:run|python) -->$", text, re.MULTILINE)
+    assert len(steps) == len(marks), "a mark stands on the line before its fence"
+    for kind, content in steps:
+        if kind == "python":
+            exec(compile(content, page.name, "exec"), {"__name__": "example"})
+            continue
+        for line in content.replace("\\\n", " ").splitlines():
+            program, *arguments = shlex.split(line, comments=True) or [""]
+            assert program in ("", "wordmask"), line
+            assert not program or run(arguments) == 0, line
+    if page.name == "README.md":
+        assert Path("coffee_overlay.png").is_file()
+        assert Path("masks-demo/scene_labels.png").is_file()
+
+
+def test_jobs(tmp_path, monkeypatch):
+    """The commands and the Python of docs/jobs.md run."""
+    text = (ROOT / "docs" / "jobs.md").read_text(encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    for seed in range(2):
+        Image.fromarray(toybox.render(seed, 64).image).save(f"{seed}.png")
+    Path("list.txt").write_text("0.png\n1.png\n")
+    for _, block in marked(text, "run"):
+        for line in block.splitlines():
+            assert run(shlex.split(line)[1:]) == 0, line
+    (code,) = [code for _, code in marked(text, "python")]
+    exec(compile(code, "example", "exec"), {"__name__": "example"})
+    assert {file.name for file in Path("second").glob("*.png")} == {"0_labels.png", "1_labels.png"}
+    assert len(list(Path("kept").rglob("*.safetensors"))) == 2
+    assert Path("results.parquet").is_file()
+    assert Path("frames/frame2_labels.png").is_file()
 
 
 def definitions(file: Path) -> set[str]:

@@ -236,7 +236,8 @@ def compare(
     Args:
         segmenter: the networks; its method is not used.
         pictures: paths, PIL images or uint8 arrays (H, W, 3).
-        words, background: as for `Segmenter.encode_text`.
+        words: as for `Segmenter.encode_text`.
+        background: as for `Segmenter.encode_text`.
         methods: `METHOD[:VARIANT][+REFINER[:VARIANT]]...`, as for `evaluate`.
         targets: for each picture None or labels (H, W): i is the i-th class, 0 none of them, 255 in
             8 bits and 65535 left out; or a folder with a PNG of the name of each picture.

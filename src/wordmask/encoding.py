@@ -99,6 +99,38 @@ class Encoding:
         """(H', W') of the network's input before padding."""
         return self.pixels.shape[2], self.pixels.shape[3]
 
+    def split(self) -> list[Encoding]:
+        """The pictures, each as an encoding of its own."""
+        if len(self) == 1:
+            return [self]
+        windows = len(self.windows) or 1
+        parts = []
+        for i, features in enumerate(self.features.split(windows)):
+            state = self.state
+            if state is not None:
+                rows = slice(i * windows, (i + 1) * windows)
+                names = [item.name for item in dataclasses.fields(state)]
+                own = {name: getattr(state, name) for name in names}
+                own = {k: v[rows] for k, v in own.items() if isinstance(v, (Tensor, tuple))}
+                state = dataclasses.replace(state, **own)
+            parts.append(
+                dataclasses.replace(
+                    self,
+                    features=features,
+                    state=state,
+                    pixels=self.pixels[i : i + 1],
+                    sizes=self.sizes[i : i + 1],
+                    images=self.images[i : i + 1],
+                    single=True,
+                    prepared={
+                        (0, *key[1:]): value
+                        for key, value in self.prepared.items()
+                        if isinstance(key, tuple) and key[0] == i
+                    },
+                )
+            )
+        return parts
+
     def score_maps(self, scores: Tensor) -> list[ScoreMap]:
         """Scores (B * windows, R, h, w) of `features` as one score map for each picture."""
         count = len(self.windows) or 1

@@ -12,12 +12,16 @@ from typing import BinaryIO
 from wordmask.errors import WordmaskError
 
 
-def write_atomically(path: str | Path, write: Callable[[BinaryIO], object]) -> None:
+def write_atomically(
+    path: str | Path, write: Callable[[BinaryIO], object], temporary_name: str | None = None
+) -> None:
     """Write a file whole or not at all.
 
     ``write`` fills a temporary file in the folder of ``path``, which then replaces ``path`` in one
     step. If ``write`` fails or is interrupted, the temporary file is removed and an earlier file of
-    that name stays as it was. A link is followed: the file it names is replaced.
+    that name stays as it was. A link is followed: the file it names is replaced. A kill can leave
+    the temporary file, which has a random name; with a ``temporary_name`` of its own, the next
+    attempt replaces it.
 
     Raises:
         WordmaskError: the folder is missing, cannot be written or is full, or ``path`` is
@@ -26,10 +30,10 @@ def write_atomically(path: str | Path, write: Callable[[BinaryIO], object]) -> N
     target = Path(os.path.realpath(path))
     if target.exists() and not target.is_file():
         raise WordmaskError(f"cannot write {path}: it exists and is not a file; give a file name")
-    temporary = target.with_name(f".{secrets.token_hex(8)}.part")
+    temporary = target.with_name(temporary_name or f".{secrets.token_hex(8)}.part")
     try:
         try:
-            with open(temporary, "xb") as file:
+            with open(temporary, "wb" if temporary_name else "xb") as file:
                 write(file)
             os.replace(temporary, target)
         except BaseException:

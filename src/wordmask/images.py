@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import glob
+import io
 import math
 import os
 import re
@@ -123,26 +124,61 @@ def _read_array(array: npt.NDArray[np.uint8]) -> RGB:
     return np.array(array, order="C")  # a copy: cameras fill the same buffer again
 
 
+def read_bytes(path: str | os.PathLike[str]) -> bytes:
+    """The content of a picture's file, to be given to `decode_image`.
+
+    Raises:
+        ImageError: there is no such file, or it cannot be read.
+    """
+    path = os.fsdecode(path)
+    with _errors(path), _open_file(path) as stream:
+        return stream.read()
+
+
+def decode_image(data: bytes, name: str, *, max_pixels: int | None = DEFAULT_MAX_PIXELS) -> RGB:
+    """Read a picture from the content of its file, as `read_image` does from its path.
+
+    name: the picture's, for messages.
+
+    Raises:
+        ImageError: as `read_image`.
+    """
+    with _errors(name), io.BytesIO(data) as stream, _quiet_warnings():
+        return _decode(_open(stream, _shown(name)), _shown(name), max_pixels, stream)
+
+
 def _read_file(path: str, max_pixels: int | None) -> RGB:
-    shown = _shown(path)
+    with _errors(path), _open_file(path) as stream, _quiet_warnings():
+        return _decode(_open(stream, _shown(path)), _shown(path), max_pixels, stream)
+
+
+def _open_file(path: str) -> BinaryIO:
+    mode = os.stat(path).st_mode
+    if stat.S_ISDIR(mode):
+        raise ImageError(
+            f"cannot read {_shown(path)}: it is a folder; give the path of one picture"
+        )
+    if not stat.S_ISREG(mode):  # a pipe would block, a device may never end
+        raise ImageError(f"cannot read {_shown(path)}: it is not a regular file")
+    return open(path, "rb")
+
+
+@contextmanager
+def _errors(path: str) -> Iterator[None]:
+    """Turn errors of files and decoders into an ImageError with the path."""
     try:
-        mode = os.stat(path).st_mode
-        if stat.S_ISDIR(mode):
-            raise ImageError(f"cannot read {shown}: it is a folder; give the path of one picture")
-        if not stat.S_ISREG(mode):  # a pipe would block, a device may never end
-            raise ImageError(f"cannot read {shown}: it is not a regular file")
-        with open(path, "rb") as stream, _quiet_warnings():
-            return _decode(_open(stream, shown), shown, max_pixels, stream)
+        yield
     except ImageError:
         raise
     except Exception as error:  # decoders raise nearly every kind of error on damaged files
         if _URL.match(path):
             raise ImageError(
-                f"cannot read {shown}: wordmask reads local files only; download the picture first"
+                f"cannot read {_shown(path)}: wordmask reads local files only; download the "
+                "picture first"
             ) from None
         missing = isinstance(error, OSError) and error.errno in (errno.ENOENT, errno.ENOTDIR)
         reason = "there is no such file" if missing else _reason(error)
-        raise ImageError(f"cannot read {shown}: {reason}") from error
+        raise ImageError(f"cannot read {_shown(path)}: {reason}") from error
 
 
 def _open(stream: BinaryIO, shown: str) -> Image.Image:

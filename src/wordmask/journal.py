@@ -3,15 +3,18 @@
 A folder holds the journal of one run: `wordmask.json` with the settings that its results depend on,
 and for every process that writes one file with a line for each item. A line is written when its
 item is finished, so that a kill loses only unfinished items; an incomplete line is ignored. The
-names of these files contain a hash of the settings: lines of other settings are never read.
+names of these files contain a hash of the settings: lines of other settings are never read. Lines
+are never changed: of one key the line with the highest number counts, in whatever file it is, and
+a line may say that its key is dropped.
 """
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import IO, Any, BinaryIO
@@ -37,6 +40,7 @@ class Journal:
 
     Attributes:
         claimed: whether the folder held a journal when it was opened.
+        digest: a hash of the settings, 12 hexadecimal digits.
 
     Raises:
         WordmaskError: the folder holds the journal of other settings, one that cannot be read, or
@@ -55,9 +59,12 @@ class Journal:
         self.settings: dict[str, Any] = json.loads(json.dumps(settings))
         self.overwrite = overwrite
         text = json.dumps(self.settings, sort_keys=True)
-        self._digest = hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
-        self._own = self.folder / f"wordmask-{self._digest}-{part}.jsonl"
-        self._lines: dict[str, tuple[Path, int]] = {}  # key -> file and offset of its line
+        self.digest = hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
+        self._own = self.folder / f"wordmask-{self.digest}-{part}.jsonl"
+        # key -> file and offset of its line, and its number
+        self._lines: dict[str, tuple[Path, int, int]] = {}
+        self._dropped: dict[str, int] = {}  # key -> number of the line that says so
+        self._number = 0  # the highest so far
         self._ends: dict[Path, int] = {}  # how far each file was read
         self._begun = False
         if self.folder.exists() and not self.folder.is_dir():
@@ -81,17 +88,25 @@ class Journal:
 
     def read(self, key: str) -> dict[str, Any]:
         """The values of a finished item. Raises KeyError if it is not finished."""
-        path, offset = self._lines[key]
+        path, offset, _ = self._lines[key]
         with _open(path, "rb") as file:
-            file.seek(offset)
-            entry = json.loads(file.readline())
-        del entry["key"]
-        return dict(entry)
+            return _values(file, offset)
 
     def items(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """Finished items with their values, one at a time."""
-        for key in list(self._lines):
-            yield key, self.read(key)
+        with ExitStack() as stack:
+            files: dict[Path, IO[bytes]] = {}
+            for key, (path, offset, _) in list(self._lines.items()):
+                if path not in files:
+                    files[path] = stack.enter_context(_open(path, "rb"))
+                yield key, _values(files[path], offset)
+
+    def sibling(self, part: str) -> Journal:
+        """A writer of another part for a process of the same run; it holds no items."""
+        other = copy.copy(self)
+        other._own = self.folder / f"wordmask-{self.digest}-{part}.jsonl"
+        other._lines, other._dropped, other._ends = {}, {}, {}
+        return other
 
     def begin(self) -> None:
         """Make the folder and claim it for these settings, once.
@@ -118,31 +133,35 @@ class Journal:
         Raises:
             WordmaskError: the disk is full or cannot be written.
         """
+        offset = self._write([{"key": key, "#": self._number + 1, **values}])
+        self._number += 1
+        self._lines[key] = self._own, offset, self._number
+
+    def drop(self, keys: Iterable[str]) -> None:
+        """Remove items, so that they are done again."""
         self.begin()
-        line = json.dumps({"key": key, **values}).encode() + b"\n"
+        dropped = [key for key in dict.fromkeys(keys) if key in self._lines]
+        if not dropped:
+            return
+        self._number += 1
+        self._write([{"key": key, "#": self._number, "#dropped": True} for key in dropped])
+        for key in dropped:
+            del self._lines[key]
+            self._dropped[key] = self._number
+
+    def _write(self, entries: Sequence[Mapping[str, Any]]) -> int:
+        """Append lines to the own file; returns where the first begins."""
+        self.begin()
+        lines = b"".join(json.dumps(entry).encode() + b"\n" for entry in entries)
         with _open(self._own, "ab+") as file:
             end = file.seek(0, 2)
             if end:
                 file.seek(end - 1)
                 if file.read(1) != b"\n":  # the last line is incomplete
-                    line, end = b"\n" + line, end + 1
-            file.write(line)
+                    lines, end = b"\n" + lines, end + 1
+            file.write(lines)
             file.flush()
-        self._lines[key] = self._own, end
-
-    def drop(self, keys: Collection[str]) -> None:
-        """Remove items, so that they are done again. No other process may write meanwhile."""
-        self.begin()
-        dropped = {key for key in keys if key in self._lines}
-        if not dropped:
-            return
-        for path in self._parts():
-            with _open(path, "rb") as old:
-                entries = ((line, _entry(line)) for line in old)
-                kept = [line for line, entry in entries if entry and entry["key"] not in dropped]
-            write_atomically(path, partial(_write, b"".join(kept)))
-        self._lines, self._ends = {}, {}
-        self.refresh()
+        return end
 
     def refresh(self) -> list[str]:
         """Read the lines added since, also by other processes; returns the new keys."""
@@ -154,16 +173,28 @@ class Journal:
                     if not line.endswith(b"\n"):  # still being written, or incomplete
                         break
                     entry = _entry(line)
-                    if entry:
-                        if entry["key"] not in self._lines:
-                            new.append(entry["key"])
-                        self._lines[entry["key"]] = path, offset
+                    if entry and self._take(entry, path, offset):
+                        new.append(entry["key"])
                     offset += len(line)
                 self._ends[path] = offset
         return new
 
+    def _take(self, entry: Mapping[str, Any], path: Path, offset: int) -> bool:
+        """Count a line that was read; returns whether its key is new."""
+        key, number = entry["key"], entry.get("#", 0)
+        self._number = max(self._number, number)
+        known = key in self._lines
+        if number < (self._lines[key][2] if known else self._dropped.get(key, 0)):
+            return False
+        if "#dropped" in entry:
+            self._lines.pop(key, None)
+            self._dropped[key] = number
+            return False
+        self._lines[key] = path, offset, number
+        return not known
+
     def _parts(self) -> list[Path]:
-        return sorted(self.folder.glob(f"wordmask-{self._digest}-*.jsonl"))
+        return sorted(self.folder.glob(f"wordmask-{self.digest}-*.jsonl"))
 
     def _is_mine(self) -> bool:
         """Whether the folder is claimed for these settings; refuses others."""
@@ -214,6 +245,12 @@ def _entry(line: bytes) -> dict[str, Any] | None:
     except ValueError:
         return None
     return entry if isinstance(entry, dict) and "key" in entry else None
+
+
+def _values(file: IO[bytes], offset: int) -> dict[str, Any]:
+    file.seek(offset)
+    entry = json.loads(file.readline())
+    return {name: value for name, value in entry.items() if name not in ("key", "#")}
 
 
 def _write(data: bytes, file: BinaryIO) -> None:

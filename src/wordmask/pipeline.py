@@ -38,6 +38,11 @@ class Pipeline:
     refiners: tuple[Refiner, ...] = ()
     low_memory: bool = False
 
+    @property
+    def at_once(self) -> int:
+        """How many pictures or windows go through the network together."""
+        return CPU_BATCH if self.towers.clip.device.type == "cpu" else BATCH
+
     @torch.inference_mode()
     def encode(
         self,
@@ -58,11 +63,10 @@ class Pipeline:
             crops = [pixels[..., y : y + h, x : x + w] for y, x, h, w in windows]
             batch = torch.stack(crops, dim=1).flatten(0, 1)  # windows of a picture side by side
         batch, pad = self.method.pad(batch, self.towers.clip.patch)
-        at_once = CPU_BATCH if self.towers.clip.device.type == "cpu" else BATCH
         given = {} if regions is None else {"regions": regions}
         with stage(self.method.name):
             batches = steps(
-                "windows" if windows else "pictures", batch.split(at_once), len(batch), len
+                "windows" if windows else "pictures", batch.split(self.at_once), len(batch), len
             )
             parts = [self.method.encode(self.towers, x, **given) for x in batches]
         dense = DenseFeatures.join(parts)

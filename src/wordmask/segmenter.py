@@ -7,7 +7,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, overload
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 import PIL.Image
@@ -48,15 +48,23 @@ Ground = Background | str | Sequence[str] | Tensor | None
 _told: set[str] = set()  # notes that were told already
 
 
+class Prepared(NamedTuple):
+    """A picture as it was read, uint8 (H, W, 3), and its pixels for the network (3, H', W')."""
+
+    image: np.ndarray
+    pixels: Tensor
+
+
 class Segmenter:
     """Segments pictures by words with one CLIP and one method; its weights are never changed.
 
     Encode once, score many times: `encode` runs the network on a picture, `score` and
     `segmenter(encoding, words)` only compare its features with text.
 
-    >>> segmenter = Segmenter.from_pretrained("openai/clip-vit-base-patch16")  # doctest: +SKIP
-    >>> result = segmenter("street.jpg", ["car", "tree", "road"])  # doctest: +SKIP
-    >>> result.overlay().save("overlay.png")  # doctest: +SKIP
+    Examples:
+        >>> segmenter = Segmenter.from_pretrained("openai/clip-vit-base-patch16")  # doctest: +SKIP
+        >>> result = segmenter("street.jpg", ["car", "tree", "road"])  # doctest: +SKIP
+        >>> result.overlay().save("overlay.png")  # doctest: +SKIP
     """
 
     def __init__(
@@ -220,16 +228,44 @@ class Segmenter:
         sources: list[Any] = list(image) if isinstance(image, (list, tuple)) else [image]
         if not sources:
             raise WordmaskError("got an empty list of pictures; give at least one")
-        pictures = [read_image(source, max_pixels=self.max_pixels) for source in sources]
-        prepared = [self.method.prepare(picture, self.tower) for picture in pictures]
-        shapes = sorted({tuple(x.shape[1:]) for x in prepared})
+        prepared = [self.prepare(source) for source in sources]
+        shapes = sorted({tuple(one.pixels.shape[1:]) for one in prepared})
         if len(shapes) > 1:
             raise WordmaskError(
                 f"got pictures that resize to different shapes ({shapes[0]} and {shapes[-1]}); "
                 "encode them one by one, or call segmenter(images, words)"
             )
-        sizes = [(p.shape[0], p.shape[1]) for p in pictures]
-        return self.pipeline.encode(torch.stack(prepared), sizes, pictures, single, regions)
+        return self.encode_prepared(prepared, single, regions)
+
+    def prepare(self, image: Any) -> Prepared:
+        """Read a picture and make pixels of it: what `encode` does before the network.
+
+        It takes no lock and may run in a thread of its own, ahead of the network.
+
+        image: a path, a PIL image or a uint8 array (H, W, 3).
+        """
+        picture = read_image(image, max_pixels=self.max_pixels)
+        return Prepared(picture, self.method.prepare(picture, self.tower))
+
+    def encode_prepared(
+        self, prepared: Sequence[Prepared], single: bool = False, regions: Tensor | None = None
+    ) -> Encoding:
+        """Encode prepared pictures of one size; regions (1, H, W), of a single picture."""
+        sizes = [(one.image.shape[0], one.image.shape[1]) for one in prepared]
+        images = [one.image for one in prepared]
+        pixels = torch.stack([one.pixels for one in prepared])
+        return self.pipeline.encode(pixels, sizes, images, single, regions)
+
+    def encode_each(self, prepared: Sequence[Prepared]) -> list[Encoding]:
+        """Encode prepared pictures of any size, those of one size together: an encoding each."""
+        groups: dict[Any, list[int]] = {}
+        for i, one in enumerate(prepared):
+            groups.setdefault(tuple(one.pixels.shape), []).append(i)
+        encodings: dict[int, Encoding] = {}
+        for indices in groups.values():
+            joined = self.encode_prepared([prepared[i] for i in indices], len(indices) == 1)
+            encodings |= zip(indices, joined.split(), strict=True)
+        return [encodings[i] for i in range(len(prepared))]
 
     def _tell(self) -> None:
         """Say once what to know about the network."""
@@ -352,8 +388,14 @@ class Segmenter:
         known = [None] * len(image) if known is None else known
         if self.low_memory:
             return True, self.score_all([self.encode(one) for one in image], texts, known)
-        pairs = zip(image, known, strict=True)
-        return True, (s for x, own in pairs for s in self.score_all([self.encode(x)], texts, [own]))
+        at_once = self.pipeline.at_once
+
+        def scored() -> Iterator[Scored]:
+            for i in range(0, len(image), at_once):
+                encodings = self.encode_each([self.prepare(x) for x in image[i : i + at_once]])
+                yield from self.score_all(encodings, texts, known[i : i + at_once])
+
+        return True, scored()
 
     @overload
     def __call__(

@@ -53,8 +53,9 @@ class Vocabulary:
     Raises WordmaskError: no class, more than 65,535 classes, a bare string, an empty name, an entry
     that is not a string, a class without a name, the same name in two classes.
 
-    >>> Vocabulary(["cat", ["sofa", "couch"]]).classes
-    (('cat',), ('sofa', 'couch'))
+    Examples:
+        >>> Vocabulary(["cat", ["sofa", "couch"]]).classes
+        (('cat',), ('sofa', 'couch'))
     """
 
     classes: tuple[tuple[str, ...], ...]
@@ -111,8 +112,9 @@ class Vocabulary:
         Several texts add up. A name that holds a comma or a semicolon cannot be written so; use a
         file for it.
 
-        >>> Vocabulary.parse("cat; sofa, couch").classes
-        (('cat',), ('sofa', 'couch'))
+        Examples:
+            >>> Vocabulary.parse("cat; sofa, couch").classes
+            (('cat',), ('sofa', 'couch'))
         """
         return cls([part.split(",") for text in texts for part in _semicolons(text)])
 

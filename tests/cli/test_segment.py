@@ -142,7 +142,9 @@ def test_summary_of_several_pictures(model, capsys):
         row = re.search(rf"^ +{name} +(\d+) % +(\d) *$", out, re.M)
         assert row is not None, out
         assert int(row[1]) == round(100 * share)
-    assert "3 pictures segmented\nresults in masks\n" in out
+    assert re.search(
+        r"^3 pictures segmented\nin \d+ s, \S+ pictures/s\nresults in masks$", out, re.M
+    )
 
 
 def test_names_are_printed_as_they_are(model, capsys):
@@ -259,17 +261,17 @@ def test_an_interrupted_run_goes_on(model, capsys, monkeypatch, earlier):
     if earlier != "nothing":
         setting = ["--set", "sigma=1"] if earlier == "other settings" else []
         assert segment(model, "p", *setting) == 0
-    finish = batch.FolderJob._finish
+    write = batch.FolderJob.write
     written = []
 
-    def interrupted(self, picture, *rest):
+    def interrupted(self, outcome):
         if len(written) == 2:
             raise KeyboardInterrupt
-        written.append(picture.name)
-        return finish(self, picture, *rest)
+        written.append(outcome.picture.name)
+        write(self, outcome)
 
     with monkeypatch.context() as patched:
-        patched.setattr(batch.FolderJob, "_finish", interrupted)
+        patched.setattr(batch.FolderJob, "write", interrupted)
         assert segment(model, "p", "--overwrite") == 130
     assert capsys.readouterr().err.endswith("wordmask: interrupted\n")
     (journal,) = Path("masks").glob("wordmask-*.jsonl")
@@ -310,7 +312,10 @@ def test_unreadable_settings(model, capsys):
         (["cat.png", "-c", ";".join(map(str, range(65_536)))], "65,536 classes"),
         (["cat.png", "-c", "a", "-b", "treshold:0.1"], "did you mean threshold?"),
         (["cat.png", "-c", "a", "-b", "names:sky;a"], "'a' is both a class and a background name"),
-        (["cat.png", "-c", "a", "-f", "lables"], "unknown format 'lables'; did you mean labels?"),
+        (
+            ["cat.png", "-c", "a", "-f", "lables"],
+            "unknown format 'lables'; did you mean labels or labels16",
+        ),
         (["cat.png", "-c", "a", "--on-error", "go"], "unknown on_error 'go'"),
         (["cat.png", "-c", "a", "-m", "clipper"], "unknown method 'clipper'; did you mean cliper"),
         (["cat.png", "-c", "a", "--variant", "papr"], "unknown variant of cliper 'papr'; did you"),
@@ -431,10 +436,10 @@ def test_a_full_disk_is_one_line(model, capsys, monkeypatch):
 def test_too_little_memory_is_one_line(model, capsys, monkeypatch):
     picture("cat.png")
 
-    def fail(self, image):
+    def fail(self, prepared, single):
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried 10 bytes")
 
-    monkeypatch.setattr(Segmenter, "encode", fail)
+    monkeypatch.setattr(Segmenter, "encode_prepared", fail)
     assert segment(model, "cat.png") == 2
     assert "cannot segment cat.png: there is not enough memory" in one_line_error(capsys)
 
@@ -442,10 +447,10 @@ def test_too_little_memory_is_one_line(model, capsys, monkeypatch):
 def test_errors_of_the_program_are_not_hidden(model, monkeypatch):
     picture("cat.png")
 
-    def fail(self, image):
+    def fail(self, prepared, single):
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(Segmenter, "encode", fail)
+    monkeypatch.setattr(Segmenter, "encode_prepared", fail)
     with pytest.raises(RuntimeError, match="a bug"):
         segment(model, "cat.png", "--on-error", "skip")
 

@@ -11,9 +11,10 @@ import torch
 from tiny import class_scores, tiny_clip, tiny_vfm
 from wordmask import Background, Segmenter, WordmaskError, list_methods
 from wordmask.affinity import Sinkhorn
+from wordmask.batch.encodings import keep_passes
 from wordmask.methods import METHODS, create_method, parse_option, rf_clip, sc_clip
 from wordmask.text_queries import TextQueries
-from wordmask.towers.clip import Need
+from wordmask.towers.clip import ClipTower, Need
 
 VARIANTS = [(name, variant) for name in list_methods() for variant in METHODS[name].variants]
 WORDS = 5
@@ -62,6 +63,28 @@ class TestEveryMethod:
             single, one = scores_of(clip, method, variant, image[i : i + 1], texts)
             assert torch.allclose(single[0], batch[i], atol=1e-5, rtol=0)
             assert torch.allclose(one.features[0], encoding.features[i], atol=1e-5, rtol=0)
+        segmenter = segmenter_of(clip, method, variant)
+        parts = [class_scores(segmenter, part, texts)[0] for part in encoding.split()]
+        assert torch.allclose(torch.stack(parts), batch, atol=1e-5, rtol=0)
+
+    def test_passes_that_were_kept(self, clip, texts, method, variant, tmp_path, monkeypatch):
+        """Scores as without, but for float16; the second time no pass is made."""
+        segmenter = segmenter_of(clip, method, variant)
+        image = pictures(1, 112, 112)
+        plain = class_scores(segmenter, segmenter.encode(image), texts)
+        if method == "rf_clip":
+            with pytest.raises(WordmaskError, match="changes the pass itself"):
+                keep_passes(segmenter, tmp_path)
+            return
+        kept = keep_passes(segmenter, tmp_path)
+        first = kept.encode(image)
+        assert kept.tower.passes > 0
+        with monkeypatch.context() as patched:
+            patched.setattr(ClipTower, "trace", None)
+            second = kept.encode(image)
+        assert torch.equal(first.features, second.features)
+        again = class_scores(kept, second, texts)
+        assert (plain - again).abs().mean() < 0.005 * plain.abs().max()
 
     def test_permuting_classes_permutes_the_result(self, clip, texts, method, variant):
         order = torch.tensor([3, 0, 4, 1, 2])

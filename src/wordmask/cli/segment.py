@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,12 +21,14 @@ from wordmask.cli.groups import (
 )
 
 if TYPE_CHECKING:
+    import numpy as np
     from rich.table import Table
 
     from wordmask.batch import FolderJob, Processed, Summary
-    from wordmask.segmentation import Segmentation
 
 MOST_ROWS = 25
+MOST_LINES = 10_000  # pictures of which each gets a line where no bar can be drawn
+JOB = "Large jobs"
 
 
 @expand
@@ -33,7 +37,9 @@ def segment(
         list[str],
         typer.Argument(
             metavar="INPUTS",
-            help="Pictures: files, folders (with those below), patterns such as 'photos/*.jpg'.",
+            help="Pictures: files, folders (with those below), patterns such as 'photos/*.jpg', "
+            "lists (LIST.txt, @FILE, or - for stdin), manifests (.csv, .parquet), tar shards "
+            "('a-{000..010}.tar').",
             show_default=False,
         ),
     ],
@@ -62,9 +68,9 @@ def segment(
             "--format",
             "-f",
             metavar="LIST",
-            help="Among labels (NAME_labels.png, pixel values are labels), overlay "
-            "(NAME_overlay.jpg, colours over the photo and a legend), scores (NAME_scores.npz, "
-            "class scores on the patch grid), json (NAME.json, pixel shares and provenance).",
+            help="Among labels, overlay, json, scores, masks, cutouts, polygons and more for each "
+            "picture; coco, yolo-seg, voc, cvat, label-studio and more for the whole folder. "
+            "`wordmask formats` lists all.",
             show_default="labels,overlay,json",
             autocompletion=complete.formats,
             rich_help_panel="Results",
@@ -88,10 +94,55 @@ def segment(
         ),
     ] = "stop",
     max_pixels: MaxPixels = None,
+    workers: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Processes of this machine that share the pictures.",
+            rich_help_panel=JOB,
+        ),
+    ] = 1,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            metavar="I/N",
+            help="Do the I-th of N parts, here or on another machine: 1/8 to 8/8. They may share "
+            "the folder of results.",
+            rich_help_panel=JOB,
+        ),
+    ] = None,
+    keep_encodings: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Keep passes of the network here (float16), so that other words, formats, or "
+            "methods that share the pass, need none.",
+            rich_help_panel=JOB,
+        ),
+    ] = None,
+    manifest: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Write a Parquet file that says of every picture what was done, and what failed.",
+            rich_help_panel=JOB,
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Say what would be done, and do nothing.",
+            rich_help_panel=JOB,
+        ),
+    ] = False,
 ) -> None:
     """Label every pixel of photographs with the best matching of your words.
 
     wordmask segment photo.jpg --classes "cat; sofa, couch; window"
+
+    wordmask segment photos --classes-file words.txt --out masks --on-error skip
 
     Results are named after the pictures and keep the subfolders of a folder that was given. A
     second run resumes the first: pictures with results made from the same file with the same
@@ -100,12 +151,14 @@ def segment(
     Exit codes: 0 success, 1 pictures were left out (--on-error skip), 2 wrong usage, bad input or
     results that cannot be written, 130 interrupted.
     """
-    from wordmask.batch import FORMATS, FolderJob, check_formats, run_settings
+    from wordmask.batch import FolderJob, run_job, run_settings
+    from wordmask.formats import DEFAULT, check_formats
 
-    given = ",".join(formats or FORMATS).split(",")
+    given = ",".join(formats or DEFAULT).split(",")
     chosen = check_formats(name.strip() for name in given)
     vocabulary, background = words.read()
 
+    from wordmask.batch.manifest import write_manifest
     from wordmask.devices import pick_device, pick_dtype
     from wordmask.images import DEFAULT_MAX_PIXELS
     from wordmask.towers.auxiliary import KINDS
@@ -126,25 +179,37 @@ def segment(
         overwrite=overwrite,
         on_error=on_error,
         image_labels=image_labels,
+        shard=shard,
+        keep_encodings=keep_encodings,
+        manifest=manifest,
     )
-    job.check_first(DEFAULT_MAX_PIXELS if max_pixels is None else max_pixels or None)
+    if not dry_run:
+        job.check_first(DEFAULT_MAX_PIXELS if max_pixels is None else max_pixels or None)
     words.echo(vocabulary, background)
+    if dry_run:
+        _print_plan(job)
+        return
     if not job.todo:
+        job.finish()
+        if manifest is not None:
+            write_manifest(job.journal, manifest)
         _print_end(job)
         return
     segmenter = model.load(built, variant, refiners, max_pixels=max_pixels, low_memory=low_memory)
+    total = len(job.todo)
     with common.progress_bar() as bar:
-        task = bar.add_task("segmenting", total=len(job.todo), unit="pictures")
+        task = bar.add_task("segmenting", total=total, unit="pictures")
 
         def report(one: Processed) -> None:
-            path = common.shown(one.picture.path)
-            bar.update(task, advance=1, detail=common.shown(one.picture.path.name))
-            if one.result is None:
+            failed = f"{len(job.summary.failed)} failed, " if job.summary.failed else ""
+            bar.update(task, advance=1, detail=failed + common.shown(one.picture.path.name))
+            if one.pixels is None:
                 print(f"wordmask: skipped: {common.one_line(one.reason)}", file=sys.stderr)
-            elif bar.disable:
-                common.say(f"[{one.number}/{one.total}] {path}: {_line(one.result)}")
+            elif bar.disable and total <= MOST_LINES:  # else now and then a line of the bar's
+                shares = _line(job.summary.names, one.pixels)
+                common.say(f"[{one.number}/{total}] {common.shown(one.picture.path)}: {shares}")
 
-        job.run(segmenter, report)
+        run_job(job, segmenter, report, workers)
     _print_end(job)
     if job.summary.failed:
         raise typer.Exit(1)
@@ -153,23 +218,52 @@ def segment(
 # -- output -------------------------------------------------------------------------------------
 
 
-def _line(result: Segmentation) -> str:
+def _print_plan(job: FolderJob) -> None:
+    """Print what would be done."""
+    from wordmask.files import size_text
+
+    pictures, left = len(job.pictures or ()), len(job.todo or ())
+    rows = [("pictures", f"{pictures:,}" + (" in this shard" if job.shard[1] > 1 else ""))]
+    rows += [("done already", f"{job.summary.skipped:,}"), ("to do", f"{left:,}")]
+    if job.failed_before:
+        rows += [("of these failed before", f"{job.failed_before:,}")]
+    rows += [("formats", ", ".join(job.formats)), ("results in", common.shown(job.out))]
+    if left:
+        size = job.estimate()
+        folder = job.out.absolute()
+        while not folder.exists():
+            folder = folder.parent
+        free = size_text(shutil.disk_usage(folder).free)
+        about = "unknown" if size is None else f"about {size_text(size)}"
+        rows += [("disk", f"{about} needed, {free} free")]
+    width = max(len(name) for name, _ in rows)
+    for name, value in rows:
+        print(f"{name:{width}}  {value}")
+
+
+def _line(names: Sequence[str], pixels: np.ndarray) -> str:
     """`cat 41 %, sofa 20 %, unlabelled 39 %`."""
     from wordmask.drawing import UNLABELLED, percent
 
-    shares = result.shares()
-    names = list(result.found[:5])
-    more = len(result.found) - len(names)
+    total = int(pixels.sum())
+    counts = dict(zip((UNLABELLED, *names), (pixels / total).tolist(), strict=True))
+    if UNLABELLED in names:  # a class of that name is counted there
+        counts[UNLABELLED] += float(pixels[0]) / total
+    rest = counts.pop(UNLABELLED)
+    found = sorted((name for name in counts if counts[name]), key=lambda name: -counts[name])
     parts = [
-        f"{common.one_line(name, common.LONGEST_NAME)} {percent(shares[name])}" for name in names
+        f"{common.one_line(name, common.LONGEST_NAME)} {percent(counts[name])}"
+        for name in found[:5]
     ]
-    parts += [f"{more} more"] if more > 0 else []
-    parts += [f"{UNLABELLED} {percent(shares[UNLABELLED])}"] if shares[UNLABELLED] else []
+    parts += [f"{len(found) - 5} more"] if len(found) > 5 else []
+    parts += [f"{UNLABELLED} {percent(rest)}"] if rest else []
     return ", ".join(parts)
 
 
 def _print_end(job: FolderJob) -> None:
     """Print the classes found and the number of pictures segmented, skipped and failed."""
+    from wordmask.formats import split_formats
+
     summary, count = job.summary, job.summary.segmented
     if count:
         common.console().print(_table(summary))
@@ -178,10 +272,23 @@ def _print_end(job: FolderJob) -> None:
         parts += [f"{summary.skipped} skipped as done before (--overwrite makes them again)"]
     parts += [f"{len(summary.failed)} failed"] if summary.failed else []
     print(", ".join(parts))
-    if len(job.pictures) == 1 and not summary.failed:
-        print("\n".join(common.shown(file) for file in job.pictures[0].files(job.out, job.formats)))
+    if count > 1:
+        from wordmask.bars import duration_text
+
+        rate = count / max(summary.seconds, 1e-9)
+        print(f"in {duration_text(summary.seconds)}, {rate:.2g} pictures/s")
+    pictures = job.pictures or []
+    if len(pictures) == 1 and not summary.failed:
+        print("\n".join(common.shown(file) for file in pictures[0].files(job.out, job.formats)))
     elif count or summary.skipped:
         print(f"results in {common.shown(job.out)}")
+    if job.manifest is not None:
+        print(f"manifest in {common.shown(job.manifest)}")
+    for one in split_formats(job.formats)[1]:
+        if job.shard[1] == 1:
+            print(common.shown(one.path(job.out)))
+        else:
+            print(f"{one.name} is of all pictures: run the same without --shard when all are done")
 
 
 def _table(summary: Summary) -> Table:

@@ -45,7 +45,8 @@ def draw(
         segmenter: the method with its refiners, and the networks.
         image: a path, a PIL image or a uint8 array (H, W, 3). It is taken whole, without windows.
         name: of the view, see `VIEWS`.
-        words, background: as for `Segmenter.encode_text`; needed by views of classes.
+        words: as for `Segmenter.encode_text`; needed by views of classes.
+        background: as for `Segmenter.encode_text`.
         points: (x, y) in pixels, of which patches are shown; none: the centre.
 
     Raises:

@@ -14,7 +14,7 @@ no class token, T = h*w), D width, M heads, d = D / M, E joint text-image width.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -86,6 +86,19 @@ class Need:
     @property
     def _maps(self) -> frozenset[int]:
         return self.attention | self.attention_sum
+
+    def sources(self, depth: int) -> frozenset[int]:
+        """The states from which `ClipTower.retrace` makes all of it: none after the last block."""
+        inside = {n - 1 for n in self._maps} | {n - 1 for n, _ in self.projections}
+        return frozenset(min(n, depth - 1) for n in self.states | inside)
+
+    def inside(self, n: int) -> Need | None:
+        """What is needed of the inside of block n; None if nothing is."""
+        one = frozenset([n])
+        projections = frozenset(pair for pair in self.projections if pair[0] == n)
+        if not (projections or n in self._maps):
+            return None
+        return Need(frozenset(), projections, self.attention & one, self.attention_sum & one)
 
     def letters(self, n: int) -> str:
         """The projections of block n that are needed, in the order q, k, v."""
@@ -341,6 +354,21 @@ class ClipTower:
             x = self._step(n, x, need, trace)
             if n in need.states:
                 trace.states[n] = x
+        return trace
+
+    def retrace(self, states: Mapping[int, Tensor], grid: tuple[int, int], need: Need) -> Trace:
+        """A `trace` from states F^n that were kept, without a pass.
+
+        states: (B, T, D) by number, those of `need.sources(depth)`; of the blocks themselves, at
+            most the last is run.
+        """
+        last = self.depth
+        trace = Trace(grid, {n: states[n] for n in sorted(need.states) if n != last})
+        for n in range(1, last + 1):
+            if inside := need.inside(n):
+                self._step(n, states[n - 1], inside, trace)
+        if last in need.states:
+            trace.states[last] = self._step(last, states[last - 1], Need.of([last]), trace)
         return trace
 
     def _step(self, n: int, x: Tensor, need: Need, trace: Trace) -> Tensor:

@@ -1,0 +1,152 @@
+"""Segment folders of any size into a folder of results; a later run resumes an earlier one.
+
+What is to be done (`FolderJob.records`) is separate from how it is done: an engine reads each
+picture and makes its files (`engine.Mapper`), and gives them to the job (`FolderJob.write`).
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from wordmask.batch.job import FolderJob, Outcome, Processed, Summary
+from wordmask.batch.settings import run_settings, used_networks
+from wordmask.batch.sources import (
+    ImageLabels,
+    Inputs,
+    Picture,
+    find_pictures,
+    read_image_labels,
+)
+from wordmask.errors import WordmaskError
+from wordmask.formats import DEFAULT
+
+if TYPE_CHECKING:
+    from wordmask.segmenter import Segmenter
+
+__all__ = [
+    "FolderJob",
+    "Outcome",
+    "Picture",
+    "Processed",
+    "Summary",
+    "find_pictures",
+    "read_image_labels",
+    "run_job",
+    "run_settings",
+    "segment_folder",
+    "used_networks",
+]
+
+
+def segment_folder(
+    segmenter: Segmenter,
+    inputs: Inputs,
+    words: Any,
+    out: str | os.PathLike[str],
+    *,
+    background: Any = "auto",
+    formats: Sequence[str] = DEFAULT,
+    overwrite: bool = False,
+    on_error: str = "stop",
+    image_labels: ImageLabels | None = None,
+    progress: Callable[[Processed], object] | None = None,
+    workers: int = 1,
+    shard: str | None = None,
+    keep_encodings: str | os.PathLike[str] | None = None,
+    manifest: str | os.PathLike[str] | None = None,
+) -> Summary:
+    """Segment many pictures by the same words into files, as `wordmask segment` does.
+
+    A second call resumes the first wherever it was stopped: pictures with results made from the
+    same picture with the same settings are skipped, also when it lies elsewhere by now. Results
+    are named after the pictures and keep the subfolders of a folder that was given.
+
+    Args:
+        segmenter: with `low_memory`, pictures are taken in groups of 16.
+        inputs: pictures: files, folders (with those below), patterns such as "photos/*.jpg", lists
+            ("list.txt"), manifests (".csv", ".parquet"), tar shards ("a-{000..010}.tar"); or an
+            iterable, also one without end in sight, of paths, arrays (H, W, 3) uint8, PIL images
+            and pairs (name, one of these).
+        words: a Vocabulary, a list of names (or of lists of synonyms) or a dict.
+        out: the folder of the results.
+        background: a Background, "none", "auto" or a list of names.
+        formats: among `wordmask.formats.FORMATS`, such as "labels" (NAME_labels.png, pixel values
+            are labels), "overlay" (NAME_overlay.jpg), "json" (NAME.json: pixel shares and
+            provenance) and "coco" (coco.json, of the whole folder, written at the end).
+        overwrite: make existing results again, and replace those of other settings.
+        on_error: "stop" at a picture that cannot be used, or "skip" it.
+        image_labels: the only classes that get pixels, for each picture: a CSV file with a row for
+            each picture (its name, then its classes), or a dict. A picture is found by its path,
+            its file name or its name without suffix.
+        progress: called after every picture.
+        workers: processes of this machine that share the pictures, and the weights in memory.
+        shard: "2/8" does the second of eight parts, here or elsewhere; parts may share `out`.
+        keep_encodings: a folder in which passes of the network are kept (float16), so that other
+            words, formats, or methods that share the pass need none. Results of kept passes are
+            rounded; they do not mix with others in one folder of results.
+        manifest: a Parquet file that says of every picture in `out` what was done.
+
+    Raises:
+        WordmaskError: an argument cannot be used, `out` holds results of other settings, a result
+            cannot be written; a picture cannot be used and `on_error` is "stop".
+    """
+    settings = run_settings(
+        segmenter.method,
+        segmenter.variant,
+        segmenter.refiners,
+        segmenter.networks.sources,
+        segmenter.source,
+        segmenter.tower.dtype,
+    )
+    job = FolderJob(
+        inputs,
+        words,
+        out,
+        settings,
+        background=background,
+        formats=formats,
+        overwrite=overwrite,
+        on_error=on_error,
+        image_labels=image_labels,
+        shard=shard,
+        keep_encodings=keep_encodings,
+        manifest=manifest,
+    )
+    return run_job(job, segmenter, progress, workers)
+
+
+def run_job(
+    job: FolderJob,
+    segmenter: Segmenter,
+    progress: Callable[[Processed], object] | None = None,
+    workers: int = 1,
+) -> Summary:
+    """Segment what is left to do of a job. Arguments and errors as for `segment_folder`."""
+    from wordmask.batch.engine import run_here
+    from wordmask.batch.manifest import write_manifest
+    from wordmask.batch.workers import run_workers
+
+    if workers < 1:
+        raise WordmaskError(f"got {workers} workers; give at least 1")
+    if workers > 1 and job.todo is None:
+        raise WordmaskError(
+            f"got {workers} workers and pictures that come one by one; give a list of paths"
+        )
+    start = time.monotonic()
+    job.check(segmenter.weights(), segmenter.source)
+    report = progress or (lambda _: None)
+    try:
+        if workers > 1 and job.todo:
+            run_workers(job, segmenter, report, min(workers, len(job.todo)))
+        elif job.todo != []:
+            run_here(job, segmenter, report)
+        job.finish()
+    finally:
+        job.summary.seconds = time.monotonic() - start
+        if job.manifest is not None:
+            job.journal.refresh()
+            write_manifest(job.journal, job.manifest)
+    return job.summary
