@@ -103,7 +103,8 @@ def test_quiet_leaves_results_and_errors(model, capsys, monkeypatch, command):
 
 
 def test_every_command_that_shows_progress_can_be_quiet(capsys):
-    tables = {"methods", "refiners", "protocol", "datasets", "datasets list", "datasets show"}
+    tables = {"methods", "refiners", "formats", "protocol", "datasets", "datasets list"}
+    tables |= {"datasets show"}
     for name, command in commands():
         flags = {flag for one in command.params for flag in one.opts}
         assert ("--quiet" in flags) == (name not in tables), name
