@@ -497,7 +497,7 @@ def _read_method(
 ) -> tuple[Method, str]:
     """The method with what the model wants where no option says otherwise; an instance as it is."""
     if not isinstance(method, Method):
-        options = own_options(model) | dict(options or {})
+        options = own_options(model, options or {})
     return read_method(method, variant, options)
 
 

@@ -193,6 +193,9 @@ def segment(
         manifest=manifest,
         draft=draft,
     )
+    if not dry_run:
+        job.check_first(DEFAULT_MAX_PIXELS if max_pixels is None else max_pixels or None)
+    words.echo(vocabulary, background)
     if dry_run:
         _print_plan(job)
         return
@@ -202,9 +205,7 @@ def segment(
             write_manifest(job.journal, manifest)
         _print_end(job)
         return
-    job.check_first(DEFAULT_MAX_PIXELS if max_pixels is None else max_pixels or None)
     segmenter = model.load(built, variant, refiners, max_pixels=max_pixels, low_memory=low_memory)
-    words.echo(vocabulary, background)
     total = len(job.todo)
     with common.progress_bar() as bar:
         task = bar.add_task("segmenting", total=total, unit="pictures")
