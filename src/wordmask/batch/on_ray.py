@@ -12,6 +12,7 @@ import logging
 import os
 import pickle
 import socket
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -88,6 +89,8 @@ def run_on_ray(
         from ray.data import ActorPoolStrategy
 
         logging.getLogger("ray.data").setLevel(logging.ERROR)
+        # that another way to say max_task_retries is to come
+        warnings.filterwarnings("ignore", r"`ray_remote_args` is deprecated")
         rows = max(ROWS, 4 * segmenter.pipeline.at_once)
         rows = max(min(rows, len(todo) // (4 * (workers or 2))), 1)
         numbered = list(enumerate(todo))
@@ -118,7 +121,7 @@ def run_on_ray(
             else ActorPoolStrategy(min_size=1, max_size=most),
             batch_size=None,
             batch_format="pyarrow",
-            ray_remote_args_fn=lambda: {"max_task_retries": TRIES},  # else it tries for ever
+            max_task_retries=TRIES,  # by default for ever
             **({"num_gpus": 1} if device.type == "cuda" else {"num_cpus": 1}),
         )
         try:
