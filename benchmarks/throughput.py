@@ -28,8 +28,8 @@ from PIL import Image
 
 from encode import make_model
 from wordmask import Segmenter, segment_folder
-from wordmask.batch.writing import FORMATS, check_formats, render
 from wordmask.devices import synchronise
+from wordmask.formats import DEFAULT, Item, check_formats, render
 from wordmask.images import decode_image
 from wordmask.text_queries import TextQueries
 from wordmask.vocabulary import Vocabulary
@@ -89,7 +89,7 @@ def stages(segmenter: Segmenter, texts, paths: list[Path], formats: tuple[str, .
         prepared = clock("resize", segmenter.prepare, image)
         encoding = clock("network", segmenter.encode_prepared, [prepared], True)
         result = clock("decide", segmenter, encoding, texts)
-        clock("files", render, result, path, names, formats)
+        clock("files", render, Item(path.stem, str(path), result, names.classes), formats)
     return seconds
 
 
@@ -99,7 +99,7 @@ def main() -> None:
     parser.add_argument("--photos", help="a folder of pictures in place of made ones")
     parser.add_argument("--method", default="clearclip")
     parser.add_argument("--classes", type=int, default=21)
-    parser.add_argument("--format", default=",".join(FORMATS))
+    parser.add_argument("--format", default=",".join(DEFAULT))
     parser.add_argument("--workers", type=int, nargs="*", default=[])
     parser.add_argument("--ray", type=int, nargs="*", default=[], help="actors of Ray Data")
     parser.add_argument("--rounds", type=int, default=5)
@@ -133,7 +133,8 @@ def main() -> None:
                 model(x, interpolate_pos_encoding=True)
 
         def save(result, path):
-            for suffix, content in render(result, path, names, formats).items():
+            item = Item(path.stem, str(path), result, names.classes)
+            for suffix, content in render(item, formats).items():
                 Path(work, f"{path.stem}{suffix}").write_bytes(content)
 
         def in_turn():

@@ -67,6 +67,10 @@ def save_small(make: Callable[[Path], None], folder: Path) -> None:
 
 # of a script: arguments, and what stands in place of its own values, from the module
 CHEAP: dict[str, tuple[list[str], Callable[[ModuleType], dict[str, Any]]]] = {
+    "app": (
+        ["--size", "64", "48", "--rounds", "1"],
+        lambda module: {"VISION": tiny_vision().config, "TEXT": {"num_hidden_layers": 1}},
+    ),
     "encode": (
         ["--batch", "1", "2", "--rounds", "1"],
         lambda module: {"SIZE": (32, 48), "make_model": tiny_vision},

@@ -20,8 +20,10 @@ import wordmask
 from wordmask import toybox
 from wordmask.cli import run
 from wordmask.explain import VIEWS
+from wordmask.formats import FORMATS
 
 ROOT = Path(__file__).parents[1]
+STEPS = r"<!-- (run|python) -->\n```\w+\n(.*?)```"
 PLUGIN = ROOT / "examples" / "plugin" / "src" / "wordmask_example"
 
 # Every line of a marked block: commands by the command line's own entry point, Python as it is.
@@ -56,8 +58,7 @@ def test_extending(tmp_path):
         assert content == (PLUGIN / name).read_text(encoding="utf-8"), name
         assert len(content.splitlines()) <= 60
         (tmp_path / name).write_text(content, encoding="utf-8")
-    pattern = r"<!-- (run|python) -->\n```\w+\n(.*?)```"
-    steps = [(m[1], m[2]) for m in re.finditer(pattern, text, re.DOTALL)]
+    steps = [(m[1], m[2]) for m in re.finditer(STEPS, text, re.DOTALL)]
     assert len(steps) >= 6
     (tmp_path / "steps.json").write_text(json.dumps(steps), encoding="utf-8")
     paths = os.pathsep.join([str(Path(wordmask.__file__).parents[1]), str(tmp_path)])
@@ -104,6 +105,38 @@ def test_pictures(tmp_path):
     drawn = {path.stem for path in (tmp_path / "explained").iterdir()}
     assert drawn == {f"scene_{name}" for name in set(VIEWS) - {"attention", "layers", "classes"}}
     assert (tmp_path / "compared.png").is_file()
+
+
+def test_formats(tmp_path):
+    """What docs/formats.md tells to type runs, and its tables name all formats."""
+    text = (ROOT / "docs" / "formats.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `([a-z0-9-]+)` \| `([^`]+)`", text, re.MULTILINE)
+    assert [name for name, _ in rows] == list(FORMATS)
+    for name, file in rows:
+        assert file.removeprefix("NAME") == FORMATS[name].suffix, name
+    steps = [(m[1], m[2]) for m in re.finditer(STEPS, text, re.DOTALL)]
+    assert [kind for kind, _ in steps] == ["run", "python"]
+    (tmp_path / "steps.json").write_text(json.dumps(steps), encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT],
+        cwd=tmp_path,
+        env={
+            **os.environ,
+            "PYTHONPATH": str(Path(wordmask.__file__).parents[1]),
+            "OMP_NUM_THREADS": "1",
+            "HF_HUB_OFFLINE": "1",
+        },
+        capture_output=True,
+        text=True,
+        timeout=400,
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    made = {path.name for path in (tmp_path / "dataset").iterdir()}
+    assert made == {
+        "scene_masks", "scene_cutouts", "scene_polygons.geojson",
+        "yolo", "cvat.zip", "coco_panoptic", "voc",
+    }  # fmt: skip
+    assert (tmp_path / "masks" / "coco.json").is_file()
 
 
 def test_maps(tmp_path, monkeypatch):

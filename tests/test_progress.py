@@ -10,6 +10,7 @@ import torch
 from tiny import tiny_clip, tiny_sam, tiny_tokenizer
 from wordmask import Segmenter
 from wordmask.progress import listening, stage, steps
+from wordmask.towers.transfer import Transfer
 
 
 def heard(work) -> list[str]:
@@ -111,3 +112,14 @@ def test_words_and_rounds_of_car():
     assert "car, gradients 9/10" in said
     assert "car, round 1, words 8/10" in said
     assert said[-1] == ""
+
+
+def test_downloads_say_how_many_megabytes_also_from_other_threads():
+    def work():
+        with stage("loading"), Transfer("title", {"model": 4_000_000}, shown=False) as one:
+            bar = one.file("model")()
+            other = threading.Thread(target=bar.update, args=(1_000_000,))
+            other.start()
+            other.join()
+
+    assert heard(work) == ["loading", "loading, model: 1.0 MB of 4.0 MB", "loading", ""]

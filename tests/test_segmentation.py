@@ -228,6 +228,7 @@ def test_a_notebook_gets_no_huge_picture() -> None:
 
 def test_summary_worked_by_hand() -> None:
     assert example(provenance={"method": "clip"}).summary() == {
+        "schema": "wordmask.segmentation/1",
         "height": 2,
         "width": 4,
         "classes": [

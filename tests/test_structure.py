@@ -29,7 +29,8 @@ LAYERS = (
         "colours",
         "lettering",
     ),
-    ("drawing", "segmentation", "bars"),
+    ("drawing", "regions", "segmentation", "bars"),
+    ("formats",),
     ("towers",),
     ("text_queries", "preprocessing", "encoding", "scoring"),
     ("methods", "refiners"),
@@ -40,6 +41,7 @@ LAYERS = (
     ("metrics",),
     ("toybox", "evaluation"),
     ("compare", "doctor", "large"),
+    ("app",),
     ("cli", "__main__"),
 )
 

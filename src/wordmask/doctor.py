@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from wordmask.files import one_line, size_text
 from wordmask.options import EXTRAS
-from wordmask.towers.auxiliary import KINDS
+from wordmask.towers.auxiliary import DEFAULT_CLIP, KINDS
 from wordmask.towers.built_in import CLIP as TINY
 from wordmask.user_code import describe_error, is_file
 from wordmask.version import __version__
@@ -362,6 +362,15 @@ def _checkpoints(model: str) -> Iterator[Finding]:
     if unread:
         text = f"{unread} in the cache that wordmask does not read"
         yield Finding("others", "ok", text, "", {"count": unread})
+
+
+def cached_clips() -> list[str]:
+    """Image-text models in the hub's cache that are complete, the default CLIP or else the largest
+    first.
+    """
+    found = [x for x in _cached() if x.flag == "--model" and not _lacking(x.snapshot, x.flag)]
+    found.sort(key=lambda one: (one.name != DEFAULT_CLIP, -one.bytes))
+    return [one.name for one in found]
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import ast
 import dataclasses
 import functools
 import importlib.util
+import inspect
 import re
 import sys
 import types
@@ -212,3 +213,49 @@ def describe_type(hint: Any) -> str:
     if origin is tuple:
         return f"a tuple of {describe_type(typing.get_args(hint)[0])}"
     return "none" if hint is type(None) else str(hint.__name__)
+
+
+def describe(one: type[Options], base: type[Options]) -> dict[str, Any]:
+    """Describe a method or refiner as plain values, from its docstrings."""
+    text, own = split_docstring(inspect.getdoc(one) or "")
+    shared: dict[str, str] = {}
+    for parent in reversed(base.__mro__):
+        shared |= split_docstring(inspect.cleandoc(parent.__dict__.get("__doc__") or ""))[1]
+    defaults = one(**next(iter(one.variants.values()))).options()
+    hints = typing.get_type_hints(one)
+    common_names = {field.name for field in dataclasses.fields(base)}
+    options = [
+        {
+            "name": field.name,
+            "type": describe_type(hints[field.name]),
+            "default": defaults[field.name],
+            "description": own.get(field.name) or shared.get(field.name, ""),
+            "common": field.name in common_names,
+        }
+        for field in dataclasses.fields(one)
+    ]
+    module = (sys.modules[one.__module__].__doc__ or "").strip()
+    year = getattr(one, "year", None)
+    return {
+        "name": one.name,
+        "title": one.title,
+        "paper": (module or one.title).splitlines()[0],
+        **({"year": year} if year else {}),
+        "network": one.network,
+        "summary": text[0],
+        "description": text,
+        "variants": {variant: dict(changes) for variant, changes in one.variants.items()},
+        "options": sorted(options, key=lambda option: bool(option["common"])),
+    }
+
+
+def split_docstring(doc: str) -> tuple[list[str], dict[str, str]]:
+    """Paragraphs and list items of a docstring, each on one line, and its arguments by name."""
+    body, _, arguments = doc.partition("\nArgs:\n")
+    paragraphs = re.split(r"\n\s*\n|\n(?=- )", body.strip())
+    described: dict[str, str] = {}
+    for entry in re.split(r"\n(?=    \S)", "\n" + arguments.rstrip()):
+        names, colon, text = entry.strip().partition(": ")
+        if colon:
+            described |= dict.fromkeys(names.split(", "), " ".join(text.split()))
+    return [" ".join(paragraph.split()) for paragraph in paragraphs], described

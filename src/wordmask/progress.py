@@ -80,6 +80,14 @@ def stage(text: str) -> Iterator[None]:
         listener.say(depth)
 
 
+def teller() -> Callable[[str], None]:
+    """What says how far a stage of this thread is, from any thread; "" when it has ended."""
+    if (listener := _listener.get()) is None:
+        return lambda text: None
+    depth = len(listener.stages)
+    return lambda text: listener.say(depth, *([text] if text else []))
+
+
 def steps(
     text: str,
     items: Iterable[Item],

@@ -15,8 +15,11 @@ from wordmask import drawing
 from wordmask.drawing import UNLABELLED
 from wordmask.errors import WordmaskError, unknown
 from wordmask.files import write_atomically
+from wordmask.regions import Polygon, Region, need, regions, run_lengths
+from wordmask.regions import polygons as outlines
 
 MOST_CLASSES = 65_535  # labels above 0 that uint16 can hold
+SCHEMA = "wordmask.segmentation/1"  # of the JSON, formats/segmentation.schema.json
 MOST_DRAWN, GRID_HEIGHT = 24, 256  # results in a grid, and the pixels of each
 
 
@@ -71,6 +74,14 @@ class Segmentation:
         """
         return self.labels == self._label(name)
 
+    def masks(self) -> np.ndarray:
+        """Return the masks of all classes in order, (C, H, W) bool; see `__array__` for labels."""
+        return self.labels == np.arange(1, len(self.names) + 1)[:, None, None]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        """The labels, so that `np.asarray(result)` and whatever takes arrays take a result."""
+        return np.array(self.labels, dtype=dtype, copy=copy)
+
     def shares(self) -> dict[str, float]:
         """Return the share of pixels of each class, 0 to 1.
 
@@ -92,6 +103,99 @@ class Segmentation:
         order = np.argsort(-counts, kind="stable")
         return tuple(self.names[i] for i in order if counts[i])
 
+    def regions(self, components: bool = False, min_area: int = 1) -> list[Region]:
+        """Return the regions of the classes that occur: label, name, box, area, score and pixels.
+
+        Args:
+            components: one region for each connected component and not for each class. A component
+                is no object: two cats that touch are one, a cat behind a post is two.
+            min_area: leave out regions with fewer pixels.
+        """
+        return regions(
+            self.labels, self.names, self.scores, components=components, min_area=min_area
+        )
+
+    def polygons(self, name: str | int) -> list[Polygon]:
+        """Return the exact outlines of a class, with holes, along the edges of its pixels."""
+        return outlines(self.mask(name))
+
+    def to_coco(
+        self,
+        file_name: str = "",
+        polygons: bool = False,
+        components: bool = False,
+    ) -> dict[str, Any]:
+        """Return the result as a COCO data set of one picture: images, annotations, categories.
+
+        Args:
+            file_name: of the picture.
+            polygons: outlines along the edges of the pixels instead of run lengths. COCO's polygons
+                have no holes, so that a cut joins each to the outline; decoded by pycocotools, they
+                are the mask.
+            components: one annotation for each connected component, see `regions`.
+        """
+        height, width = self.labels.shape
+        annotations = []
+        for number, one in enumerate(self.regions(components), start=1):
+            outline: Any = (
+                [(part.ring() + one.box[:2]).ravel().tolist() for part in outlines(one.pixels)]
+                if polygons
+                else run_lengths(one.mask((height, width)))
+            )
+            score = {} if one.score is None else {"score": one.score}
+            annotations.append(
+                {
+                    "id": number,
+                    "image_id": 1,
+                    "category_id": one.label,
+                    "bbox": list(one.xywh),
+                    "area": one.area,
+                    "iscrowd": 0,
+                    "segmentation": outline,
+                    **score,
+                }
+            )
+        return {
+            "images": [{"id": 1, "file_name": file_name, "width": width, "height": height}],
+            "annotations": annotations,
+            "categories": [{"id": i, "name": name} for i, name in enumerate(self.names, start=1)],
+        }
+
+    def detections(self, components: bool = False) -> Any:
+        """Return `supervision.Detections`: boxes, masks, class ids from 0, mean scores, names.
+
+        Args:
+            components: one detection for each connected component, see `regions`.
+
+        Raises:
+            WordmaskError: supervision is not installed.
+        """
+        supervision = need("supervision", "supervision", "detections()")
+        found = self.regions(components)
+        size = self.labels.shape
+        scores = None if self.scores is None else np.array([one.score for one in found], np.float32)
+        return supervision.Detections(
+            xyxy=np.array([one.box for one in found], np.float32).reshape(-1, 4),
+            mask=np.array([one.mask(size) for one in found], bool).reshape(-1, *size),
+            confidence=scores,
+            class_id=np.array([one.label - 1 for one in found], int),
+            data={"class_name": np.array([one.name for one in found], str)},
+        )
+
+    def cutout(
+        self, name: str | int, image: str | Path | Image.Image | np.ndarray | None = None
+    ) -> Image.Image:
+        """Return the picture of one class, RGBA, with all other pixels transparent.
+
+        Args:
+            name: as for `mask`.
+            image: the picture, as for `overlay`.
+        """
+        alpha = Image.fromarray(self.mask(name).astype(np.uint8) * 255)
+        picture = Image.fromarray(self._picture(image, "cutout(name, image)"))
+        picture.putalpha(alpha)
+        return picture
+
     def overlay(
         self,
         image: str | Path | Image.Image | np.ndarray | None = None,
@@ -112,13 +216,7 @@ class Segmentation:
         Raises:
             WordmaskError: there is no picture, it cannot be read, or it has another size.
         """
-        picture = self.image
-        if image is not None:
-            from wordmask.images import read_image  # here, since it needs torch
-
-            picture = read_image(image)
-        if picture is None:
-            raise WordmaskError("the picture was not kept; give it as overlay(image)")
+        picture = self._picture(image, "overlay(image)")
         return drawing.overlay(picture, self.labels, self.names, alpha, legend, numbers)
 
     def label_image(self) -> Image.Image:
@@ -179,6 +277,7 @@ class Segmentation:
         counts = self._counts().tolist()
         shares = [count / self.labels.size for count in counts]
         return {
+            "schema": SCHEMA,
             "height": height,
             "width": width,
             "classes": [
@@ -214,6 +313,19 @@ class Segmentation:
             f"Segmentation({width}x{height}, {len(found)} of {len(self.names)} words found: "
             f"{', '.join(parts)})"
         )
+
+    def _picture(self, image: Any, call: str) -> np.ndarray:
+        """The picture that was kept, or the one that is given, of the same size."""
+        picture = self.image
+        if image is not None:
+            from wordmask.images import read_image  # here, since it needs torch
+
+            picture = np.asarray(read_image(image))
+        if picture is None:
+            raise WordmaskError(f"the picture was not kept; give it as {call}")
+        if picture.shape[:2] != self.labels.shape:
+            self._check_image(picture)
+        return picture
 
     def _check_scores(self, scores: np.ndarray) -> None:
         if isinstance(scores, np.ndarray) and scores.ndim == 3 and len(scores) == len(self.names):

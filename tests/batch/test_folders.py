@@ -14,7 +14,7 @@ from PIL import Image
 from commands import files, picture, results, times
 from tiny import save_tiny_clip, tiny_clip
 from wordmask import Background, Segmenter, WordmaskError, segment_folder
-from wordmask.batch import FolderJob, check_formats, engine, find_pictures, run_settings
+from wordmask.batch import FolderJob, engine, find_pictures, run_settings
 from wordmask.batch.engine import Mapper
 from wordmask.cli import run
 
@@ -120,11 +120,6 @@ def test_wrong_use_is_one_line_and_writes_nothing(segmenter, arguments, said):
     assert said in str(error.value)
     assert "\n" not in str(error.value)
     assert files(".") == ["p/0.png", "p/1.png", "p/2.png"]
-
-
-def test_formats_come_once_and_in_order():
-    assert check_formats(["json", "labels", "json"]) == ("labels", "json")
-    assert check_formats("overlay") == ("overlay",)
 
 
 def test_image_labels_from_a_dict_or_a_file(segmenter):

@@ -157,8 +157,8 @@ def test_pictures_that_moved_are_not_made_again(segmenter, passes):
     assert segment_folder(segmenter, "q", WORDS, "o").skipped == 5
     assert passes == [1, 1]
     now = times("o")
-    assert now["deep/two.json"] == before["2.json"]
-    assert "2.json" not in now
+    assert now["deep/two_labels.png"] == before["2_labels.png"]
+    assert not {"2.json", "2_labels.png"} & now.keys()
     assert now["1.json"] != before["1.json"]
     before = journal("o")
     assert segment_folder(segmenter, "q", WORDS, "o", manifest="m.parquet").skipped == 5

@@ -312,7 +312,10 @@ def test_unreadable_settings(model, capsys):
         (["cat.png", "-c", ";".join(map(str, range(65_536)))], "65,536 classes"),
         (["cat.png", "-c", "a", "-b", "treshold:0.1"], "did you mean threshold?"),
         (["cat.png", "-c", "a", "-b", "names:sky;a"], "'a' is both a class and a background name"),
-        (["cat.png", "-c", "a", "-f", "lables"], "unknown format 'lables'; did you mean labels?"),
+        (
+            ["cat.png", "-c", "a", "-f", "lables"],
+            "unknown format 'lables'; did you mean labels or labels16",
+        ),
         (["cat.png", "-c", "a", "--on-error", "go"], "unknown on_error 'go'"),
         (["cat.png", "-c", "a", "-m", "clipper"], "unknown method 'clipper'; did you mean cliper"),
         (["cat.png", "-c", "a", "--variant", "papr"], "unknown variant of cliper 'papr'; did you"),

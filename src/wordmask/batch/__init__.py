@@ -20,8 +20,8 @@ from wordmask.batch.sources import (
     find_pictures,
     read_image_labels,
 )
-from wordmask.batch.writing import FORMATS, SUFFIXES, check_formats
 from wordmask.errors import WordmaskError, unknown
+from wordmask.formats import DEFAULT
 
 if TYPE_CHECKING:
     from wordmask.segmenter import Segmenter
@@ -30,15 +30,12 @@ ENGINES = ("local", "ray")
 
 __all__ = [
     "ENGINES",
-    "FORMATS",
-    "SUFFIXES",
     "FolderJob",
     "Outcome",
     "Picture",
     "Processed",
     "Summary",
     "check_engine",
-    "check_formats",
     "find_pictures",
     "read_image_labels",
     "run_job",
@@ -55,7 +52,7 @@ def segment_folder(
     out: str | os.PathLike[str],
     *,
     background: Any = "auto",
-    formats: Sequence[str] = FORMATS,
+    formats: Sequence[str] = DEFAULT,
     overwrite: bool = False,
     on_error: str = "stop",
     image_labels: ImageLabels | None = None,
@@ -82,9 +79,9 @@ def segment_folder(
         words: a Vocabulary, a list of names (or of lists of synonyms) or a dict.
         out: the folder of the results.
         background: a Background, "none", "auto" or a list of names.
-        formats: among "labels" (NAME_labels.png, pixel values are labels), "overlay"
-            (NAME_overlay.jpg), "scores" (NAME_scores.npz: `scores` (C, h, w) on the patch grid and
-            `names`) and "json" (NAME.json: pixel shares and provenance).
+        formats: among `wordmask.formats.FORMATS`, such as "labels" (NAME_labels.png, pixel values
+            are labels), "overlay" (NAME_overlay.jpg), "json" (NAME.json: pixel shares and
+            provenance) and "coco" (coco.json, of the whole folder, written at the end).
         overwrite: make existing results again, and replace those of other settings.
         on_error: "stop" at a picture that cannot be used, or "skip" it.
         image_labels: the only classes that get pixels, for each picture: a CSV file with a row for

@@ -16,10 +16,10 @@ import torch
 from wordmask.batch.job import FolderJob, Outcome, Processed
 from wordmask.batch.settings import used_networks
 from wordmask.batch.sources import Picture, digest
-from wordmask.batch.writing import render
 from wordmask.drawing import count_labels
 from wordmask.errors import WordmaskError, is_out_of_memory
 from wordmask.files import shown
+from wordmask.formats import Item, label_kind, render
 from wordmask.images import decode_image
 from wordmask.segmentation import Segmentation
 from wordmask.segmenter import Prepared, Segmenter
@@ -27,7 +27,7 @@ from wordmask.segmenter import Prepared, Segmenter
 LOW_MEMORY_GROUP = 16  # pictures for which each network is loaded once with low_memory
 MOST_WAITING = 2**30  # bytes of pictures that wait for others of their size
 
-Item = TypeVar("Item")
+Each = TypeVar("Each")
 Made = TypeVar("Made")
 
 
@@ -118,7 +118,10 @@ class Mapper:
         if result is not None:
             entry["pixels"] = count_labels(result.labels, len(result.names)).tolist()
             try:
-                files = render(result, loaded.picture.path, self.words, self.formats)
+                source = shown(loaded.picture.path)
+                kind = label_kind(self.formats)
+                item = Item(loaded.picture.name, source, result, self.words.classes, kind)
+                files = render(item, self.formats)
                 return Outcome(loaded.picture, entry, files)
             except (WordmaskError, MemoryError) as error:
                 loaded.reason = _reason(error, loaded.picture)
@@ -186,14 +189,14 @@ def run_mapper(
         torch.set_num_threads(numeric)
 
 
-class Ahead(Generic[Item, Made]):
+class Ahead(Generic[Each, Made]):
     """Iterates over `make(number, item)` in order, of which some are made ahead in threads."""
 
     def __init__(
         self,
         threads: ThreadPoolExecutor,
-        make: Callable[[int, Item], Made],
-        items: Iterable[Item],
+        make: Callable[[int, Each], Made],
+        items: Iterable[Each],
         ahead: int,
     ):
         self.threads, self.make, self.items, self.ahead = threads, make, items, ahead

@@ -24,9 +24,18 @@ from wordmask.batch.sources import (
     digest,
     read_sources,
 )
-from wordmask.batch.writing import FORMATS, SUFFIXES, check_formats
 from wordmask.errors import WordmaskError, unknown
 from wordmask.files import make_folder, shown, write_atomically
+from wordmask.formats import (
+    DEFAULT,
+    FORMATS,
+    check_formats,
+    check_names,
+    renamed,
+    results_of,
+    split_formats,
+    write_folder_formats,
+)
 from wordmask.journal import Journal
 from wordmask.vocabulary import Background, Vocabulary
 
@@ -136,7 +145,7 @@ class FolderJob:
         settings: Mapping[str, Any],
         *,
         background: Any = "auto",
-        formats: Sequence[str] = FORMATS,
+        formats: Sequence[str] = DEFAULT,
         overwrite: bool = False,
         on_error: str = "stop",
         image_labels: ImageLabels | None = None,
@@ -168,6 +177,8 @@ class FolderJob:
         self._moved: dict[str, dict[str, Any]] = {}  # entries of pictures that lie elsewhere now
         self._renamed: list[tuple[str, str]] = []  # names before and now of pictures that moved
         sources = read_sources(inputs, self.out)
+        if isinstance(sources, list):
+            check_names(self.formats, (one.name for one in sources))
         labelled = image_labels is not None
         if isinstance(sources, list):
             labelled = labelled or any(one.image_labels is not None for one in sources)
@@ -241,12 +252,24 @@ class FolderJob:
             names = [one.name for one in self.todo or ()]
             self.journal.drop([*filter(self._is_mine, self._others), *names])
 
-    def finish(self) -> None:
-        """Note where pictures lie that were done before and have moved since."""
+    def finish(self) -> list[Path]:
+        """Note where pictures lie that have moved, and write the formats of the whole folder.
+
+        Those are made from the label files of all pictures that are done; a shard writes none,
+        since others may be at work.
+
+        Returns:
+            The files and folders of the whole folder.
+        """
         if self._renamed or self._moved:
             self.claim()
         for name, entry in self._moved.items():
             self.journal.append(name, entry)
+        if self.shard[1] > 1 or not split_formats(self.formats)[1]:
+            return []
+        self.journal.refresh()  # what other processes did
+        check_names(self.formats, self.journal.keys())  # of pictures that came one by one
+        return write_folder_formats(self.out, self.formats, results_of(self.out, self.journal))
 
     def _is_mine(self, name: str) -> bool:
         """Whether a picture is in this shard; pictures are dealt out by a hash of their names."""
@@ -323,14 +346,17 @@ class FolderJob:
 
     def _rename(self, before: str, now: str) -> None:
         """Give the results of a picture its new name; a kill between two files does no harm."""
-        for suffix in SUFFIXES.values():
-            old, new = self.out / (before + suffix), self.out / (now + suffix)
+        for one in split_formats(FORMATS)[0]:
+            old, new = (self.out / (name + one.suffix.rstrip("/")) for name in (before, now))
             if old.exists():
                 make_folder(new.parent)
                 try:
                     os.replace(old, new)
                 except OSError as error:
                     raise WordmaskError(f"cannot rename {shown(old)}: {error.strerror}") from None
+        if (summary := self.out / f"{now}.json").is_file():
+            text = renamed(summary.read_bytes(), now, self._moved[now]["picture"])
+            write_atomically(summary, _writer(text))
         self.journal.drop([before])
         self.journal.append(now, self._moved.pop(now))
 
@@ -367,6 +393,8 @@ class FolderJob:
         if outcome.files:
             with self._lock:
                 self.claim()
+        for one in split_formats(self.formats)[0] if outcome.files else ():
+            one.clear(self.out, outcome.picture.name, outcome.files)
         for suffix, content in outcome.files.items():
             file = self.out / (outcome.picture.name + suffix)
             make_folder(file.parent)

@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 import PIL.Image
 
-from wordmask.batch.writing import SUFFIXES
 from wordmask.errors import ImageError, WordmaskError, unknown
 from wordmask.files import shown
+from wordmask.formats import is_result, suffixes
 from wordmask.journal import SETTINGS
 from wordmask.vocabulary import Vocabulary, as_list
 
@@ -54,7 +54,7 @@ class Picture:
 
     def files(self, out: Path, formats: Sequence[str]) -> list[Path]:
         """The results of these formats."""
-        return [out / (self.name + SUFFIXES[one]) for one in formats]
+        return [out / (self.name + one) for one in suffixes(formats)]
 
     def identity(self) -> dict[str, Any]:
         """What is the same while a picture is unchanged, but for its content."""
@@ -264,8 +264,8 @@ def _root(given: str) -> str:
 def _is_result(path: Path, out: Path) -> bool:
     """Whether a picture was written into `out` by an earlier run."""
     return (
-        path.name.endswith((SUFFIXES["labels"], SUFFIXES["overlay"]))
-        and Path(os.path.abspath(out)) in Path(os.path.abspath(path)).parents
+        Path(os.path.abspath(out)) in Path(os.path.abspath(path)).parents
+        and is_result(Path(os.path.relpath(path, out)).as_posix())
         and (out / SETTINGS).is_file()
     )
 

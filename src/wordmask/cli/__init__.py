@@ -13,14 +13,17 @@ from typing import Annotated, Any
 
 import typer
 
+from wordmask.cli import app as page
 from wordmask.cli import (
     bench,
     compare,
+    convert,
     datasets,
     demo,
     doctor,
     evaluate,
     explain,
+    formats,
     large,
     methods,
     protocol,
@@ -42,12 +45,15 @@ app = typer.Typer(
 )
 for one in (
     segment.segment,
+    convert.convert,
+    formats.formats,
     large.large,
     explain.explain,
     compare.compare,
     methods.methods,
     refiners.refiners,
     demo.demo,
+    page.app,
     doctor.doctor,
     selftest.selftest,
     bench.bench,

@@ -105,9 +105,9 @@ def datasets(incomplete: str) -> list[str]:
 
 def formats(incomplete: str) -> list[str]:
     """Formats of results with commas between."""
-    from wordmask.batch import SUFFIXES  # without torch
+    from wordmask.formats import FORMATS  # without torch
 
-    return _starting(SUFFIXES, incomplete)
+    return _starting(FORMATS, incomplete)
 
 
 def protocol(incomplete: str) -> list[str]:

@@ -24,7 +24,7 @@ from wordmask.cli import complete
 from wordmask.cli.common import LONGEST_NAME, busy, note, one_line
 from wordmask.errors import WordmaskError, unknown
 from wordmask.progress import quietly
-from wordmask.towers.auxiliary import KINDS
+from wordmask.towers.auxiliary import DEFAULT_CLIP, KINDS
 from wordmask.towers.built_in import own_options
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from wordmask.segmenter import Segmenter
     from wordmask.vocabulary import Background, Vocabulary
 
-DEFAULT_MODEL = "openai/clip-vit-base-patch16"
+DEFAULT_MODEL = DEFAULT_CLIP
 MOST_SHOWN = 12  # classes that are echoed
 WORDS, METHOD, MODEL = "Words", "Method", "Model"
 SOURCE = "a hub id (owner/name or owner/name@revision), a folder, or FILE.py:FUNCTION"

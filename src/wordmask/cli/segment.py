@@ -68,9 +68,9 @@ def segment(
             "--format",
             "-f",
             metavar="LIST",
-            help="Among labels (NAME_labels.png, pixel values are labels), overlay "
-            "(NAME_overlay.jpg, colours over the photo and a legend), scores (NAME_scores.npz, "
-            "class scores on the patch grid), json (NAME.json, pixel shares and provenance).",
+            help="Among labels, overlay, json, scores, masks, cutouts, polygons and more for each "
+            "picture; coco, yolo-seg, voc, cvat, label-studio and more for the whole folder. "
+            "`wordmask formats` lists all.",
             show_default="labels,overlay,json",
             autocompletion=complete.formats,
             rich_help_panel="Results",
@@ -169,17 +169,11 @@ def segment(
     Exit codes: 0 success, 1 pictures were left out (--on-error skip), 2 wrong usage, bad input or
     results that cannot be written, 130 interrupted.
     """
-    from wordmask.batch import (
-        FORMATS,
-        FolderJob,
-        check_engine,
-        check_formats,
-        run_job,
-        run_settings,
-    )
+    from wordmask.batch import FolderJob, check_engine, run_job, run_settings
+    from wordmask.formats import DEFAULT, check_formats
 
     check_engine(engine, address)
-    given = ",".join(formats or FORMATS).split(",")
+    given = ",".join(formats or DEFAULT).split(",")
     chosen = check_formats(name.strip() for name in given)
     vocabulary, background = words.read()
 
@@ -286,6 +280,8 @@ def _line(names: Sequence[str], pixels: np.ndarray) -> str:
 
 def _print_end(job: FolderJob) -> None:
     """Print the classes found and the number of pictures segmented, skipped and failed."""
+    from wordmask.formats import split_formats
+
     summary, count = job.summary, job.summary.segmented
     if count:
         common.console().print(_table(summary))
@@ -306,6 +302,11 @@ def _print_end(job: FolderJob) -> None:
         print(f"results in {common.shown(job.out)}")
     if job.manifest is not None:
         print(f"manifest in {common.shown(job.manifest)}")
+    for one in split_formats(job.formats)[1]:
+        if job.shard[1] == 1:
+            print(common.shown(one.path(job.out)))
+        else:
+            print(f"{one.name} is of all pictures: run the same without --shard when all are done")
 
 
 def _table(summary: Summary) -> Table:

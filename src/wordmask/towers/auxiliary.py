@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from torch import nn
 
 
+DEFAULT_CLIP = "openai/clip-vit-base-patch16"  # where no other is given
+
+
 @dataclass(frozen=True)
 class Kind:
     """A kind of auxiliary model.

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from wordmask.files import size_text
-from wordmask.progress import is_quiet
+from wordmask.progress import is_quiet, teller
 
 if TYPE_CHECKING:
     from wordmask.bars import Bar
@@ -42,6 +42,7 @@ class Transfer:
         self.finished = 0  # bytes of files that are complete
         self.current, self.done = "", 0
         self.bar: Bar | None = None
+        self.tell = teller()
 
     def __enter__(self) -> Transfer:
         self.started = time.monotonic()
@@ -53,6 +54,7 @@ class Transfer:
         return self
 
     def __exit__(self, kind: Any, *_: Any) -> None:
+        self.tell("")
         if self.bar is None:
             return
         self.bar.stop()
@@ -109,6 +111,9 @@ class Transfer:
 
     def _show(self, name: str, done: int) -> None:
         self.done = min(done, self.sizes[name])
+        if self.total:
+            so_far = size_text(self.finished + self.done)
+            self.tell(f"{name}: {so_far} of {size_text(self.total)}")
         if self.bar is not None:
             self.bar.update(self.task, completed=self.finished + self.done, description=name)
 

@@ -1,0 +1,110 @@
+"""A browser and a server for tests of the page."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
+QUIET = (  # Chromium itself asks nothing of the network
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+)
+
+
+@dataclass
+class Server:
+    """A page that is served by a process of its own."""
+
+    process: subprocess.Popen[str]
+    url: str
+    log: Path
+
+
+def serve(folder: Path, *arguments: str) -> Server:
+    """Start `wordmask app` on a free port, and wait until it answers."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    log = folder / "log.txt"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "WORDMASK_CACHE": str(folder / "cache")}
+    with log.open("w") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "wordmask", "app", "--port", str(port), *arguments],
+            env=environment,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+    url = f"http://127.0.0.1:{port}/"
+    for _ in range(600):
+        try:
+            with urllib.request.urlopen(url, timeout=5):
+                return Server(process, url, log)
+        except OSError:
+            assert process.poll() is None, log.read_text()
+            time.sleep(0.1)
+    raise AssertionError(f"no answer from the page\n{log.read_text()}")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory) -> Iterator[Server]:
+    """The page with the built-in network."""
+    pytest.importorskip("gradio", reason="the page is not installed (extra app)")
+    folder = tmp_path_factory.mktemp("server")
+    one = serve(folder, "--model", "wordmask/tiny-clip", "--offline")
+    yield one
+    one.process.terminate()
+    one.process.wait(30)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """One Chromium for all tests of a file; each test opens contexts of its own."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if CHROMIUM is None:
+        pytest.skip("Chromium is not installed (apt-get install chromium)")
+    with playwright.sync_playwright() as one:
+        started = one.chromium.launch(executable_path=CHROMIUM, args=QUIET)
+        yield started
+        started.close()
+
+
+@pytest.fixture
+def visit(server, browser) -> Iterator[Any]:
+    """Opens the page as a new visitor; errors in the browser and requests elsewhere fail."""
+    contexts, bad = [], []
+
+    def open_page(width: int = 1280, height: int = 900) -> Any:
+        context = browser.new_context(viewport={"width": width, "height": height})
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(30_000)
+        page.on("pageerror", lambda error: bad.append(str(error)))
+        page.on("request", lambda one: bad.append(one.url) if elsewhere(one.url) else None)
+        page.goto(server.url)
+        page.wait_for_selector("#wm-run")
+        return page
+
+    def elsewhere(url: str) -> bool:
+        return not url.startswith((server.url, "data:", "blob:"))
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert not bad

@@ -1,0 +1,236 @@
+"""The page in a real browser: what a visitor does, from an upload to files."""
+
+from __future__ import annotations
+
+import io
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from wordmask import drawing
+from wordmask.toybox import render
+
+WORDS = ["brick, bricks", "water", "red striped", "yellow plain"]
+SEED = 4 * 10**9 + 81  # of the demo's scene
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("pictures") / "scene.png"
+    Image.fromarray(render(SEED, 144, things=(4, 5)).image).save(path)
+    return path
+
+
+def type_words(page, words, box="#wm-words") -> None:
+    field = page.locator(f"{box} input")
+    for word in words:
+        field.fill(word)
+        field.press("Enter")
+
+
+def start(page, scene, words=WORDS) -> None:
+    """Upload, type, choose that every pixel gets a word, and segment."""
+    upload(page, scene)
+    type_words(page, words)
+    page.get_by_label("every pixel gets a word").first.check()
+    segment(page)
+
+
+def upload(page, file) -> None:
+    page.locator("#wm-picture input[type=file]").set_input_files(file)
+    page.wait_for_selector("#wm-picture img")
+
+
+def segment(page) -> None:
+    """Press Segment and wait for the result."""
+    before = page.locator("#wm-status").inner_html()
+    page.click("#wm-run")
+    page.wait_for_function(
+        "before => { const now = document.querySelector('#wm-status').innerHTML;"
+        " return now !== before && / s, /.test(now); }",
+        arg=before,
+    )
+    page.wait_for_selector("#wm-overlay img")
+    page.wait_for_timeout(300)  # the parts of an answer are drawn one after the other
+
+
+def picture(page, selector="#wm-overlay img") -> np.ndarray:
+    """The pixels of a picture on the page."""
+    answer = page.request.get(page.get_attribute(selector, "src"))
+    return np.asarray(Image.open(io.BytesIO(answer.body())).convert("RGBA"))
+
+
+def legend(page) -> dict[str, tuple[str, str]]:
+    """Colour and share by class."""
+    rows = page.locator("#wm-legend tbody tr")
+    found = {}
+    for i in range(rows.count()):
+        chip = rows.nth(i).locator(".wm-chip").get_attribute("style") or ""
+        cells = rows.nth(i).locator("td").all_inner_texts()
+        found[cells[1]] = chip.removeprefix("background:"), cells[3]
+    return found
+
+
+def told(page, text: str) -> None:
+    """A line of the page says this, and the rest of the page is as it was."""
+    toast = page.locator(".toast-body", has_text=re.compile(text))
+    toast.first.wait_for()
+    assert "\n\n" not in toast.first.inner_text()
+
+
+def test_from_upload_to_files(visit, scene, tmp_path):
+    page = visit()
+    start(page, scene)
+    understood = page.locator("#wm-understood").inner_text()
+    assert "4 classes: brick (also: bricks); water; red striped; yellow plain" in understood
+    assert "every pixel" in understood
+
+    colours = drawing.palette(4).tolist()
+    names = ["brick", "water", "red striped", "yellow plain"]
+    found = legend(page)
+    assert [found[name][0] for name in names] == [
+        f"rgb({','.join(map(str, colour))})" for colour in colours[1:]
+    ]
+    page.locator("#wm-alpha input[type=number]").fill("1")
+    page.wait_for_function("document.querySelectorAll('#wm-overlay img').length == 1")
+    page.wait_for_timeout(800)
+    painted = {tuple(x) for x in picture(page)[::4, ::4, :3].reshape(-1, 3).tolist()}
+    assert {tuple(colours[i + 1]) for i in range(3)} <= painted  # the overlay's are the legend's
+
+    page.get_by_role("tab", name="Files").click()
+    page.click("#wm-make")
+    link = page.locator("#wm-files a[href*='labels']").first
+    with page.expect_download() as downloading:
+        link.click()
+    labels = np.asarray(Image.open(downloading.value.path()))
+    assert labels.shape == (144, 144)
+    assert f"{round(100 * (labels == 1).mean())} %" == found["brick"][1]
+    listed = page.locator("#wm-files").inner_text()
+    assert "overlay" in listed
+    assert "json" in listed
+
+
+def test_other_words_use_the_encoding_again(visit, scene):
+    page = visit()
+    start(page, scene)
+    before = picture(page)
+    page.locator("#wm-words .wm-tag button").first.click()  # brick goes
+    type_words(page, ["wood, planks"])
+    segment(page)
+    assert "encoding kept" in page.locator("#wm-status").inner_text()
+    assert set(legend(page)) == {"water", "red striped", "yellow plain", "wood"}
+    assert not np.array_equal(picture(page), before)
+
+
+def test_pointer_names_the_class_and_a_click_shows_the_place(visit, scene):
+    page = visit()
+    start(page, scene)
+    page.locator("#wm-overlay").scroll_into_view_if_needed()
+    box = page.locator("#wm-overlay img").bounding_box()
+    at = box["x"] + 0.6 * box["width"], box["y"] + 0.8 * box["height"]  # on the yellow disc
+    page.wait_for_timeout(300)
+    page.mouse.move(*at)
+    tip = page.locator(".wm-tip:visible")
+    tip.first.wait_for()
+    assert tip.first.inner_text() == "yellow plain"
+    page.mouse.click(*at)
+    page.wait_for_selector("#wm-scores table")
+    assert "the label is yellow plain" in page.locator("#wm-scores").inner_text()
+    page.wait_for_selector("#wm-inside img")
+    assert picture(page, "#wm-inside img").shape[1] > 900  # photo, before, after
+
+
+def test_side_by_side(visit, scene):
+    page = visit()
+    start(page, scene)
+    page.get_by_role("tab", name="Compare").click()
+    page.click("#wm-compare")
+    page.locator("#wm-compared b").first.wait_for()
+    said = page.locator("#wm-compared").inner_text()
+    assert "left: cliper" in said
+    assert "right: clip:paper" in said
+    page.locator("#wm-slider img").nth(1).wait_for()
+    sides = page.locator("#wm-slider img").evaluate_all("all => all.map(one => one.src)")
+    assert len(set(sides)) == 2
+
+
+def test_what_cannot_be_used_is_said_in_a_line(visit, scene, tmp_path):
+    page = visit()
+    page.click("#wm-run")
+    told(page, "no picture yet")
+
+    upload(page, scene)
+    page.click("#wm-run")
+    told(page, "no words yet")
+
+    type_words(page, ["cat", "cat"])
+    page.wait_for_selector("#wm-understood .wm-bad")
+    assert "'cat' is in class 1" in page.locator("#wm-understood").inner_text()
+
+    page.reload()
+    page.wait_for_selector("#wm-run")
+    pdf = tmp_path / "paper.pdf"
+    pdf.write_bytes(b"%PDF-1.7\n%%EOF")
+    page.locator("#wm-picture input[type=file]").set_input_files(pdf)
+    page.locator(".toast-body").first.wait_for()
+    assert not page.locator("#wm-picture img").count()
+
+    huge = tmp_path / "huge.png"
+    Image.new("1", (9000, 9000)).save(huge)
+    page.locator("#wm-picture input[type=file]").set_input_files(huge)
+    told(page, "huge.png: 9000 x 9000 is 81000000 pixels, the limit is 50000000; make it smaller")
+
+
+def test_two_visitors_do_not_meet(visit, scene, tmp_path):
+    other = tmp_path / "other.png"
+    Image.fromarray(render(SEED + 5, 96, things=(2, 3)).image).save(other)
+    first, second = visit(), visit()
+    upload(first, scene)
+    upload(second, other)
+    for page, words in ((first, ["brick", "water"]), (second, ["grass", "sand", "snow"])):
+        type_words(page, words)
+    first.click("#wm-run")
+    segment(second)
+    first.wait_for_selector("#wm-legend table")
+    assert set(legend(first)) - {"unlabelled"} == {"brick", "water"}
+    assert set(legend(second)) - {"unlabelled"} == {"grass", "sand", "snow"}
+    assert not np.array_equal(picture(first), picture(second))
+    third = visit()
+    assert not third.locator("#wm-legend table").count()
+
+
+def test_examples_expert_settings_and_a_narrow_screen(visit):
+    page = visit(390, 844)
+    page.locator("#wm-examples button").nth(1).click()
+    page.wait_for_selector("#wm-legend table")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    page.get_by_role("button", name="Expert settings").click()
+    page.locator("#wm-method input").click()
+    page.get_by_role("option", name=re.compile("GEM")).click()
+    page.locator("#wm-expert .wm-about", has_text="GEM").first.wait_for()
+    page.locator("#wm-expert button", has_text=re.compile("^Options")).first.click()
+    iterations = page.get_by_label("temperature").first
+    iterations.wait_for()
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    segment(page)
+    assert "gem" in page.locator("#wm-status").inner_text()
+
+
+def test_a_folder_fills_and_is_run_again(visit, tmp_path):
+    for i in range(3):
+        Image.fromarray(render(SEED + i, 96, things=(2, 3)).image).save(tmp_path / f"{i}.png")
+    (tmp_path / "bad.png").write_bytes(b"no picture")
+    page = visit()
+    page.get_by_role("tab", name="A folder").click()
+    page.locator("#wm-folder input, #wm-folder textarea").first.fill(str(tmp_path))
+    type_words(page, ["brick", "water", "grass"], "#wm-f-words")
+    page.locator("#wm-out input, #wm-out textarea").first.fill(str(tmp_path / "masks"))
+    page.click("#wm-run-folder")
+    status = page.locator("#wm-folder-status")
+    status.locator("b", has_text="4 of 4").wait_for()
+    assert "1 left out" in status.inner_text()
+    page.wait_for_function("document.querySelectorAll('#wm-grid img').length == 3")
+    assert len(list((tmp_path / "masks").glob("*_labels.png"))) == 3
