@@ -29,7 +29,7 @@ from wordmask.app.job import RULES, Job, Settings, read_background, read_words, 
 from wordmask.errors import WordmaskError, is_out_of_memory
 from wordmask.explain import VIEWS
 from wordmask.files import one_line
-from wordmask.formats import DEFAULT
+from wordmask.formats import DEFAULT, is_result
 from wordmask.progress import listening
 from wordmask.towers.auxiliary import DEFAULT_CLIP
 
@@ -648,7 +648,11 @@ def _folder_tab(engine: Engine, scratch: Path, parts: Parts) -> None:
         background = read_background(rule, names or [], None, read)
         chosen = parts.read(*settings)
         target = Path(out.strip() or scratch).expanduser()
-        pictures = batch.find_pictures([str(Path(folder.strip()).expanduser())], target)
+        pictures = [
+            one
+            for one in batch.find_pictures([str(Path(folder.strip()).expanduser())], target)
+            if not _is_own(one.path, target)
+        ]
         cells: list[tuple[str, str]] = []
         lines: list[str] = []
         shown = time.monotonic()
@@ -683,6 +687,12 @@ def _folder_tab(engine: Engine, scratch: Path, parts: Parts) -> None:
         **WORK,
     )
     stop.click(None, cancels=running, **QUIET)
+
+
+def _is_own(path: Path, target: Path) -> bool:
+    """Whether a picture is a result of an earlier run into this folder."""
+    path, target = path.resolve(), target.resolve()
+    return target in path.parents and is_result(path.relative_to(target).as_posix())
 
 
 def _count(done: int, total: int, lines: Sequence[str]) -> str:
