@@ -189,7 +189,7 @@ def test_what_cannot_be_used_is_said_in_a_line(visit, scene, tmp_path):
     )
     heavy = tmp_path / "heavy.png"
     with heavy.open("wb") as file:
-        file.truncate(65_000_000)
+        file.truncate(70_000_000)
     page.locator("#wm-picture input[type=file]").set_input_files(heavy)
     told(page, "maximum allowed size")
 
