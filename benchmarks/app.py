@@ -1,9 +1,10 @@
 """What the page waits for: a first run on a picture, against other words, thresholds and opacity.
 
-    python benchmarks/app.py [--size 448 336] [--rounds 3]
+    python benchmarks/app.py [--size 448 336] [--rounds 3] [--model SOURCE]
 
-The network is a random CLIP of the size of ViT-B/16 (weights do not change the time), the method
-`cliper`; times hold reading, encoding, labels and drawing, as on the page, without gradio.
+The network is a random CLIP of the size of ViT-B/16 (weights do not change the time) unless
+another is given, the method `cliper`; times hold reading, encoding, labels and drawing, as on the
+page, without gradio.
 """
 
 from __future__ import annotations
@@ -55,6 +56,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--size", type=int, nargs=2, default=[448, 336])
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--model", help="a CLIP, such as wordmask/tiny-clip")
     arguments = parser.parse_args()
     width, height = arguments.size
     print(
@@ -63,8 +65,9 @@ def main() -> None:
     times: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        save_model(folder / "model")
-        engine = Engine(str(folder / "model"), offline=True)
+        if arguments.model is None:
+            save_model(folder / "model")
+        engine = Engine(arguments.model or str(folder / "model"), offline=True)
         base = Settings(engine.model, "cliper")
         words = [read_words(text) for text in (["grass", "sand"], ["sand", "grass", "red"])]
         for pairs in words:  # the text encoder is warm: other words are those of another list

@@ -17,6 +17,17 @@ from typing import Any
 import pytest
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
+SERVE = """  # the command, whose log has a line for each pass of the image encoder
+from wordmask.cli import main
+from wordmask.segmenter import Segmenter
+
+encode = Segmenter.encode
+def watched(*given, **named):
+    print("a pass", flush=True)
+    return encode(*given, **named)
+Segmenter.encode = watched
+main()
+"""
 QUIET = (  # Chromium itself asks nothing of the network
     "--no-sandbox",
     "--disable-gpu",
@@ -35,17 +46,25 @@ class Server:
     url: str
     log: Path
 
+    def passes(self) -> int:
+        """How often a picture was encoded so far."""
+        return self.log.read_text().count("a pass")
 
-def serve(folder: Path, *arguments: str) -> Server:
-    """Start `wordmask app` on a free port, and wait until it answers."""
+
+def serve(folder: Path, *arguments: str, **variables: str) -> Server:
+    """Start `wordmask app` on a free port, and wait until it answers.
+
+    variables: of the environment.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     log = folder / "log.txt"
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "WORDMASK_CACHE": str(folder / "cache")}
+    environment |= variables
     with log.open("w") as out:
         process = subprocess.Popen(
-            [sys.executable, "-m", "wordmask", "app", "--port", str(port), *arguments],
+            [sys.executable, "-c", SERVE, "app", "--port", str(port), *arguments],
             env=environment,
             stdout=out,
             stderr=subprocess.STDOUT,

@@ -113,9 +113,11 @@ def test_from_upload_to_files(visit, scene, tmp_path):
     assert "json" in listed
 
 
-def test_other_words_use_the_encoding_again(visit, scene):
+def test_other_words_use_the_encoding_again(visit, scene, server):
     page = visit()
     start(page, scene)
+    passes = server.passes()
+    assert passes
     before = picture(page)
     page.locator("#wm-words .wm-tag button").first.click()  # brick goes
     type_words(page, ["wood, planks"])
@@ -123,6 +125,7 @@ def test_other_words_use_the_encoding_again(visit, scene):
     assert "encoding kept" in page.locator("#wm-status").inner_text()
     assert set(legend(page)) == {"water", "red striped", "yellow plain", "wood"}
     assert not np.array_equal(picture(page), before)
+    assert server.passes() == passes
 
 
 def test_pointer_names_the_class_and_a_click_shows_the_place(visit, scene):
@@ -181,7 +184,14 @@ def test_what_cannot_be_used_is_said_in_a_line(visit, scene, tmp_path):
     huge = tmp_path / "huge.png"
     Image.new("1", (9000, 9000)).save(huge)
     page.locator("#wm-picture input[type=file]").set_input_files(huge)
-    told(page, "huge.png: 9000 x 9000 is 81000000 pixels, the limit is 50000000; make it smaller")
+    told(
+        page, "huge.png: 9000 x 9000 is 81000000 pixels, the limit is 50000000; .* make it smaller"
+    )
+    heavy = tmp_path / "heavy.png"
+    with heavy.open("wb") as file:
+        file.truncate(70_000_000)
+    page.locator("#wm-picture input[type=file]").set_input_files(heavy)
+    told(page, "maximum allowed size")
 
 
 def test_two_visitors_do_not_meet(visit, scene, tmp_path):
@@ -207,6 +217,10 @@ def test_examples_expert_settings_and_a_narrow_screen(visit):
     page.locator("#wm-examples button").nth(1).click()
     page.wait_for_selector("#wm-legend table")
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    lines = page.locator("#wm-legend .wm-name").evaluate_all("all => all.map(x => x.innerText)")
+    assert "striped" in " ".join(lines) or "plain" in " ".join(lines)
+    tall = page.locator("#wm-legend tbody tr").evaluate_all("all => all.map(x => x.offsetHeight)")
+    assert max(tall) < 60  # a word is not broken into letters
     page.get_by_role("button", name="Expert settings").click()
     page.locator("#wm-method input").click()
     page.get_by_role("option", name=re.compile("GEM")).click()
@@ -219,7 +233,7 @@ def test_examples_expert_settings_and_a_narrow_screen(visit):
     assert "gem" in page.locator("#wm-status").inner_text()
 
 
-def test_a_folder_fills_and_is_run_again(visit, tmp_path):
+def test_a_folder_fills_and_is_run_again(visit, tmp_path, server):
     for i in range(3):
         Image.fromarray(render(SEED + i, 96, things=(2, 3)).image).save(tmp_path / f"{i}.png")
     (tmp_path / "bad.png").write_bytes(b"no picture")
@@ -234,3 +248,31 @@ def test_a_folder_fills_and_is_run_again(visit, tmp_path):
     assert "1 left out" in status.inner_text()
     page.wait_for_function("document.querySelectorAll('#wm-grid img').length == 3")
     assert len(list((tmp_path / "masks").glob("*_labels.png"))) == 3
+    passes = server.passes()
+    before = (tmp_path / "masks/0_labels.png").read_bytes()
+
+    page.locator("#wm-f-words .wm-tag button").first.click()  # brick goes
+    type_words(page, ["wood, planks"], "#wm-f-words")
+    understood = page.locator("#wm-f-understood")
+    understood.get_by_text("water; grass; wood (also: planks)").wait_for()
+    page.click("#wm-run-folder")
+    page.wait_for_function(
+        "!document.querySelector('#wm-grid').innerText.includes('brick')"
+        " && document.querySelectorAll('#wm-grid img').length == 3"
+    )
+    status.locator("b", has_text="4 of 4").wait_for()
+    assert (tmp_path / "masks/0_labels.png").read_bytes() != before
+    assert server.passes() == passes
+
+
+def test_a_network_that_cannot_be_loaded_leaves_the_one_before(visit):
+    page = visit()
+    page.get_by_role("button", name="Expert settings").click()
+    box = page.locator("#wm-model input")
+    box.fill("nobody/nothing")
+    box.press("Enter")
+    told(page, "cannot load 'nobody/nothing'")
+    page.wait_for_function(
+        "document.querySelector('#wm-model input').value == 'wordmask/tiny-clip'"
+    )
+    assert "rendered scenes only" in page.locator("#wm-network").inner_text()

@@ -7,12 +7,16 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import constants
 from PIL import Image
 
+from replicas.files import put_into_cache
+from tiny import save_tiny_clip
 from wordmask import Background, Segmenter, WordmaskError, drawing
 from wordmask.app import results
 from wordmask.app.engine import BUILT_IN, Engine, Kept
-from wordmask.app.job import Job, Settings, read_words
+from wordmask.app.examples import examples
+from wordmask.app.job import Job, Settings, read_background, read_words
 from wordmask.toybox import render
 from wordmask.toybox.selftest import TOYBOX_OPTIONS
 
@@ -113,7 +117,39 @@ def test_pictures_that_cannot_be_used(engine, tmp_path):
         engine.picture(str(pdf))
     huge = tmp_path / "huge.png"
     Image.new("1", (9000, 9000)).save(huge)
-    with pytest.raises(WordmaskError, match=r"^cannot read huge\.png: .* make it smaller first$"):
+    with pytest.raises(WordmaskError, match=r"^cannot read huge\.png: .* make it smaller$"):
         engine.picture(str(huge))
     with pytest.raises(WordmaskError, match="no picture yet"):
         engine.picture("")
+
+
+def test_many_classes_have_numbers_in_the_picture_and_the_legend(engine, job):
+    names = [
+        f"{colour} plain"
+        for colour in ["red", "blue", "green", "yellow", "orange", "purple", "pink"]
+    ]
+    names += ["brick", "water", "grass", "sand", "snow", "wood", "gravel"]
+    outcome = engine.run(dataclasses.replace(job, words=read_words(names)))
+    found, many = outcome.result.labels, outcome.result.labels.copy()
+    assert len(outcome.result.found) <= 10
+    assert '">1</b>' not in results.legend(outcome)
+    many[: len(names) * 4] = np.repeat(np.arange(1, 15), 4)[:, None]  # stripes of all
+    result = dataclasses.replace(outcome.result, labels=many.astype(found.dtype))
+    assert '">14</b>' in results.legend(dataclasses.replace(outcome, result=result))
+    plain = results.overlay(result, 1.0, numbers=False)
+    assert not np.array_equal(results.overlay(result, 1.0), plain)
+
+
+def test_a_clip_in_the_hubs_cache_is_taken_and_its_examples_run(tmp_path, monkeypatch):
+    save_tiny_clip(tmp_path / "clip")
+    put_into_cache(tmp_path / "hub", "owner/clip", tmp_path / "clip", main="a" * 40)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    engine = Engine(offline=True)
+    assert engine.model == "owner/clip"
+    assert engine.models == ["owner/clip", BUILT_IN]
+    for example in examples(engine.model, tmp_path):
+        words, settings = read_words(example.words), Settings(engine.model, "clip")
+        rule = read_background(example.background, [], None, words)
+        outcome = engine.run(Job(example.picture, words, rule, settings))
+        assert outcome.result.labels.shape == np.asarray(Image.open(example.picture)).shape[:2]
+        assert words.names[0] in results.legend(outcome)

@@ -7,10 +7,11 @@ import inspect
 import re
 import shutil
 import tempfile
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
@@ -28,7 +29,7 @@ from wordmask.app.job import RULES, Job, Settings, read_background, read_words, 
 from wordmask.errors import WordmaskError, is_out_of_memory
 from wordmask.explain import VIEWS
 from wordmask.files import one_line
-from wordmask.formats import DEFAULT
+from wordmask.formats import DEFAULT, is_result
 from wordmask.progress import listening
 from wordmask.towers.auxiliary import DEFAULT_CLIP
 
@@ -40,6 +41,7 @@ WORK: dict[str, Any] = {"concurrency_id": "networks", "concurrency_limit": 1}
 PRIVATE: dict[str, Any] = {"api_visibility": "private"}
 SHOW_PLACE = "() => document.querySelectorAll('#wm-more [role=tab]')[1].click()"
 SHOWN_BY_BROWSERS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
+NUMBERS = {"threshold": (0.3, "Threshold"), "complement": (2.0, "Power")}  # of rules
 SIMPLE = ("auto", "none", "names")  # rules for the background outside the expert settings
 
 
@@ -160,6 +162,7 @@ def build(engine: Engine) -> gr.Blocks:
     """The page on an engine; `launch` serves it."""
     folder = tempfile.TemporaryDirectory(prefix="wordmask-app-")  # removed with the page
     scratch = Path(folder.name)
+    fetches = engine.local and not engine.offline
     with gr.Blocks(
         title="wordmask", analytics_enabled=False, delete_cache=(3600, 24 * 3600), fill_width=True
     ) as page:
@@ -171,7 +174,7 @@ def build(engine: Engine) -> gr.Blocks:
                 size="sm",
                 scale=0,
                 min_width=180,
-                visible=engine.model == BUILT_IN and engine.local and not engine.offline,
+                visible=engine.model == BUILT_IN and fetches,
             )
         with gr.Tabs():
             with gr.Tab("One picture"):
@@ -180,18 +183,25 @@ def build(engine: Engine) -> gr.Blocks:
                 with gr.Tab("A folder"):
                     _folder_tab(engine, scratch, parts)
 
-        def choose(model: str, progress: Any = gr.Progress()) -> Any:  # noqa: B008
-            with reporting(progress):
-                engine.load(model)
+        def choose(model: str, last: str, progress: Any = gr.Progress()) -> Any:  # noqa: B008
+            try:
+                with reporting(progress):
+                    engine.load(model)
+            except WordmaskError as error:  # the page goes on with the network before
+                gr.Warning(escape(one_line(str(error))), title="", duration=None)
+                return {parts.model: last}
             found = examples(model, scratch)
-            return (
-                note(engine, model),
-                gr.Gallery([one.picture for one in found], visible=bool(found)),
-                gr.Button(visible=False),
-            )
+            return {
+                taken: model,
+                about: note(engine, model),
+                parts.gallery: gr.Gallery([one.picture for one in found], visible=bool(found)),
+                get: gr.Button(visible=model == BUILT_IN and fetches),
+            }
 
-        outputs = [about, parts.gallery, get]
-        parts.model.change(plainly(choose), parts.model, outputs, **WORK, **PRIVATE)
+        taken = gr.State(engine.model)
+        outputs = [taken, parts.model, about, parts.gallery, get]
+        event = {"show_progress_on": about, **WORK, **PRIVATE}
+        parts.model.change(plainly(choose), [parts.model, taken], outputs, **event)
         get.click(lambda: DEFAULT_CLIP, None, parts.model, **QUIET)
     page.scratch = folder
     return page
@@ -259,11 +269,7 @@ def _picture_tab(engine: Engine, scratch: Path) -> Parts:
                         elem_id="wm-special",
                     )
                     number = gr.Number(
-                        None,
-                        label="Threshold or power",
-                        info="0.3 and 2 unless given",
-                        step=0.05,
-                        elem_id="wm-number",
+                        0.3, label="Threshold", step=0.05, visible=False, elem_id="wm-number"
                     )
                 boxes = {}
                 if engine.local:
@@ -307,6 +313,11 @@ def _picture_tab(engine: Engine, scratch: Path) -> Parts:
         networks = dict(zip(boxes, sources, strict=True))
         return read_settings(model, method, variant, refine, options, networks)
 
+    def choose_rule(rule: str) -> gr.Number:
+        value, label = NUMBERS.get(rule, NUMBERS["threshold"])
+        return gr.Number(value, label=label, visible=rule in NUMBERS)
+
+    special.change(choose_rule, special, number, **QUIET)
     said = [*inputs.all, special, number]
     gr.on([one.change for one in said], say_understood, said, inputs.line, **QUIET)
 
@@ -637,7 +648,11 @@ def _folder_tab(engine: Engine, scratch: Path, parts: Parts) -> None:
         background = read_background(rule, names or [], None, read)
         chosen = parts.read(*settings)
         target = Path(out.strip() or scratch).expanduser()
-        pictures = batch.find_pictures([str(Path(folder.strip()).expanduser())], target)
+        pictures = [
+            one
+            for one in batch.find_pictures([str(Path(folder.strip()).expanduser())], target)
+            if not _is_own(one.path, target)
+        ]
         cells: list[tuple[str, str]] = []
         lines: list[str] = []
         shown = time.monotonic()
@@ -674,9 +689,20 @@ def _folder_tab(engine: Engine, scratch: Path, parts: Parts) -> None:
     stop.click(None, cancels=running, **QUIET)
 
 
+def _is_own(path: Path, target: Path) -> bool:
+    """Whether a picture is a result of an earlier run into this folder."""
+    path, target = path.resolve(), target.resolve()
+    return target in path.parents and is_result(path.relative_to(target).as_posix())
+
+
 def _count(done: int, total: int, lines: Sequence[str]) -> str:
     left_out = f", {len(lines)} left out: {escape('; '.join(lines[:3]))}" if lines else ""
     return f'<p class="wm-line"><b>{done} of {total}</b>{left_out}</p>'
+
+
+def _warm(engine: Engine) -> None:
+    with suppress(Exception):  # said when the first picture is segmented
+        engine.segmenter(Settings(engine.model))
 
 
 def launch(
@@ -702,6 +728,8 @@ def launch(
     """
     page = build(engine)
     page.queue(max_size=MOST_WAITING, default_concurrency_limit=1)
+    if engine.model in (BUILT_IN, *engine.cached):  # at hand: the first visitor need not wait
+        threading.Thread(target=_warm, args=(engine,), daemon=True).start()
     _, address, _ = page.launch(
         server_name=host,
         server_port=port,

@@ -58,17 +58,26 @@ def _photo(picture: np.ndarray, size: tuple[int, int]) -> Image.Image:
     return Image.fromarray(picture).resize(size[::-1], Image.Resampling.LANCZOS)
 
 
-def overlay(result: Segmentation, alpha: float) -> Image.Image:
-    """The colours of the classes over the picture as it is shown, without a legend."""
+def numbered(result: Segmentation) -> bool:
+    """Whether there are so many classes that each needs its number besides its colour."""
+    return drawing.need_numbers([result.names.index(name) + 1 for name in result.found])
+
+
+def overlay(result: Segmentation, alpha: float, numbers: bool | None = None) -> Image.Image:
+    """The colours of the classes over the picture as it is shown, without a legend.
+
+    numbers: of the classes too; by default if the legend has them.
+    """
     assert result.image is not None
     size = shown_size(*result.labels.shape)
     photo, labels = _photo(result.image, size), _nearest(result.labels, size)
-    return drawing.overlay(photo, labels, result.names, alpha, legend=False)
+    numbers = numbered(result) if numbers is None else numbers
+    return drawing.overlay(photo, labels, result.names, alpha, legend=False, numbers=numbers)
 
 
 def thumbnail(result: Segmentation, alpha: float) -> Image.Image:
     """A small overlay."""
-    picture = overlay(result, alpha)
+    picture = overlay(result, alpha, numbers=False)
     picture.thumbnail((THUMBNAIL, THUMBNAIL))
     return picture
 
@@ -88,9 +97,10 @@ def legend(outcome: Outcome) -> str:
     shares, scores = result.shares(), outcome.scored.image_scores().tolist()
     colours = drawing.palette(len(result.names)).tolist()
     order = sorted(range(len(result.names)), key=lambda i: -shares[result.names[i]])
+    numbers = numbered(result)
     rows = [
-        _row(result.names[i], colours[i + 1], shares[result.names[i]], f"{scores[i]:.2f}")
-        for i in order
+        _row(name, colours[i + 1], shares[name], f"{scores[i]:.2f}", str(i + 1) if numbers else "")
+        for i, name in ((i, result.names[i]) for i in order)
     ]
     if shares[UNLABELLED] and UNLABELLED not in result.names:
         rows.append(_row(UNLABELLED, None, shares[UNLABELLED], ""))
@@ -101,12 +111,16 @@ def legend(outcome: Outcome) -> str:
     return f'<table class="wm-table">{head}<tbody>{"".join(rows)}</tbody></table>'
 
 
-def _row(name: str, colour: Sequence[int] | None, share: float, last: str) -> str:
-    paint = "" if colour is None else f' style="background:rgb({",".join(map(str, colour))})"'
+def _paint(colour: Sequence[int] | None) -> str:
+    return "" if colour is None else f' style="background:rgb({",".join(map(str, colour))})"'
+
+
+def _row(name: str, colour: Sequence[int] | None, share: float, last: str, number: str = "") -> str:
+    paint = _paint(colour)
     bar = "" if colour is None else f'<i{paint[:-1]};width:{100 * share:.1f}%"></i>'
     kind = ' class="wm-none"' if not share or colour is None else ""
     return (
-        f'<tr{kind} data-name="{escape(name)}"><td><b class="wm-chip"{paint}></b></td>'
+        f'<tr{kind} data-name="{escape(name)}"><td><b class="wm-chip"{paint}>{number}</b></td>'
         f'<td class="wm-name">{escape(name)}</td><td class="wm-bar">{bar}</td>'
         f"<td>{percent(share)}</td><td>{last}</td></tr>"
     )
@@ -159,7 +173,7 @@ def place(outcome: Outcome, x: int, y: int, most: int = 12) -> str:
     rows = []
     for name, value in found[:most]:
         colour = colours.get(name)
-        paint = "" if colour is None else f' style="background:rgb({",".join(map(str, colour))})"'
+        paint = _paint(colour)
         fill = f"width:{100 * max(value, 0) / top:.1f}%"
         bar = f'<i style="{fill}"></i>' if colour is None else f'<i{paint[:-1]};{fill}"></i>'
         rows.append(

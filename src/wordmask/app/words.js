@@ -42,7 +42,7 @@ function draw() {
     tag.append(remove);
     box.insertBefore(tag, input);
   });
-  input.placeholder = words().length ? "" : box.dataset.placeholder;
+  input.placeholder = words().length ? "another word" : box.dataset.placeholder;
 }
 
 function commit() {
