@@ -268,6 +268,25 @@ def test_killed_at_twenty_moments_a_run_goes_on_to_the_same_files(model):
     assert not [name for name in files("o") if name.endswith(".part")]
 
 
+def test_two_processes_do_not_write_the_same_part(segmenter):
+    refused = []
+
+    def second(one):
+        for more in ({}, {"background": "none", "overwrite": True}):
+            with pytest.raises(WordmaskError) as error:
+                segment_folder(segmenter, "p", WORDS, "o", **{"overwrite": True} | more)
+            refused.append(str(error.value))
+        segment_folder(segmenter, "p", WORDS, "o", shard="1/1000000")  # a part of its own
+
+    segment_folder(segmenter, "p", WORDS, "whole")
+    segment_folder(segmenter, "p", WORDS, "o", progress=second)
+    assert set(refused) == {
+        "o is being written by another process; wait for it, or give each a part with shard"
+    }
+    assert same("whole", "o")
+    assert not list(Path("o").glob(".*"))
+
+
 # -- shards and workers ---------------------------------------------------------------------------
 
 
