@@ -306,6 +306,18 @@ def test_shards_share_the_pictures_and_the_folder(segmenter):
     assert same("whole", "o")
 
 
+def test_formats_of_all_hold_what_other_processes_did(segmenter):
+    settings = run_settings(
+        segmenter.method, segmenter.variant, (), {}, segmenter.source, segmenter.tower.dtype
+    )
+    job = FolderJob("p", WORDS, "o", settings, formats=["coco-polygons"])
+    assert len(job.todo) == 4
+    for part in ("1/2", "2/2"):
+        segment_folder(segmenter, "p", WORDS, "o", formats=["labels"], shard=part)
+    job.finish()
+    assert len(json.loads(Path("o/coco_polygons.json").read_text())["images"]) == 4
+
+
 @pytest.mark.parametrize("shard", ["0/3", "4/3", "1", "a/b", "1/0", ""])
 def test_shards_that_are_none(segmenter, shard):
     with pytest.raises(WordmaskError, match="write I/N with I from 1 to N"):
