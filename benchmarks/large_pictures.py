@@ -1,6 +1,6 @@
 """Time and memory of each step from a large file to labels and an overlay.
 
-    python benchmarks/large_pictures.py [--side 5000] [--method clearclip] [--suffix .jpg]
+    python benchmarks/large_pictures.py [--side 5000] [--method clearclip] [--suffix .jpg] [--draft]
 
 A square of that side, enlarged from examples/coffee.jpg, with the built-in CLIP, three words and
 the scene words of `auto`. Memory is the peak of the resident set above that before the first step.
@@ -29,8 +29,10 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=5000)
     parser.add_argument("--method", default="clearclip")
     parser.add_argument("--suffix", default=".jpg")
+    parser.add_argument("--draft", action="store_true", help="decode at a reduced size; no overlay")
     given = parser.parse_args()
-    segmenter = Segmenter.from_pretrained("wordmask/tiny-clip", given.method)
+    options = {"short_side": 448}
+    segmenter = Segmenter.from_pretrained("wordmask/tiny-clip", given.method, options=options)
     texts = segmenter.encode_text(["brick", "water", "grass"])
     photo = Image.open(Path(__file__).parents[1] / "examples" / "coffee.jpg").convert("RGB")
     with tempfile.TemporaryDirectory() as folder:
@@ -49,6 +51,14 @@ def main() -> None:
             print(f"{name:10} {seconds:6.2f} s CPU, peak {peak:6.0f} MiB", flush=True)
             return kept[0]
 
+        if given.draft:
+            prepared = step("read", lambda: segmenter.prepare_reduced(path.read_bytes(), "large"))
+            reduced = step("encode", lambda: segmenter.encode_prepared([prepared], single=True))
+            labels = step("label", lambda: segmenter.score(reduced, texts).labels())
+            print(f"{'all':10} {total:6.2f} s CPU, {prepared.image.shape[1]} pixels wide")
+            whole = segmenter(path, texts).labels
+            print(f"{(labels != whole).mean():.1%} of labels differ from those of all pixels")
+            return
         image = step("read", lambda: read_image(path))
         encoding = step("encode", lambda: segmenter.encode(image))
         result = step("label", lambda: segmenter(encoding, texts))

@@ -1,15 +1,16 @@
 """Pictures a second of a folder, over the bare forward passes of the same CLIP.
 
-    python benchmarks/throughput.py [--pictures 24] [--method clearclip] [--workers 2]
+    python benchmarks/throughput.py [--pictures 24] [--method clearclip] [--workers 2] [--ray 2]
 
 Random weights in the shape of ViT-B/16; JPEG pictures made on the spot, or those of `--photos`. The
 bare passes are transformers' own `CLIPVisionModelWithProjection` with SDPA on the same pixels,
 which are in memory: nothing is read, decided or written. `in turn` calls the segmenter on one
 picture after the other and saves the same formats, `list` gives it all at once, and `folder` is
-`segment_folder`. All are run in turn, and ratios are taken round by round: of the time on the wall;
-of the CPU time of the thread that runs the network, which is the ratio if the other threads have
-cores of their own (with one thread of torch); and of the CPU time of all. Last, where the time of a
-picture goes.
+`segment_folder`; with Ray its time includes the start of Ray and of the actors, which is also given
+by itself, and CPU times say nothing, as other processes do the work. All are run in turn, and
+ratios are taken round by round: of the time on the wall; of the CPU time of the thread that runs
+the network, which is the ratio if the other threads have cores of their own (with one thread of
+torch); and of the CPU time of all. Last, where the time of a picture goes.
 """
 
 from __future__ import annotations
@@ -100,6 +101,7 @@ def main() -> None:
     parser.add_argument("--classes", type=int, default=21)
     parser.add_argument("--format", default=",".join(DEFAULT))
     parser.add_argument("--workers", type=int, nargs="*", default=[])
+    parser.add_argument("--ray", type=int, nargs="*", default=[], help="actors of Ray Data")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
@@ -143,16 +145,36 @@ def main() -> None:
             for path, result in zip(paths, segmenter(paths, texts), strict=True):
                 save(result, path)
 
+        starts: list[float] = []  # seconds from the call to the first picture of Ray
+
         def in_folder(workers: int):
             nonlocal count
             count += 1
             kept = {"background": "none", "formats": formats, "workers": workers}
             segment_folder(segmenter, paths, names, Path(work, f"out{count}"), **kept)
 
+        def on_ray(actors: int):
+            nonlocal count
+            count += 1
+            start = time.perf_counter()
+            seen: list[float] = []
+            kept = {"background": "none", "formats": formats, "workers": actors, "engine": "ray"}
+            segment_folder(
+                segmenter,
+                paths,
+                names,
+                Path(work, f"out{count}"),
+                progress=lambda _: seen.append(time.perf_counter() - start),
+                **kept,
+            )
+            starts.append(seen[0])
+
         calls = {"bare passes": bare, "in turn": in_turn, "list": as_list}
         calls["folder"] = lambda: in_folder(1)
         for number in arguments.workers:
             calls[f"folder, {number} workers"] = lambda number=number: in_folder(number)
+        for number in arguments.ray:
+            calls[f"ray, {number} actors"] = lambda number=number: on_ray(number)
         times: dict[str, list[tuple[float, float, float]]] = {name: [] for name in calls}
         for i in range(arguments.rounds + 1):
             for name, call in calls.items():
@@ -169,6 +191,8 @@ def main() -> None:
             rate = len(paths) / statistics.median(seconds[0] for seconds in taken)
             between = f"({min(ratios[0]):.2f}-{max(ratios[0]):.2f})"
             print(f"{name:20}{rate:11.2f}  {wall:.2f} {between:13}{own:22.2f}{threads:13.2f}")
+        if starts:
+            print(f"ray: {statistics.median(starts):.1f} s to the first pictures")
         parts = stages(segmenter, texts, paths, formats, names)
         print(
             "ms of CPU a picture: "

@@ -79,6 +79,19 @@ def test_a_line_comes_even_while_nothing_is_counted(capsys, monkeypatch):
     assert "wordmask: loading owner/clip: 1 s\n" in capsys.readouterr().err
 
 
+def test_the_first_picture_has_an_age(monkeypatch):
+    """It may take minutes, in which no rate is known."""
+    terminal = on_terminal(monkeypatch)
+    with bars.Bar() as bar:
+        task = bar.add_task("segmenting", total=2, unit="pictures")
+        bar.tasks[0].start_time -= 65
+        bar.refresh()
+        assert "0/2 pictures, 1:05" in plain(terminal)
+        bar.advance(task)
+        bar.refresh()
+    assert "1/2 pictures, 1:05 each" in plain(terminal)
+
+
 def test_an_earlier_run_is_not_part_of_the_rate():
     bar = bars.Bar(quiet=True)
     task = bar.add_task("voc21", total=100, unit="pictures", already=90)

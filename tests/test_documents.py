@@ -233,6 +233,7 @@ def test_examples_run(page, tmp_path, monkeypatch):
             assert not program or run(arguments) == 0, line
     if page.name == "README.md":
         assert Path("coffee_overlay.png").is_file()
+    if page.name == "api.md":
         assert Path("masks-demo/scene_labels.png").is_file()
 
 

@@ -18,9 +18,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from wordmask import images
+from wordmask import images, toybox
 from wordmask.errors import ImageError, WordmaskError
-from wordmask.images import RESAMPLES, find_images, prepare, read_image, target_size
+from wordmask.images import (
+    RESAMPLES,
+    decode_image,
+    decode_reduced,
+    find_images,
+    prepare,
+    read_image,
+    target_size,
+)
 
 # Upright, asymmetric under every flip and rotation: 48 x 32 pixels of 16 x 16 blocks.
 BLOCKS = np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255]], [[0, 0, 0], [90, 90, 90], [255] * 3]])
@@ -548,7 +556,7 @@ def test_a_picture_that_does_not_fit_into_memory_is_refused_before_it_is_decoded
     monkeypatch.setattr(Image.Image, "load", lambda image: pytest.fail("it was decoded"))
     with pytest.raises(ImageError, match=r"need about 4\.1 GiB, but 1\.0 GiB are free") as error:
         read_image(tmp_path / "large.png", max_pixels=None)
-    one_line(error, "20000 x 20000", "smaller")
+    one_line(error, "20000 x 20000", "wordmask large")
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "L", "I;16", "F"])
@@ -886,3 +894,38 @@ def test_no_input_at_all() -> None:
     with pytest.raises(ImageError, match="no picture given") as error:
         find_images([])
     one_line(error)
+
+
+# Reduced size
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_large_jpegs_are_decoded_at_a_reduced_size(tmp_path: Path, orientation: int) -> None:
+    scene = Image.fromarray(toybox.render(3, 160).image).resize(
+        (800, 600), Image.Resampling.BICUBIC
+    )
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    scene.save(tmp_path / "p.jpg", quality=95, exif=exif)
+    content = (tmp_path / "p.jpg").read_bytes()
+    whole = decode_image(content, "p")
+    reduced, size = decode_reduced(content, "p", lambda h, w: (140, 150))
+    assert size == whole.shape[:2]
+    assert reduced.shape[:2] == (size[0] // 4, size[1] // 4)  # 1/8 would be less than 140
+    small = Image.fromarray(whole).resize(reduced.shape[1::-1], Image.Resampling.BOX)
+    assert np.abs(np.asarray(small, float) - reduced).mean() < 4
+    same, size = decode_reduced(content, "p", lambda h, w: (h, w))
+    np.testing.assert_array_equal(same, whole)
+
+
+def test_other_files_are_decoded_whole_and_limits_count_all_pixels(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (40, 60, 3), np.uint8)
+    for name in ("p.png", "p.jpg"):
+        Image.fromarray(noise).save(tmp_path / name)
+    content = (tmp_path / "p.png").read_bytes()
+    picture, size = decode_reduced(content, "p", lambda h, w: (1, 1))
+    np.testing.assert_array_equal(picture, noise)
+    assert size == (40, 60)
+    content = (tmp_path / "p.jpg").read_bytes()
+    with pytest.raises(ImageError, match="60 x 40 is 2400 pixels"):
+        decode_reduced(content, "p", lambda h, w: (1, 1), max_pixels=2399)

@@ -338,6 +338,16 @@ def test_a_grid_holds_each_result_and_one_legend() -> None:
     assert three[0] is next(iter(three))
 
 
+def test_a_grid_of_many_classes_has_numbers() -> None:
+    names = tuple(f"class {i}" for i in range(1, 13))
+    for count, numbered in ((2, False), (12, True)):
+        labels = [np.full((30, 30), i, np.uint8) for i in range(1, count + 1)]
+        grid = np.asarray(Segmentations(Segmentation(one, names) for one in labels).grid(1))
+        row, column = np.argwhere((grid == drawing.palette(12)[2]).all(axis=2))[0]
+        panel = grid[row : row + 250, column : column + 250]
+        assert (panel.min(axis=2) > 200).any() == numbered  # digits are white
+
+
 def test_a_grid_of_very_many_is_bounded_and_says_so() -> None:
     many = Segmentations([example()] * (MOST_DRAWN + 1))
     assert many.grid().height > Segmentations(many[:-1]).grid().height  # a line above

@@ -151,6 +151,7 @@ def texts_of_the_source() -> str:
 def test_troubleshooting_quotes_real_messages():
     page = read("docs/troubleshooting.md")
     quoted = re.findall(r"^\| `([^`]+)` \|", page, re.MULTILINE)
+    quoted += re.findall(r"^\| `` ?(.+?) ?`` \|", page, re.MULTILINE)
     assert len(quoted) >= 30
     for message in quoted:
         assert message in texts_of_the_source(), message

@@ -163,6 +163,8 @@ def facts(task: Task) -> str:
         parts = [f"{done:.0f}{of} {unit}".rstrip()]
     seconds = task.finished_time or task.elapsed or 0
     speed = (done - task.fields.get("already", 0)) / max(seconds, 1e-9)  # a mean, as work varies
+    if not done and seconds >= 1:  # one picture may take a while
+        parts.append(duration_text(seconds))
     if speed > 0 and seconds >= SOON:
         parts.append(_rate(speed, unit))
         if task.remaining:

@@ -147,6 +147,37 @@ def decode_image(data: bytes, name: str, *, max_pixels: int | None = DEFAULT_MAX
         return _decode(_open(stream, _shown(name)), _shown(name), max_pixels, stream)
 
 
+def decode_reduced(
+    data: bytes,
+    name: str,
+    least: Callable[[int, int], tuple[int, int]],
+    *,
+    max_pixels: int | None = DEFAULT_MAX_PIXELS,
+) -> tuple[RGB, tuple[int, int]]:
+    """Read a picture as `decode_image` does, but a JPEG at 1/2, 1/4 or 1/8 of its size if enough.
+
+    JPEG stores blocks of 8 x 8 frequencies; its decoder makes smaller blocks of the low ones.
+
+    Args:
+        least: takes height and width, and returns those that the picture must have at least.
+
+    Returns:
+        The picture, (H', W', 3), and the height and width that it has in full.
+
+    Raises:
+        ImageError: as `read_image`.
+    """
+    with _errors(name), io.BytesIO(data) as stream, _quiet_warnings():
+        image = _open(stream, _shown(name))
+        width, height = image.size
+        _check_pixels(width, height, _shown(name), max_pixels)
+        if image.format in ("JPEG", "MPO"):
+            image.draft(image.mode, least(height, width)[::-1])
+        picture = _decode(image, _shown(name), max_pixels, stream)
+        turned = (_orientation(image) or 1) >= 5  # by a quarter
+        return picture, (width, height) if turned else (height, width)
+
+
 def _read_file(path: str, max_pixels: int | None) -> RGB:
     with _errors(path), _open_file(path) as stream, _quiet_warnings():
         return _decode(_open(stream, _shown(path)), _shown(path), max_pixels, stream)
@@ -248,14 +279,7 @@ def _decode(
     image: Image.Image, shown: str, max_pixels: int | None, stream: BinaryIO | None = None
 ) -> RGB:
     width, height = image.size
-    if width < 1 or height < 1:
-        raise ImageError(f"cannot read {shown}: it has no pixels ({width} x {height})")
-    if max_pixels is not None and width * height > max_pixels:
-        raise ImageError(
-            f"cannot read {shown}: {width} x {height} is {width * height} pixels, the limit is"
-            f" {max_pixels}; `wordmask large` takes pictures of any size in tiles; else make it"
-            " smaller, or raise max_pixels"
-        )
+    _check_pixels(width, height, shown, max_pixels)
     # PIL holds 4 bytes a pixel (twice where it turns the picture), the array 3
     needed, free = 11 * width * height, free_memory(torch.device("cpu"))
     if free is not None and needed > free:
@@ -277,15 +301,23 @@ def _decode(
         raise ImageError(f"cannot read {shown}: {_reason(error)}") from error
 
 
+def _check_pixels(width: int, height: int, shown: str, max_pixels: int | None) -> None:
+    if width < 1 or height < 1:
+        raise ImageError(f"cannot read {shown}: it has no pixels ({width} x {height})")
+    if max_pixels is not None and width * height > max_pixels:
+        raise ImageError(
+            f"cannot read {shown}: {width} x {height} is {width * height} pixels, the limit is"
+            f" {max_pixels}; `wordmask large` takes pictures of any size in tiles; else make it"
+            " smaller, or raise max_pixels"
+        )
+
+
 def _to_rgb(image: Image.Image, shown: str) -> RGB:
     """A loaded picture as an upright array: PIL turns TIFF upright while loading."""
     from_16_bits = image.mode.startswith("I;16") or (
         image.mode == "I" and image.format in ("PNG", "PPM")
     )
-    try:
-        orientation = image.getexif().get(Base.Orientation)
-    except Exception:  # the pixels may be fine although the EXIF block is damaged
-        orientation = None
+    orientation = _orientation(image)
     # Not ImageOps.exif_transpose: it rewrites the whole EXIF block and fails on odd tags.
     if orientation in _UPRIGHT:
         image = image.transpose(_UPRIGHT[orientation])
@@ -310,6 +342,13 @@ def _to_rgb(image: Image.Image, shown: str) -> RGB:
         part = image if rows >= height else image.crop((0, y, width, min(y + rows, height)))
         rgb[y : y + rows] = convert(part)
     return rgb
+
+
+def _orientation(image: Image.Image) -> int | None:
+    try:
+        return image.getexif().get(Base.Orientation)
+    except Exception:  # the pixels may be fine although the EXIF block is damaged
+        return None
 
 
 def _value_range(values: npt.NDArray[np.generic], mode: str, from_16_bits: bool, shown: str) -> int:

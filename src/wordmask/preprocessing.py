@@ -91,6 +91,17 @@ class Preprocessing(Options):
             minimum_side=tower.patch,
         )
 
+    def resized(self, height: int, width: int, tower: ClipTower) -> tuple[int, int]:
+        """Height and width to which `prepare` resizes a picture."""
+        return target_size(
+            height,
+            width,
+            short_side=self.short_side,
+            long_side=self.long_side,
+            multiple=tower.patch if self.whole_patches else 1,
+            minimum_side=tower.patch,
+        )
+
     def check_size(self, height: int, width: int, tower: ClipTower) -> None:
         """Refuse a picture of (height, width) pixels that would not fit into memory once resized.
 
@@ -100,14 +111,7 @@ class Preprocessing(Options):
         Raises:
             TooLargeError: more than the free memory of the device.
         """
-        size = target_size(
-            height,
-            width,
-            short_side=self.short_side,
-            long_side=self.long_side,
-            multiple=tower.patch if self.whole_patches else 1,
-            minimum_side=tower.patch,
-        )
+        size = self.resized(height, width, tower)
         sides = [min(side, self.window) if self.window else side for side in size]
         patches = math.prod(-(-side // tower.patch) for side in sides)
         needed = 2 * 12 * math.prod(size)

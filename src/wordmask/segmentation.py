@@ -343,7 +343,7 @@ class Segmentation:
             f"image must be a uint8 array {shape}, as large as the labels, got {_described(image)}"
         )
 
-    def _painted(self, height: int) -> Image.Image:
+    def _painted(self, height: int, numbers: bool) -> Image.Image:
         """The labels over the picture, `height` pixels high, without a legend."""
         width = max(round(self.labels.shape[1] * height / self.labels.shape[0]), 1)
         y, x = (
@@ -352,7 +352,7 @@ class Segmentation:
         labels, image = self.labels[y[:, None], x], self.image
         if image is not None:
             image = np.asarray(Image.fromarray(image).resize((width, height)))
-        return drawing.overlay(image, labels, self.names, legend=False)
+        return drawing.overlay(image, labels, self.names, legend=False, numbers=numbers)
 
     def _labels_found(self) -> list[int]:
         return np.flatnonzero(self._counts()).tolist()
@@ -393,36 +393,28 @@ class Segmentations(list[Segmentation]):
         Raises:
             WordmaskError: there is no result, or no column.
         """
-        shown = self[:MOST_DRAWN]
+        shown, names = self[:MOST_DRAWN], self[0].names if self else ()
+        known = [one for one in shown if one.names == names]
+        found = sorted({label for one in known for label in one._labels_found()})
+        numbered = drawing.need_numbers(found)
         page = drawing.strip(
-            [one._painted(GRID_HEIGHT) for one in shown],
+            [one._painted(GRID_HEIGHT, numbered and one.names == names) for one in shown],
             [f"[{i}]" for i in range(len(shown))],
             columns,
             GRID_HEIGHT,
         )
-        names = self[0].names
-        found = {label for one in shown if one.names == names for label in one._labels_found()}
         colours = drawing.palette(len(names)).tolist()
         entries: list[tuple[str, tuple[int, ...] | None]]
-        entries = [(names[i - 1], tuple(colours[i])) for i in sorted(found - {0})]
+        entries = [(names[i - 1], tuple(colours[i])) for i in found if i]
         entries += [(UNLABELLED, None)] if 0 in found else []
+        numbers = [*(i for i in found if i), 0] if numbered else []
         rest = f"The first {len(shown)} of {len(self)} results"
         parts = [drawing.headline(rest, "", page.width)] if len(self) > len(shown) else []
-        return _stacked([*parts, page, drawing.legend(entries, page.width)])
+        return drawing.stack([*parts, page, drawing.legend(entries, page.width, numbers=numbers)])
 
     def _repr_png_(self) -> bytes | None:
         """Show the results in a notebook."""
         return _png(self.grid()) if self else None
-
-
-def _stacked(parts: list[Image.Image]) -> Image.Image:
-    """Pictures of one width below each other."""
-    page = Image.new("RGB", (parts[0].width, sum(part.height for part in parts)))
-    top = 0
-    for part in parts:
-        page.paste(part, (0, top))
-        top += part.height
-    return page
 
 
 def _png(picture: Image.Image) -> bytes:

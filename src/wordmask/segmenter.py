@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from wordmask.encoding import Encoding
 from wordmask.errors import WordmaskError
-from wordmask.images import DEFAULT_MAX_PIXELS, read_image
+from wordmask.images import DEFAULT_MAX_PIXELS, decode_reduced, read_image
 from wordmask.methods import Method, read_method
 from wordmask.methods.base import Towers
 from wordmask.pipeline import Pipeline
@@ -49,10 +49,17 @@ _told: set[str] = set()  # notes that were told already
 
 
 class Prepared(NamedTuple):
-    """A picture as it was read, uint8 (H, W, 3), and its pixels for the network (3, H', W')."""
+    """A picture as it was read, its pixels for the network, and the size that its labels get.
+
+    Attributes:
+        image: uint8 (H, W, 3); smaller if it was decoded at a reduced size.
+        pixels: (3, H', W').
+        size: (H, W).
+    """
 
     image: np.ndarray
     pixels: Tensor
+    size: tuple[int, int]
 
 
 class Segmenter:
@@ -245,14 +252,30 @@ class Segmenter:
         image: a path, a PIL image or a uint8 array (H, W, 3).
         """
         picture = read_image(image, max_pixels=self.max_pixels)
-        return Prepared(picture, self.method.prepare(picture, self.tower))
+        size = picture.shape[0], picture.shape[1]
+        return Prepared(picture, self.method.prepare(picture, self.tower), size)
+
+    def prepare_reduced(self, content: bytes, name: str) -> Prepared:
+        """As `prepare`, from the content of a file; a large JPEG is decoded at a reduced size.
+
+        It keeps twice the size that the network takes at least. The result holds no picture, so
+        refiners and overlays cannot use it.
+        """
+
+        def twice(height: int, width: int) -> tuple[int, int]:
+            height, width = self.method.resized(height, width, self.tower)
+            return 2 * height, 2 * width
+
+        picture, size = decode_reduced(content, name, twice, max_pixels=self.max_pixels)
+        return Prepared(picture, self.method.prepare(picture, self.tower), size)
 
     def encode_prepared(
         self, prepared: Sequence[Prepared], single: bool = False, regions: Tensor | None = None
     ) -> Encoding:
         """Encode prepared pictures of one size; regions (1, H, W), of a single picture."""
-        sizes = [(one.image.shape[0], one.image.shape[1]) for one in prepared]
-        images = [one.image for one in prepared]
+        sizes = [one.size for one in prepared]
+        whole = all(one.image.shape[:2] == one.size for one in prepared)
+        images = [one.image for one in prepared] if whole else []
         pixels = torch.stack([one.pixels for one in prepared])
         return self.pipeline.encode(pixels, sizes, images, single, regions)
 
@@ -474,7 +497,7 @@ def _read_method(
 ) -> tuple[Method, str]:
     """The method with what the model wants where no option says otherwise; an instance as it is."""
     if not isinstance(method, Method):
-        options = own_options(model) | dict(options or {})
+        options = own_options(model, options or {})
     return read_method(method, variant, options)
 
 

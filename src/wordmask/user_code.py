@@ -128,6 +128,11 @@ def source_file(cls: type) -> Path | None:
     return file if file is not None and file.suffix == ".py" and file.is_file() else None
 
 
+def source_files(parts: Sequence[Any]) -> list[str]:
+    """The source files of instances, for processes that are to unpickle them."""
+    return [str(file) for one in parts if (file := source_file(type(one))) is not None]
+
+
 _remembered: dict[Path, bytes] = {}  # hashes of files at the time their parts were registered
 
 

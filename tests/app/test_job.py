@@ -38,12 +38,12 @@ def test_background_rules():
 def test_options_of_method_and_refiners():
     options = (("logit_scale", "50"), ("pamr.steps", "3"), ("sam.missing", "1"))
     settings = Settings("wordmask/tiny-clip", "clip", None, ("pamr",), options)
-    method, variant = settings.read_method({"short_side": None, "unknown here": 1})
+    method, variant = settings.read_method()
     assert (variant, method.logit_scale, method.short_side) == ("paper", 50, None)
     assert settings.read_refiners()[0].steps == 3
     bad = Settings("wordmask/tiny-clip", "clip", options=(("logit_scale", "hot"),))
     with pytest.raises(WordmaskError, match=r"'logit_scale' got 'hot'; expected float"):
-        bad.read_method({})
+        bad.read_method()
 
 
 @pytest.mark.parametrize(

@@ -489,3 +489,36 @@ def test_many_pictures_do_not_get_a_line_each(model, capsys, monkeypatch):
     assert "[1/4]" not in err
     lines = [x for x in err.splitlines() if x.startswith("wordmask: segmenting: 4/4 pictures")]
     assert lines[0].endswith("1 failed, 3.png")
+
+
+# -- decoding at a reduced size -------------------------------------------------------------------
+
+
+def test_draft_decodes_large_jpegs_at_a_reduced_size(segmenter, monkeypatch):
+    """Labels have the full size and are nearly those of the whole picture; PNGs are the same."""
+    picture("large/a.jpg", (400, 300), seed=1)
+    picture("large/b.png", (400, 300), seed=2)
+    sizes = []
+    prepare = type(segmenter.method).prepare
+    monkeypatch.setattr(
+        type(segmenter.method),
+        "prepare",
+        lambda self, image, tower: sizes.append(image.shape[:2]) or prepare(self, image, tower),
+    )
+    for out, draft in (("whole", False), ("draft", True)):
+        segment_folder(segmenter, "large", WORDS, out, formats=["labels", "rle"], draft=draft)
+    assert sorted(sizes) == [(200, 150), (400, 300), (400, 300), (400, 300)]
+    one, two = (np.asarray(Image.open(f"{out}/a_labels.png")) for out in ("whole", "draft"))
+    assert one.shape == two.shape == (400, 300)
+    assert (one != two).mean() < 0.05
+    assert Path("whole/b_labels.png").read_bytes() == Path("draft/b_labels.png").read_bytes()
+    with pytest.raises(WordmaskError, match="decoding"):  # other results
+        segment_folder(segmenter, "large", WORDS, "whole", formats=["labels", "rle"], draft=True)
+
+
+def test_draft_refuses_what_needs_the_picture(segmenter):
+    with pytest.raises(WordmaskError, match=r"draft.* overlay"):
+        segment_folder(segmenter, "p", WORDS, "out", draft=True)
+    refined = segmenter.with_method("naclip", refine="pamr")
+    with pytest.raises(WordmaskError, match=r"draft.* pamr"):
+        segment_folder(refined, "p", WORDS, "out", formats=["labels"], draft=True)

@@ -12,8 +12,8 @@ from PIL import Image
 from commands import files, one_line_error, picture, process
 from wordmask import list_methods, list_refiners
 from wordmask.cli import run
-from wordmask.cli.methods import describe, split_docstring
 from wordmask.methods import METHODS, Method, create_method
+from wordmask.options import describe, split_docstring
 
 # -- methods ------------------------------------------------------------------------------------
 

@@ -56,6 +56,23 @@ def test_every_command_that_takes_words_says_them(model, capsys, arguments):
     assert f"wordmask: 2 classes: cat (dog); sky\nwordmask: {TWO}\n" in err
 
 
+@pytest.mark.parametrize("command", ["segment", "large", "explain", "compare"])
+def test_words_are_said_before_networks_are_loaded(model, capsys, command):
+    """Before a download of minutes; and by a second run too, which loads nothing."""
+    if command == "large":
+        pytest.importorskip("rasterio")
+    picture("p.png")
+    given = [command, "p.png", "-c", "cat,dog", "-b", "none"]
+    assert run([*given, "--model", "./none"]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[:2] == ["wordmask: 1 class: cat (dog)", f"wordmask: {TWO}"]
+    assert lines[-1].startswith("wordmask: error: got './none'")
+    if command == "segment":
+        for _ in range(2):
+            assert run([*given, *FAST, "--model", model]) == 0
+        assert f"wordmask: {TWO}\n" in capsys.readouterr().err
+
+
 def test_labels_of_repeated_classes(model):
     """Both are classes of the result, in their order."""
     picture("p.png")
@@ -86,7 +103,8 @@ def test_quiet_leaves_results_and_errors(model, capsys, monkeypatch, command):
 
 
 def test_every_command_that_shows_progress_can_be_quiet(capsys):
-    tables = {"methods", "refiners", "protocol", "datasets", "datasets list", "datasets show"}
+    tables = {"methods", "refiners", "formats", "protocol", "datasets", "datasets list"}
+    tables |= {"datasets show"}
     for name, command in commands():
         flags = {flag for one in command.params for flag in one.opts}
         assert ("--quiet" in flags) == (name not in tables), name
@@ -112,6 +130,9 @@ def test_help_has_no_types_of_python(capsys):
         assert run([*name.split(), "--help"]) == 0
     out = capsys.readouterr().out
     assert not re.findall(r"<[a-z\[\]]+>", out)
+    assert not re.findall(r"Usage: .*(?:\{|\[\[)", out)
+    assert "Usage: wordmask segment [OPTIONS] INPUTS...\n" in re.sub(" +\n", "\n", out)
+    assert "Usage: wordmask compare [OPTIONS] [PHOTOS...]\n" in re.sub(" +\n", "\n", out)
     assert re.search(r"--overwrite  +Make existing results again", out)
 
 

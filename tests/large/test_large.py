@@ -26,6 +26,7 @@ from wordmask.cli import run  # noqa: E402
 from wordmask.colours import palette  # noqa: E402
 from wordmask.large import job, raster, vector  # noqa: E402
 from wordmask.methods import create_method  # noqa: E402
+from wordmask.towers.built_in import OPTIONS  # noqa: E402
 
 NAMES = ("red", "green", "blue")
 COLOURS = np.array([[0, 0, 0], [250, 0, 0], [0, 250, 0], [0, 0, 250]], np.uint8)  # 0: none
@@ -641,6 +642,16 @@ def test_the_command(tmp_path, capsys):
     assert (tmp_path / "out.geojson").exists()
     assert run([*base, *given, "--out", str(out)]) == 2
     assert "exists; choose another name, or overwrite" in capsys.readouterr().err
+
+
+def test_the_command_takes_what_a_built_in_network_brings(tmp_path, capsys):
+    """As `segment` does: its normalisation and templates, and tiles as they are."""
+    path = write(tmp_path / "in.tif", np.zeros((3, 64, 64), np.uint8), photometric="RGB")
+    out = tmp_path / "out.tif"
+    given = ["-c", "grass; sand", "-m", "clip", "--model", "wordmask/tiny-clip", "-b", "none"]
+    assert run(["large", str(path), *given, "--out", str(out)]) == 0
+    options = json.loads(out.with_suffix(".json").read_text())["provenance"]["options"]
+    assert options.items() >= OPTIONS.items()
 
 
 def test_segment_names_it(tmp_path, capsys):

@@ -47,7 +47,7 @@ def test_other_models_say_nothing_and_bring_nothing():
         segmenter.encode(SCENE[:32, :32])
     assert segmenter.method == create_method("clearclip")[0]
     for model in (tiny_clip(), "openai/clip-vit-base-patch16", "./wordmask/tiny-clip"):
-        assert own_options(model) == own_networks(model) == {}
+        assert own_options(model, {}) == own_networks(model) == {}
 
 
 @pytest.mark.parametrize("name", sorted(METHODS))
@@ -60,7 +60,8 @@ def test_its_own_options_hold_where_none_is_given(name):
     for chosen in (segmenter.with_method(name, options=asked), CLIP):
         if chosen is CLIP:
             chosen = Segmenter.from_pretrained(CLIP, name, options=asked)
-        assert chosen.provenance()["options"] == own | OPTIONS | asked
+        limit = {"long_side": own["long_side"]}  # whoever names a size gets it
+        assert chosen.provenance()["options"] == own | OPTIONS | limit | asked
     as_given = create_method(name, options={"short_side": 40})[0]
     assert segmenter.with_method(as_given).method == as_given
 
@@ -77,15 +78,19 @@ def test_its_own_auxiliary_models_hold_where_none_is_given():
         ["segment", "scene.png"],
         ["explain", "scene.png", "--show", "attention"],
         ["compare", "scene.png", "--methods", "clip,clearclip"],
+        ["segment", "scene.png", "--quiet"],  # leaves warnings
+        ["large", "scene.png", "--short-side", "64"],
     ],
 )
 def test_commands_say_it_in_one_line(arguments, tmp_path, monkeypatch, capsys):
+    if arguments[0] == "large":
+        pytest.importorskip("rasterio")
     monkeypatch.chdir(tmp_path)
     Image.fromarray(SCENE).save("scene.png")
     assert run([*arguments, "--classes", "grass; sand", "-b", "none", "--model", CLIP]) == 0
     told = [line for line in capsys.readouterr().err.splitlines() if "rendered" in line]
     assert len(told) == 1
-    assert told[0].startswith(f"wordmask: {CLIP} knows rendered scenes only")
+    assert told[0].startswith(f"wordmask: warning: {CLIP} knows rendered scenes only")
     assert "openai/clip-vit-base-patch16" in told[0]
 
 

@@ -27,7 +27,7 @@ from wordmask.segmentation import Segmentation
 from wordmask.segmenter import Segmenter
 from wordmask.towers.auxiliary import AuxiliaryModels
 from wordmask.towers.built_in import CLIP as BUILT_IN
-from wordmask.towers.built_in import own_networks, own_options
+from wordmask.towers.built_in import own_networks
 
 Value = TypeVar("Value")
 
@@ -158,7 +158,7 @@ class Engine:
         """
         if not self.local:
             settings.check_public(self.models)
-        method, variant = settings.read_method(own_options(settings.model))
+        method, variant = settings.read_method()
         refiners = settings.read_refiners()
         one = copy.copy(self.load(settings.model))
         one.networks = self._auxiliary(one, settings)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from wordmask.errors import WordmaskError
@@ -10,6 +10,7 @@ from wordmask.methods import METHODS, Method, parse_option, read_method
 from wordmask.options import parse_assignment
 from wordmask.refiners import REFINERS, Refiner, read_refiners
 from wordmask.registry import split_variant
+from wordmask.towers.built_in import own_options
 from wordmask.vocabulary import TEMPLATE_LISTS, Background, Vocabulary
 
 RULES = {  # for pixels that show none of the words
@@ -40,19 +41,15 @@ class Settings:
     options: tuple[tuple[str, str], ...] = ()
     networks: tuple[tuple[str, str], ...] = ()
 
-    def read_method(self, defaults: Mapping[str, object]) -> tuple[Method, str]:
+    def read_method(self) -> tuple[Method, str]:
         """The method with its options, and the variant's name.
-
-        defaults: options that replace those of the variant.
 
         Raises:
             WordmaskError: an unknown method, variant or option, or a value that does not fit.
         """
         own = [f"{name}={text}" for name, text in self.options if "." not in name]
         given = dict(parse_option(METHODS.resolve(self.method), one) for one in own)
-        known = METHODS.resolve(self.method).__dataclass_fields__
-        usual = {name: value for name, value in defaults.items() if name in known}
-        return read_method(self.method, self.variant, {**usual, **given})
+        return read_method(self.method, self.variant, own_options(self.model, given))
 
     def read_refiners(self) -> tuple[Refiner, ...]:
         """The refiners with their options; options of others are left out."""

@@ -20,18 +20,22 @@ from wordmask.batch.sources import (
     find_pictures,
     read_image_labels,
 )
-from wordmask.errors import WordmaskError
+from wordmask.errors import WordmaskError, unknown
 from wordmask.formats import DEFAULT
 
 if TYPE_CHECKING:
     from wordmask.segmenter import Segmenter
 
+ENGINES = ("local", "ray")
+
 __all__ = [
+    "ENGINES",
     "FolderJob",
     "Outcome",
     "Picture",
     "Processed",
     "Summary",
+    "check_engine",
     "find_pictures",
     "read_image_labels",
     "run_job",
@@ -53,10 +57,13 @@ def segment_folder(
     on_error: str = "stop",
     image_labels: ImageLabels | None = None,
     progress: Callable[[Processed], object] | None = None,
-    workers: int = 1,
+    workers: int | None = None,
     shard: str | None = None,
     keep_encodings: str | os.PathLike[str] | None = None,
     manifest: str | os.PathLike[str] | None = None,
+    draft: bool = False,
+    engine: str = "local",
+    address: str | None = None,
 ) -> Summary:
     """Segment many pictures by the same words into files, as `wordmask segment` does.
 
@@ -82,12 +89,19 @@ def segment_folder(
             each picture (its name, then its classes), or a dict. A picture is found by its path,
             its file name or its name without suffix.
         progress: called after every picture.
-        workers: processes of this machine that share the pictures, and the weights in memory.
+        workers: processes that share the pictures; of this machine they share the weights in
+            memory. None: one, and with Ray as many as there is room for.
         shard: "2/8" does the second of eight parts, here or elsewhere; parts may share `out`.
         keep_encodings: a folder in which passes of the network are kept (float16), so that other
             words, formats, or methods that share the pass need none. Results of kept passes are
             rounded; they do not mix with others in one folder of results.
         manifest: a Parquet file that says of every picture in `out` what was done.
+        draft: decode a JPEG at 1/2, 1/4 or 1/8 of its size where that is twice the network's at
+            least: faster, with less memory, and nearly the same labels. Formats and refiners that
+            need the picture are refused.
+        engine: "local" or "ray": the same on Ray Data; `progress` gets pictures in any order.
+        address: of a Ray cluster, "auto" for the one that this machine is in; None: Ray as this
+            process has started it, or else on this machine alone.
 
     Raises:
         WordmaskError: an argument cannot be used, `out` holds results of other settings, a result
@@ -114,33 +128,56 @@ def segment_folder(
         shard=shard,
         keep_encodings=keep_encodings,
         manifest=manifest,
+        draft=draft,
     )
-    return run_job(job, segmenter, progress, workers)
+    return run_job(job, segmenter, progress, workers, engine, address)
+
+
+def check_engine(engine: str, address: str | None = None) -> None:
+    """Refuse an engine that is none, or that is not installed."""
+    if engine not in ENGINES:
+        raise unknown("engine", engine, ENGINES)
+    if address is not None and engine != "ray":
+        raise WordmaskError(f"got the address {address} of a cluster, and the engine {engine}")
+    if engine == "ray":
+        try:
+            import ray.data  # noqa: F401
+        except ImportError:
+            raise WordmaskError(
+                'the engine ray needs Ray Data: pip install "wordmask[ray]"'
+            ) from None
 
 
 def run_job(
     job: FolderJob,
     segmenter: Segmenter,
     progress: Callable[[Processed], object] | None = None,
-    workers: int = 1,
+    workers: int | None = None,
+    engine: str = "local",
+    address: str | None = None,
 ) -> Summary:
     """Segment what is left to do of a job. Arguments and errors as for `segment_folder`."""
     from wordmask.batch.engine import run_here
     from wordmask.batch.manifest import write_manifest
     from wordmask.batch.workers import run_workers
 
-    if workers < 1:
+    check_engine(engine, address)
+    if workers is not None and workers < 1:
         raise WordmaskError(f"got {workers} workers; give at least 1")
-    if workers > 1 and job.todo is None:
-        raise WordmaskError(
-            f"got {workers} workers and pictures that come one by one; give a list of paths"
-        )
+    alone = engine == "local" and (workers or 1) == 1
+    if not alone and job.todo is None:
+        what = "the engine ray" if engine == "ray" else f"{workers} workers"
+        raise WordmaskError(f"got {what} and pictures that come one by one; give a list of paths")
     start = time.monotonic()
     job.check(segmenter.weights(), segmenter.source)
     report = progress or (lambda _: None)
     try:
-        if workers > 1 and job.todo:
-            run_workers(job, segmenter, report, min(workers, len(job.todo)))
+        if engine == "ray" and job.todo:
+            from wordmask.batch.on_ray import run_on_ray
+
+            run_on_ray(job, segmenter, report, workers, address)
+        elif not alone and job.todo:
+            run_workers(job, segmenter, report, min(workers or 1, len(job.todo)))
         elif job.todo != []:
             run_here(job, segmenter, report)
         job.finish()

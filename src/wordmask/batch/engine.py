@@ -66,7 +66,7 @@ class Mapper:
         if not segmenter.low_memory:  # else each network is loaded when its turn comes
             segmenter.networks.load(used_networks(segmenter.method, segmenter.refiners))
         self.segmenter = segmenter
-        self.words, self.formats = job.words, job.formats
+        self.words, self.formats, self.draft = job.words, job.formats, job.draft
         self.texts = segmenter.encode_text(job.words, job.background)
         self.weights = segmenter.weights()
         at_once = segmenter.pipeline.at_once
@@ -79,6 +79,9 @@ class Mapper:
             content = picture.content()
             entry["hash"] = digest(content)
             image = picture.image
+            if image is None and self.draft:
+                prepared = self.segmenter.prepare_reduced(content, str(picture.path))
+                return Loaded(number, picture, entry, prepared)
             if image is None:
                 limit = self.segmenter.max_pixels
                 image = decode_image(content, str(picture.path), max_pixels=limit)
@@ -132,6 +135,33 @@ def run_here(job: FolderJob, segmenter: Segmenter, report: Callable[[Processed],
     """Do what is left of a job in this process."""
     mapper = Mapper(segmenter, job)
     total = None if job.todo is None else len(job.todo)
+    for loaded, result, outcome in run_mapper(mapper, job.records(), job.write):
+        settle(job, outcome, loaded.number + 1, total, report, result)
+
+
+def settle(
+    job: FolderJob,
+    outcome: Outcome,
+    number: int,
+    total: int | None,
+    report: Callable[[Processed], object],
+    result: Segmentation | None = None,
+) -> None:
+    """Count and report a picture that was written; one that failed may stop the run."""
+    if outcome.reason and job.on_error == "stop":
+        raise WordmaskError(outcome.reason)
+    pixels = None if outcome.reason else np.array(outcome.entry["pixels"])
+    result = None if outcome.reason else result
+    one = Processed(number, total, outcome.picture, result, outcome.reason, pixels)
+    job.summary.add(one)
+    report(one)
+
+
+def run_mapper(
+    mapper: Mapper, pictures: Iterable[Picture], write: Callable[[Outcome], object]
+) -> Iterator[tuple[Loaded, Segmentation | None, Outcome]]:
+    """Make results of pictures; `write` is called in a thread before each is returned."""
+    segmenter = mapper.segmenter
     threads = 1 if segmenter.tower.device.type == "cpu" else min(os.cpu_count() or 2, 8)
     # of the pools' threads; the number is this thread's again at the end
     numeric = torch.get_num_threads()
@@ -139,32 +169,23 @@ def run_here(job: FolderJob, segmenter: Segmenter, report: Callable[[Processed],
 
     def save(loaded: Loaded, result: Segmentation | None) -> Outcome:
         outcome = mapper.finish(loaded, result)
-        job.write(outcome)
+        write(outcome)
         return outcome
 
-    def settle(most: int) -> None:
+    def done(most: int) -> Iterator[tuple[Loaded, Segmentation | None, Outcome]]:
         while len(written) > most or (written and written[0][2].done()):
             loaded, result, future = written.popleft()
-            outcome = future.result()
-            if outcome.reason and job.on_error == "stop":
-                raise WordmaskError(outcome.reason)
-            pixels = None if outcome.reason else np.array(outcome.entry["pixels"])
-            result = None if outcome.reason else result
-            one = Processed(
-                loaded.number + 1, total, loaded.picture, result, outcome.reason, pixels
-            )
-            job.summary.add(one)
-            report(one)
+            yield loaded, result, future.result()
 
     readers = ThreadPoolExecutor(threads, "read", torch.set_num_threads, (1,))
     writers = ThreadPoolExecutor(threads, "write", torch.set_num_threads, (1,))
     try:
-        ahead = Ahead(readers, mapper.load, job.records(), mapper.batch + 2 * threads)
+        ahead = Ahead(readers, mapper.load, pictures, mapper.batch + 2 * threads)
         for batch in in_batches(ahead, mapper.batch, segmenter.low_memory):
             for loaded, result in zip(batch, mapper(batch), strict=True):
                 written.append((loaded, result, writers.submit(save, loaded, result)))
-            settle(mapper.batch + 2 * threads)
-        settle(0)
+            yield from done(mapper.batch + 2 * threads)
+        yield from done(0)
     finally:
         readers.shutdown(cancel_futures=True)
         writers.shutdown()

@@ -153,6 +153,7 @@ class FolderJob:
         shard: str | None = None,
         keep_encodings: str | os.PathLike[str] | None = None,
         manifest: str | os.PathLike[str] | None = None,
+        draft: bool = False,
     ):
         if on_error not in ("stop", "skip"):
             raise unknown("on_error", on_error, ("stop", "skip"))
@@ -165,6 +166,14 @@ class FolderJob:
         self.background = Background.of(background)
         self.background.check(self.words)
         self.formats = check_formats(formats)
+        self.draft = draft
+        needs = [one.name for one in split_formats(self.formats)[0] if one.needs == "image"]
+        needs += [one["name"] for one in settings["refiners"]]
+        if draft and needs:
+            raise WordmaskError(
+                f"got draft, which reads no whole picture, and {needs[0]}, which takes one; leave "
+                "one of them out"
+            )
         self.overwrite = overwrite
         self.on_error = on_error
         self.shard = read_shard(shard)
@@ -193,6 +202,7 @@ class FolderJob:
             **settings,
             "image_labels": labelled,
             **({} if keep_encodings is None else {"encodings": "float16"}),
+            **({"decoding": "draft"} if draft else {}),
         }
         self._part = "0" if self.shard == (0, 1) else f"{self.shard[0] + 1}of{self.shard[1]}"
         self.journal = Journal(self.out, claim, overwrite=overwrite, part=self._part)

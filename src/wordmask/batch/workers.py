@@ -17,7 +17,7 @@ from wordmask.batch.engine import run_here
 from wordmask.batch.job import FolderJob, Processed
 from wordmask.batch.sources import Picture
 from wordmask.errors import WordmaskError
-from wordmask.user_code import import_file, source_file
+from wordmask.user_code import import_file, source_files
 
 if TYPE_CHECKING:
     from wordmask.segmenter import Segmenter
@@ -37,7 +37,7 @@ def run_workers(
     reports = context.Queue()
     threads = max(torch.get_num_threads() // count, 1)
     parts = [segmenter.method, *segmenter.refiners]
-    files = [str(file) for one in parts if (file := source_file(type(one))) is not None]
+    files = source_files(parts)
     with ProcessPoolExecutor(count, context, _begin, (reports, threads, files)) as pool:
         futures = [
             pool.submit(_work, job.share(i), segmenter, todo[i::count]) for i in range(count)

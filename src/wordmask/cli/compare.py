@@ -19,7 +19,7 @@ PICTURES, BENCHMARK = "Pictures", "Pictures of a benchmark"
 def compare(
     photos: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="[PHOTO]...", help="Pictures, folders.", show_default=False),
+        typer.Argument(metavar="PHOTOS", help="Pictures, folders.", show_default=False),
     ] = None,
     *,
     methods: Annotated[
@@ -141,8 +141,8 @@ def compare(
         parts = [create_method(entry.method, entry.variant)[0] for entry in entries]
         refiners = [one for entry in entries for one in read_refiners(entry.refiners)]
         kinds = {kind for part in (*parts, *refiners) for kind in part.networks}
-        segmenter = model.load(built, variant, refiners, max_pixels=max_pixels, also=kinds)
         words.echo(vocabulary, background)
+        segmenter = model.load(built, variant, refiners, max_pixels=max_pixels, also=kinds)
         with common.busy("segmenting"):
             sheet = sheets.compare(
                 segmenter, found, vocabulary, names, background, targets, assignments or ()

@@ -8,8 +8,10 @@ from typing import Annotated
 import typer
 
 from wordmask.cli import common, complete
+from wordmask.cli.groups import expand
 
 
+@expand
 def convert(
     masks: Annotated[
         Path, typer.Argument(metavar="MASKS", help="The --out folder of wordmask segment.")

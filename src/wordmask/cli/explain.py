@@ -106,9 +106,9 @@ def explain(
     photo = read_image(image, max_pixels=limit)
     for at in points:
         pictures.check_point(at, photo)
-    segmenter = model.load(built, variant, refiners, max_pixels=max_pixels, also=also)
     if vocabulary is not None and background is not None:
         words.echo(vocabulary, background)
+    segmenter = model.load(built, variant, refiners, max_pixels=max_pixels, also=also)
     subject = pictures.Subject(segmenter, photo, vocabulary, background, points)
     paths = []
     with common.busy("drawing"):

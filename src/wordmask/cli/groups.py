@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import sys
 import typing
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,8 +39,10 @@ WORDS, METHOD, MODEL = "Words", "Method", "Model"
 SOURCE = "a hub id (owner/name or owner/name@revision), a folder, or FILE.py:FUNCTION"
 
 
-def whole_number(text: str) -> int:
-    """Read a whole number of a command line."""
+def whole_number(text: str | int) -> int:
+    """Read a whole number of a command line; a default is one already."""
+    if isinstance(text, int):
+        return text
     if not (text.isascii() and text.isdigit()):
         raise typer.BadParameter(f"got {text!r}; give a whole number, 0 or more, in digits")
     if len(text) > 18:
@@ -275,7 +277,7 @@ class MethodOptions(Group):
             metavar="PIXELS|none",
             help="Resize pictures so that their short side has this length; none: keep their size.",
             rich_help_panel=METHOD,
-            show_default="the method's, with built-in networks none",
+            show_default="the method's, with built-in networks none up to 640 pixels",
         ),
     ] = None
 
@@ -293,7 +295,7 @@ class MethodOptions(Group):
         for name in names:
             if names.count(name) > 1:
                 raise WordmaskError(f"the option {name!r} is given more than once; leave one")
-        return read_method(self.method, self.variant, own_options(model) | dict(given))
+        return read_method(self.method, self.variant, own_options(model, dict(given)))
 
     def _own(self) -> list[str]:
         """Assignments of the method's options."""
@@ -541,6 +543,6 @@ class ModelOptions(NetworkOptions):
         if max_pixels is not None:
             segmenter.max_pixels = max_pixels or None
         if segmenter.note:
-            print(f"wordmask: {segmenter.note}", file=sys.stderr)
+            warnings.warn(segmenter.note, stacklevel=2)  # a warning, which `--quiet` leaves
             segmenter.note = ""
         return segmenter

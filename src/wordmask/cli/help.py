@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from functools import partial
 from typing import Any
 
 from typer.core import TyperCommand, TyperGroup
@@ -24,7 +25,14 @@ class _Plain:
                 one.metavar = ""  # not "<bool>"
             elif one.param_type_name == "argument":
                 one.display_type_rich = lambda ctx: ""  # its name is enough
+                one.get_usage_pieces = partial(_usage, one)
         return found
+
+
+def _usage(argument: Any, context: Any) -> list[str]:
+    """`NAME`, `NAME...` and `[NAME]` in the line of usage, not `{NAME}`."""
+    name = argument.metavar + ("" if argument.nargs == 1 else "...")
+    return [name if argument.required else f"[{name}]"]
 
 
 class Command(_Plain, TyperCommand):

@@ -132,9 +132,10 @@ def large(
         polygons,
         overwrite,
     )
-    built, variant = method.read()
-    segmenter = model.load(built, variant, method.read_refiners())
+    built, variant = method.read(model.model)
+    refiners = method.read_refiners()
     words.echo(vocabulary, background)
+    segmenter = model.load(built, variant, refiners)
     with common.progress_bar() as bar:
         task: TaskID | None = None
 

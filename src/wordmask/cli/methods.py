@@ -21,7 +21,7 @@ def methods(
     name: Annotated[
         str | None,
         typer.Argument(
-            metavar="[NAME]",
+            metavar="NAME",
             help="Show one in full, also FILE.py:NAME.",
             show_default=False,
             autocompletion=complete.method_name,

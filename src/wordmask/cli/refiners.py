@@ -14,7 +14,7 @@ def refiners(
     name: Annotated[
         str | None,
         typer.Argument(
-            metavar="[NAME]",
+            metavar="NAME",
             help="Show one in full, also FILE.py:NAME.",
             show_default=False,
             autocompletion=complete.refiner_name,

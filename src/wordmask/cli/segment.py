@@ -95,14 +95,32 @@ def segment(
     ] = "stop",
     max_pixels: MaxPixels = None,
     workers: Annotated[
-        int,
+        int | None,
         typer.Option(
             min=1,
             metavar="N",
-            help="Processes of this machine that share the pictures.",
+            help="Processes that share the pictures.",
+            show_default="1; with Ray as many as there is room for",
             rich_help_panel=JOB,
         ),
-    ] = 1,
+    ] = None,
+    engine: Annotated[
+        str,
+        typer.Option(
+            metavar="local|ray",
+            help="What runs the job: this program, or Ray Data, here or on a cluster.",
+            rich_help_panel=JOB,
+        ),
+    ] = "local",
+    address: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="The Ray cluster: HOST:PORT, or auto for the one that this machine is in.",
+            show_default="this machine alone",
+            rich_help_panel=JOB,
+        ),
+    ] = None,
     shard: Annotated[
         str | None,
         typer.Option(
@@ -129,6 +147,15 @@ def segment(
             rich_help_panel=JOB,
         ),
     ] = None,
+    draft: Annotated[
+        bool,
+        typer.Option(
+            "--draft",
+            help="Decode large JPEGs at a reduced size, still twice the network's: faster, for "
+            "formats without the picture, as in --format labels. Labels differ a little.",
+            rich_help_panel=JOB,
+        ),
+    ] = False,
     dry_run: Annotated[
         bool,
         typer.Option(
@@ -151,9 +178,10 @@ def segment(
     Exit codes: 0 success, 1 pictures were left out (--on-error skip), 2 wrong usage, bad input or
     results that cannot be written, 130 interrupted.
     """
-    from wordmask.batch import FolderJob, run_job, run_settings
+    from wordmask.batch import FolderJob, check_engine, run_job, run_settings
     from wordmask.formats import DEFAULT, check_formats
 
+    check_engine(engine, address)
     given = ",".join(formats or DEFAULT).split(",")
     chosen = check_formats(name.strip() for name in given)
     vocabulary, background = words.read()
@@ -182,19 +210,22 @@ def segment(
         shard=shard,
         keep_encodings=keep_encodings,
         manifest=manifest,
+        draft=draft,
     )
+    if not dry_run:
+        job.check_first(DEFAULT_MAX_PIXELS if max_pixels is None else max_pixels or None)
+    words.echo(vocabulary, background)
     if dry_run:
         _print_plan(job)
         return
     if not job.todo:
         job.finish()
+        job.release()
         if manifest is not None:
             write_manifest(job.journal, manifest)
         _print_end(job)
         return
-    job.check_first(DEFAULT_MAX_PIXELS if max_pixels is None else max_pixels or None)
     segmenter = model.load(built, variant, refiners, max_pixels=max_pixels, low_memory=low_memory)
-    words.echo(vocabulary, background)
     total = len(job.todo)
     with common.progress_bar() as bar:
         task = bar.add_task("segmenting", total=total, unit="pictures")
@@ -208,7 +239,7 @@ def segment(
                 shares = _line(job.summary.names, one.pixels)
                 common.say(f"[{one.number}/{total}] {common.shown(one.picture.path)}: {shares}")
 
-        run_job(job, segmenter, report, workers)
+        run_job(job, segmenter, report, workers, engine, address)
     _print_end(job)
     if job.summary.failed:
         raise typer.Exit(1)

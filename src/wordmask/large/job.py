@@ -240,7 +240,8 @@ def segment_large(
     Args:
         segmenter: with any method; `blend` needs one that decides pixel by pixel.
         path: any raster that GDAL reads: GeoTIFF, TIFF, PNG, JPEG, JPEG 2000 ...
-        words, background: as for `Segmenter.__call__`.
+        words: as for `Segmenter.__call__`.
+        background: likewise.
         out: the label map, a cloud-optimised GeoTIFF with the CRS, the transform and the size of
             the picture: 0 is none of the words, i the i-th, 255 (65535 from 255 words on) no data.
             Its tag WORDMASK_CLASSES names the labels. Beside it, OUT.json holds the summary, and

@@ -5,6 +5,7 @@ Importing this module loads no torch.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 PREFIX = "wordmask/"  # of the names of networks inside the package
@@ -24,9 +25,12 @@ NETWORKS = {  # the auxiliary models that go with it
 }
 
 
-def own_options(model: Any) -> dict[str, Any]:
-    """The options that a model wants where the user sets none; empty but for a built-in one."""
-    return dict(OPTIONS) if _is_built_in(model) else {}
+def own_options(model: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that a user gave, and what a built-in model wants where none is given."""
+    own = dict(OPTIONS) if _is_built_in(model) else {}
+    if "short_side" in given:
+        own.pop("long_side", None)  # whoever names a size gets it
+    return own | dict(given)
 
 
 def own_networks(model: Any) -> dict[str, str]:
