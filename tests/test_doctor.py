@@ -18,6 +18,7 @@ import wordmask
 from commands import files, process
 from wordmask import doctor
 from wordmask.doctor import examine
+from wordmask.options import EXTRAS
 from wordmask.towers.auxiliary import KINDS
 
 CLIP = "openai/clip-vit-base-patch16"
@@ -275,6 +276,7 @@ def test_packages_that_do_not_fit():
 
 
 def test_extras_are_those_of_the_metadata(monkeypatch):
+    tomllib = pytest.importorskip("tomllib")
     lacking = doctor.Finding("diffusers", "absent", "not installed", "", {"version": None})
     real = doctor._package
     monkeypatch.setattr(
@@ -286,6 +288,12 @@ def test_extras_are_those_of_the_metadata(monkeypatch):
     assert found["diffusion"].state == "absent"
     assert "diffusion cannot run" in found["diffusion"].text
     assert found["diffusion"].todo == 'pip install "wordmask[diffusion]"'
+    monkeypatch.setattr(doctor, "_package", lambda *a: lacking)
+    text = {one.name: one.text for one in doctor._extras()}
+    assert text["geo"].endswith("; for pictures of any size (wordmask large)")
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())
+    every = set(project["project"]["optional-dependencies"]) - {"all", "test"}
+    assert every == {*doctor.PURPOSES, *EXTRAS}  # each says what it is for
 
 
 def test_a_machine_whose_torch_is_broken(home):

@@ -36,6 +36,19 @@ if TYPE_CHECKING:
     from wordmask.towers.fetch import Files
 
 SCHEMA = 1  # of the report; to be increased when a key changes its name or meaning
+PURPOSES = {  # of extras that no method or refiner needs, told where they are absent
+    "app": "the page (wordmask app)",
+    "docs": "building the documents' site",
+    "evaluate": "reports and COCO's ground truth (wordmask evaluate)",
+    "formats": "COCO's run lengths and connected components (--format)",
+    "geo": "pictures of any size (wordmask large)",
+    "heif": "HEIC photos of phones",
+    "label-studio": "Label Studio's brush strokes (--format)",
+    "parquet": "Parquet manifests (wordmask segment)",
+    "ray": "jobs on a cluster",
+    "siglip": "tokenizers of SigLIP 1",
+    "supervision": "Segmentation.detections()",
+}
 DTYPES = ("float32", "float16", "bfloat16")
 CLOSE = 0.02  # cosines of another type or device may differ from the CPU's by this much
 LITTLE = 700_000_000  # bytes of the default CLIP and some
@@ -204,7 +217,8 @@ def _extras() -> Iterator[Finding]:
         text = ", ".join(f"{one.name} {one.text}" for one in found)
         if lacking and extra in EXTRAS:
             text += f"; {' and '.join(users)} cannot run"
-        text += "; HEIC photos cannot be read" if lacking and extra == "heif" else ""
+        elif lacking and extra in PURPOSES:
+            text += f"; for {PURPOSES[extra]}"
         todo = f'pip install "wordmask[{extra}]"' if lacking else ""
         versions = {one.name: one.details["version"] for one in found}
         details = {"versions": versions, "missing": lacking, "used_by": users}

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -41,6 +43,43 @@ def write_atomically(
             raise
     except OSError as error:
         raise WordmaskError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+@contextmanager
+def alone(lock: Path, result: Path, advice: str) -> Iterator[None]:
+    """Hold a lock file, so that no other process writes a result meanwhile; a kill frees it.
+
+    On a file system without locks nobody is kept out.
+
+    Raises:
+        WordmaskError: another process holds it; the message names the result and ends in advice.
+    """
+    from filelock import FileLock, Timeout
+
+    make_folder(lock.parent)
+    held = FileLock(lock, thread_local=False)
+    with suppress(OSError, NotImplementedError):
+        try:
+            held.acquire(timeout=0)
+        except Timeout:
+            raise WordmaskError(
+                f"{shown(result)} is being written by another process; {advice}"
+            ) from None
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # Windows removes no open file
+            lock.unlink()
+        held.release()
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder with all in it; a kill leaves all of it, or none under its name."""
+    doomed = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(doomed, ignore_errors=True)  # of a run that was killed
+    if folder.exists():
+        os.replace(folder, doomed)
+        shutil.rmtree(doomed, ignore_errors=True)
 
 
 def default_cache_dir() -> Path:

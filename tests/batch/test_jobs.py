@@ -264,8 +264,29 @@ def test_killed_at_twenty_moments_a_run_goes_on_to_the_same_files(model):
     )
     assert done.returncode == 0, done.stderr
     assert int(done.stdout.split()[1]) == 20, done.stdout
+    for lock in Path("o").glob(".*.lock"):  # of killed shards; held by no one
+        lock.unlink()
     assert same("whole", "o")
     assert not [name for name in files("o") if name.endswith(".part")]
+
+
+def test_two_processes_do_not_write_the_same_part(segmenter):
+    refused = []
+
+    def second(one):
+        for more in ({}, {"background": "none", "overwrite": True}):
+            with pytest.raises(WordmaskError) as error:
+                segment_folder(segmenter, "p", WORDS, "o", **{"overwrite": True} | more)
+            refused.append(str(error.value))
+        segment_folder(segmenter, "p", WORDS, "o", shard="1/1000000")  # a part of its own
+
+    segment_folder(segmenter, "p", WORDS, "whole")
+    segment_folder(segmenter, "p", WORDS, "o", progress=second)
+    assert set(refused) == {
+        "o is being written by another process; wait for it, or give each a part with shard"
+    }
+    assert same("whole", "o")
+    assert not list(Path("o").glob(".*"))
 
 
 # -- shards and workers ---------------------------------------------------------------------------
@@ -285,6 +306,18 @@ def test_shards_share_the_pictures_and_the_folder(segmenter):
     assert segment_folder(segmenter, "p", WORDS, "o", shard="1/2", overwrite=True).segmented
     assert segment_folder(segmenter, "p", WORDS, "o").skipped == 4
     assert same("whole", "o")
+
+
+def test_formats_of_all_hold_what_other_processes_did(segmenter):
+    settings = run_settings(
+        segmenter.method, segmenter.variant, (), {}, segmenter.source, segmenter.tower.dtype
+    )
+    job = FolderJob("p", WORDS, "o", settings, formats=["coco-polygons"])
+    assert len(job.todo) == 4
+    for part in ("1/2", "2/2"):
+        segment_folder(segmenter, "p", WORDS, "o", formats=["labels"], shard=part)
+    job.finish()
+    assert len(json.loads(Path("o/coco_polygons.json").read_text())["images"]) == 4
 
 
 @pytest.mark.parametrize("shard", ["0/3", "4/3", "1", "a/b", "1/0", ""])

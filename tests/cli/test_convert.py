@@ -68,8 +68,8 @@ def test_shards_leave_the_formats_of_all_to_the_end(segment, capsys):
     assert set(pixels(data)) == {"a.png", "s/b.png", "c.png"}
 
 
-def test_workers_and_renamed_pictures(segment):
-    assert segment("--out", "o", "-f", "coco,json,masks", "--workers", "2") == 0
+def test_renamed_pictures(segment):
+    assert segment("--out", "o", "-f", "coco,json,masks") == 0
     data = json.loads(Path("o/coco.json").read_text())
     Path("o/a_masks/9_old.png").touch()
     picture("p/a.png", (24, 33))  # another picture of that name: its masks are all new

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -170,7 +173,7 @@ def test_a_cloud_optimised_geotiff_in_the_same_place(tmp_path, crs, transform):
         assert file.overviews(1)
         assert file.profile["tiled"]
         assert file.compression.name == "deflate"
-        assert file.colormap(1)[1] == (*palette(1)[1].tolist(), 255)
+        assert file.colormap(1)[1] == (*palette(3)[1].tolist(), 255)
         names = {"0": "unlabelled", "1": "red", "2": "green", "3": "blue"}
         assert json.loads(file.tags()["WORDMASK_CLASSES"]) == names
     assert summary["crs"] == crs
@@ -440,6 +443,82 @@ def test_a_stopped_run_goes_on(tmp_path):
     assert out.read_bytes() == (tmp_path / "whole.tif").read_bytes()
     with pytest.raises(WordmaskError, match="exists; choose another name, or overwrite"):
         segment(path, out)
+
+
+KILLED = """
+import os, random, signal, sys
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+import torch
+from test_large import UTM, parts, rgb_of, segment, write
+torch.set_num_threads(1)
+path, out = write(Path("in.tif"), rgb_of(parts(150, 130)), photometric="RGB"), Path("out.tif")
+names = [".tif", ".gpkg", ".jpg"]
+def work(to, kill=None):  # kill: before the n-th time that a file is renamed or removed
+    seen = []
+    def hook(event, arguments):
+        if event in ("os.rename", "os.remove", "os.rmdir"):
+            seen.append(event)
+            if len(seen) == kill:
+                os.kill(os.getpid(), signal.SIGKILL)
+    sys.addaudithook(hook)
+    segment(path, to, polygons=to.with_suffix(".gpkg"))
+    return len(seen)
+def child(kill):
+    pid = os.fork()
+    if not pid:
+        work(out, kill)
+        os._exit(0)
+    return os.waitpid(pid, 0)[1] == signal.SIGKILL
+steps = work(Path("whole.tif"))
+moments = random.Random(0).sample(range(1, steps - 8), 8) + list(range(steps - 8, steps + 1))
+for moment in moments:
+    assert child(moment), moment
+    if Path("out.tif.parts").exists():
+        child(moment // 3)  # and once more
+    if Path("out.tif.parts").exists():
+        assert not child(None)
+    for suffix in names:
+        a, b = Path("whole" + suffix).read_bytes(), out.with_suffix(suffix).read_bytes()
+        assert suffix == ".gpkg" or a == b, (moment, steps, suffix)
+    for suffix in (*names, ".json"):
+        out.with_suffix(suffix).unlink()
+segment(path, out)  # and what a kill at the very end leaves is cleared by the next run
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_killed_at_any_moment_a_run_goes_on_to_the_same_files(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, str(Path(__file__).parent)],
+        cwd=tmp_path,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    left = {file.name for file in tmp_path.iterdir()}
+    assert not [name for name in left if name.startswith(".") or "parts" in name]
+
+
+def test_two_processes_do_not_share_what_is_unfinished(tmp_path):
+    path = write(tmp_path / "in.tif", rgb_of(parts(199, 211)), photometric="RGB")
+    refused = []
+
+    def second(done: int, total: int) -> None:
+        for more in ({}, {"tile": 48, "overwrite": True}):
+            with pytest.raises(WordmaskError) as error:
+                segment(path, tmp_path / "out.tif", **more)
+            refused.append(str(error.value))
+
+    segment(path, tmp_path / "whole.tif")
+    segment(path, tmp_path / "out.tif", progress=second)
+    assert "out.tif is being written by another process; wait for it, or " in refused[0]
+    assert set(refused) == {refused[0]}
+    assert (tmp_path / "out.tif").read_bytes() == (tmp_path / "whole.tif").read_bytes()
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_refused_before_any_work(tmp_path, monkeypatch):

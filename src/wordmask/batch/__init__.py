@@ -182,6 +182,7 @@ def run_job(
             run_here(job, segmenter, report)
         job.finish()
     finally:
+        job.release()
         job.summary.seconds = time.monotonic() - start
         if job.manifest is not None:
             job.journal.refresh()

@@ -9,6 +9,7 @@ import os
 import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +26,7 @@ from wordmask.batch.sources import (
     read_sources,
 )
 from wordmask.errors import WordmaskError, unknown
-from wordmask.files import make_folder, shown, write_atomically
+from wordmask.files import alone, make_folder, shown, write_atomically
 from wordmask.formats import (
     DEFAULT,
     FORMATS,
@@ -181,6 +182,7 @@ class FolderJob:
         self.failed_before = 0
         self._lock = threading.Lock()
         self._claimed = False
+        self._alone = ExitStack()
         self._is_there = self.out.exists()
         self._others: list[str] = []  # names of results of other weights
         self._moved: dict[str, dict[str, Any]] = {}  # entries of pictures that lie elsewhere now
@@ -202,8 +204,8 @@ class FolderJob:
             **({} if keep_encodings is None else {"encodings": "float16"}),
             **({"decoding": "draft"} if draft else {}),
         }
-        part = "0" if self.shard == (0, 1) else f"{self.shard[0] + 1}of{self.shard[1]}"
-        self.journal = Journal(self.out, claim, overwrite=overwrite, part=part)
+        self._part = "0" if self.shard == (0, 1) else f"{self.shard[0] + 1}of{self.shard[1]}"
+        self.journal = Journal(self.out, claim, overwrite=overwrite, part=self._part)
         self.summary = Summary(self.words.names)
         self.pictures: list[Picture] | None = None
         self.todo: list[Picture] | None = None
@@ -252,15 +254,26 @@ class FolderJob:
             )
 
     def claim(self) -> None:
-        """Make the folder ready for results, before the first is written."""
+        """Make the folder ready for results, before the first is written.
+
+        Raises:
+            WordmaskError: another process writes this part of it.
+        """
         if self._claimed:
             return
+        lock = self.out / f".wordmask-{self._part}.lock"
+        advice = "wait for it, or give each a part with shard"
+        self._alone.enter_context(alone(lock, self.out, advice))
         self._claimed = True
         for before, now in self._renamed:
             self._rename(before, now)
         if self.overwrite:  # a run that overwrites may be killed and resumed too
             names = [one.name for one in self.todo or ()]
             self.journal.drop([*filter(self._is_mine, self._others), *names])
+
+    def release(self) -> None:
+        """Let other processes write what `claim` kept from them."""
+        self._alone.close()
 
     def finish(self) -> list[Path]:
         """Note where pictures lie that have moved, and write the formats of the whole folder.
@@ -400,7 +413,7 @@ class FolderJob:
         Raises:
             WordmaskError: a result cannot be written.
         """
-        if outcome.files:
+        if outcome.files or self.on_error == "skip":
             with self._lock:
                 self.claim()
         for one in split_formats(self.formats)[0] if outcome.files else ():
@@ -423,10 +436,10 @@ class FolderJob:
         return other
 
     def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in vars(self).items() if key != "_lock"}
+        return {key: one for key, one in vars(self).items() if key not in ("_lock", "_alone")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state, _lock=threading.Lock())
+        vars(self).update(state, _lock=threading.Lock(), _alone=ExitStack())
 
 
 def read_shard(text: str | None) -> tuple[int, int]:

@@ -220,6 +220,7 @@ def segment(
         return
     if not job.todo:
         job.finish()
+        job.release()
         if manifest is not None:
             write_manifest(job.journal, manifest)
         _print_end(job)

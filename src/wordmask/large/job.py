@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw
 from wordmask import drawing
 from wordmask.batch import run_settings
 from wordmask.errors import WordmaskError, unknown
-from wordmask.files import make_folder, shown, write_atomically
+from wordmask.files import alone, make_folder, remove_folder, shown, write_atomically
 from wordmask.journal import Journal
 from wordmask.large import raster, vector
 from wordmask.large.tiles import Plan, Span, Tile, lines
@@ -92,9 +92,13 @@ class LargeJob:
         self, segmenter: Segmenter, progress: Callable[[int, int], object] | None = None
     ) -> dict[str, Any]:
         """Segment what is left to do, and write the results. Raises as `segment_large` does."""
+        lock = self.out.with_name(f".{self.out.name}.lock")
+        with alone(lock, self.out, "wait for it, or choose another name"):
+            return self._run(segmenter, progress or (lambda done, total: None))
+
+    def _run(self, segmenter: Segmenter, progress: Callable[[int, int], object]) -> dict[str, Any]:
         began = time.monotonic()
         parts = self.parts
-        make_folder(self.out.parent)
         with raster.gdal(), ExitStack() as files:
             source = files.enter_context(self._open())
             plan = self._plan(source)
@@ -131,8 +135,8 @@ class LargeJob:
                     f"{shown(parts)} is needed for what is not finished, and holds other files; "
                     "move it, or choose another name for --out"
                 )
-            if self.overwrite and parts.exists():
-                shutil.rmtree(parts)
+            if self.overwrite:
+                remove_folder(parts)
             journal.begin()
             if source.whole_rows:
                 with stage("copying the picture into blocks"):
@@ -144,13 +148,13 @@ class LargeJob:
                 plan,
                 parts,
                 self.words.names,
-                progress or (lambda done, total: None),
+                progress,
             )
             summary = self._write(source, plan, parts)
         summary |= {"seconds": time.monotonic() - began, "provenance": segmenter.provenance()}
         text = json.dumps(summary, indent=2, ensure_ascii=False, default=str) + "\n"
         write_atomically(self.results[1], lambda file: file.write(text.encode()))
-        shutil.rmtree(parts)
+        remove_folder(parts)  # in one step: tiles that are left would be taken for all
         return summary
 
     def _write(self, source: raster.Source, plan: Plan, parts: Path) -> dict[str, Any]:
