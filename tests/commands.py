@@ -30,8 +30,9 @@ def files(folder: str | Path) -> list[str]:
 
 
 def results(folder: str | Path) -> list[str]:
-    """All files but the journal."""
-    return [name for name in files(folder) if not Path(name).name.startswith("wordmask")]
+    """All files but the journal and its lock."""
+    names = [name for name in files(folder) if not Path(name).name.startswith("wordmask")]
+    return [name for name in names if not name.endswith(".lock")]
 
 
 def times(folder: str) -> dict[str, int]:
