@@ -24,6 +24,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 from memory import measure
 from wordmask import Segmenter, list_methods
 from wordmask.methods import create_method
+from wordmask.text_queries import TextQueries
 
 SIZE = (336, 448)
 
@@ -41,6 +42,17 @@ def make_model() -> CLIPVisionModelWithProjection:
         hidden_act="quick_gelu",
     )
     return CLIPVisionModelWithProjection(config).eval()
+
+
+class RandomText(Segmenter):
+    """Text embeddings at random: the model has no text tower, and time does not depend on them."""
+
+    def encode_text(self, words, background=None):
+        if isinstance(words, TextQueries):
+            return words
+        generator = torch.Generator().manual_seed(1)
+        rows = torch.randn(len(words.classes), self.tower.width, generator=generator)
+        return super().encode_text(rows.to(self.tower.device), "none")
 
 
 def make_calls(method: str, batch: int):

@@ -26,12 +26,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from encode import make_model
+from encode import RandomText, make_model
 from wordmask import Segmenter, segment_folder
 from wordmask.devices import synchronise
 from wordmask.formats import DEFAULT, Item, check_formats, render
 from wordmask.images import decode_image
-from wordmask.text_queries import TextQueries
 from wordmask.vocabulary import Vocabulary
 
 SIZE = (480, 640)
@@ -50,17 +49,6 @@ def make_pictures(folder: Path, count: int) -> None:
         pixels = 128 + 45 * (pixels - pixels.mean()) / pixels.std()
         array = pixels.clip(0, 255).astype(np.uint8).transpose(1, 2, 0)
         Image.fromarray(array).save(folder / f"{i:04d}.jpg", quality=90)
-
-
-class RandomText(Segmenter):
-    """Text embeddings at random: the model has no text tower, and time does not depend on them."""
-
-    def encode_text(self, words, background=None):
-        if isinstance(words, TextQueries):
-            return words
-        generator = torch.Generator().manual_seed(1)
-        rows = torch.randn(len(words.classes), self.tower.width, generator=generator)
-        return super().encode_text(rows.to(self.tower.device), "none")
 
 
 def timed(call: Callable[[], object], device: torch.device) -> tuple[float, float, float]:
