@@ -16,6 +16,7 @@ torch); and of the CPU time of all. Last, where the time of a picture goes.
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import tempfile
 import time
@@ -93,6 +94,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
+    # Ray's actors import what this script imports from its folder
+    folders = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, folders))
     formats = check_formats(arguments.format.split(","))
     names = Vocabulary([f"class {i + 1}" for i in range(arguments.classes)])
     model = make_model().to(arguments.device)
