@@ -151,7 +151,9 @@ def test_a_job_whose_driver_was_killed_goes_on(cluster, capsys):
         child.kill()
         child.communicate()
         left.append(COUNT - len(lines_now("killed")))
-        for name in results("killed"):  # whole, whatever the moment
+        for name in results("killed"):  # whole, whatever the moment; .part was on its way
+            if name.endswith(".part"):
+                continue
             assert Path("killed", name).read_bytes() == Path("whole", name).read_bytes(), name
     resume()
     with capsys.disabled():
