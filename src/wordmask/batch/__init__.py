@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from wordmask.batch.job import FolderJob, Outcome, Processed, Summary
-from wordmask.batch.settings import run_settings, used_networks
+from wordmask.batch.settings import run_settings, settings_of, used_networks
 from wordmask.batch.sources import (
     ImageLabels,
     Inputs,
@@ -41,6 +41,7 @@ __all__ = [
     "run_job",
     "run_settings",
     "segment_folder",
+    "settings_of",
     "used_networks",
 ]
 
@@ -107,19 +108,11 @@ def segment_folder(
         WordmaskError: an argument cannot be used, `out` holds results of other settings, a result
             cannot be written; a picture cannot be used and `on_error` is "stop".
     """
-    settings = run_settings(
-        segmenter.method,
-        segmenter.variant,
-        segmenter.refiners,
-        segmenter.networks.sources,
-        segmenter.source,
-        segmenter.tower.dtype,
-    )
     job = FolderJob(
         inputs,
         words,
         out,
-        settings,
+        settings_of(segmenter),
         background=background,
         formats=formats,
         overwrite=overwrite,

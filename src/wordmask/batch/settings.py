@@ -14,6 +14,19 @@ if TYPE_CHECKING:
 
     from wordmask.methods import Method
     from wordmask.refiners import Refiner
+    from wordmask.segmenter import Segmenter
+
+
+def settings_of(segmenter: Segmenter) -> dict[str, Any]:
+    """`run_settings` of a segmenter that is loaded."""
+    return run_settings(
+        segmenter.method,
+        segmenter.variant,
+        segmenter.refiners,
+        segmenter.networks.sources,
+        segmenter.source,
+        segmenter.tower.dtype,
+    )
 
 
 def run_settings(

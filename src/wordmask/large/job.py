@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from wordmask import drawing
-from wordmask.batch import run_settings
+from wordmask.batch import settings_of
 from wordmask.errors import WordmaskError, unknown
 from wordmask.files import alone, make_folder, remove_folder, shown, write_atomically
 from wordmask.journal import Journal
@@ -113,14 +113,7 @@ class LargeJob:
                     },
                     "classes": self.words.classes,
                     "background": self.background.describe(),
-                    **run_settings(
-                        segmenter.method,
-                        segmenter.variant,
-                        segmenter.refiners,
-                        segmenter.networks.sources,
-                        segmenter.source,
-                        segmenter.tower.dtype,
-                    ),
+                    **settings_of(segmenter),
                     "weights": segmenter.weights(),
                     "tile": self.tile,
                     "overlap": self.overlap,
