@@ -38,14 +38,22 @@ if TYPE_CHECKING:
 SCHEMA = 1  # of the report; to be increased when a key changes its name or meaning
 PURPOSES = {  # of extras that no method or refiner needs, told where they are absent
     "app": "the page (wordmask app)",
+    "client": "the client of a service (wordmask.client)",
+    "cvat": "labels in CVAT",
     "docs": "building the documents' site",
     "evaluate": "reports and COCO's ground truth (wordmask evaluate)",
+    "fiftyone": "data sets of FiftyOne",
     "formats": "COCO's run lengths and connected components (--format)",
     "geo": "pictures of any size (wordmask large)",
     "heif": "HEIC photos of phones",
     "label-studio": "Label Studio's brush strokes (--format)",
+    "mcp": "a server for assistants (wordmask mcp)",
+    "napari": "the widget of napari",
+    "onnx": "networks without torch (wordmask export)",
     "parquet": "Parquet manifests (wordmask segment)",
     "ray": "jobs on a cluster",
+    "regions": "regions without a network",
+    "serve": "the service (wordmask serve)",
     "siglip": "tokenizers of SigLIP 1",
     "supervision": "Segmentation.detections()",
 }
