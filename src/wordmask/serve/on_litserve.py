@@ -1,0 +1,108 @@
+"""Workers by LitServe: processes that hold the networks and take requests in batches.
+
+LitServe collects the batches, and starts a worker again that has died. What it does not do is done
+here: it answers a batch as a whole, so that `Engine.run` returns problems and raises none; and it
+forgets the requests of a worker that has died, so that they are sent again when there is another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+import litserve
+from litserve.utils import ResponseBufferItem
+
+from wordmask.serve.engine import Answer, Ask, Recipe, problem_of
+from wordmask.serve.limits import Problem
+from wordmask.serve.logs import log_json_lines
+
+TRIES = 3  # more than these and it is taken to be what kills workers
+LOOK = 1.0  # seconds between looks at who is alive
+
+
+class Networks(litserve.LitAPI):
+    """A worker."""
+
+    def __init__(self, recipe: Recipe, batch: int, wait: float):
+        super().__init__(max_batch_size=batch, batch_timeout=wait, api_path="/ask")
+        self.recipe = recipe
+
+    def setup(self, device: str) -> None:
+        """Load the networks, and leave a sign of life in the folder of encodings."""
+        import signal
+
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C is for the process that drains
+        log_json_lines()
+        self.engine = self.recipe.load()
+        (Path(self.recipe.store) / f"{uuid.uuid4().hex}.born").touch(mode=0o600)
+
+    def predict(self, asks: Any) -> Any:
+        """Answers of a batch."""
+        batch = asks if isinstance(asks, list) else [asks]
+        answers = self.engine.run(batch)
+        return answers if isinstance(asks, list) else answers[0]
+
+    def batch(self, inputs: list[Any]) -> list[Any]:
+        """As they are: pictures differ in size."""
+        return inputs
+
+    def unbatch(self, output: list[Any]) -> list[Any]:
+        """As they are."""
+        return output
+
+    def decode_request(self, request: Ask, **_: Any) -> Ask:
+        """As it is."""
+        return request
+
+    def encode_response(self, output: Answer, **_: Any) -> Answer:
+        """As it is."""
+        return output
+
+
+class OnLitServe:
+    """The backend of a LitServe server."""
+
+    def __init__(self, server: Any, store: str):
+        self.server, self.store = server, Path(store)
+
+    def ready(self) -> bool:
+        """See `Backend`."""
+        states = dict(self.server.workers_setup_status)
+        return any(getattr(state, "value", state) == "ready" for state in states.values())
+
+    def _born(self) -> int:
+        """How many workers were ever made."""
+        return sum(1 for _ in self.store.glob("*.born"))
+
+    async def submit(self, ask: Ask) -> Answer:
+        """See `Backend`; asked again when a worker has died meanwhile."""
+        for _ in range(TRIES):
+            born, answer = self._born(), asyncio.create_task(self._once(ask))
+            try:
+                while not answer.done():
+                    await asyncio.wait({answer}, timeout=LOOK)
+                    if self._born() > born and not answer.done():
+                        break
+                else:
+                    return answer.result()
+            finally:
+                answer.cancel()
+        return Problem(500, f"the service failed {TRIES} times at this request")
+
+    async def _once(self, ask: Ask) -> Answer:
+        uid, item = uuid.uuid4().hex, ResponseBufferItem(asyncio.Event())
+        self.server.response_buffer[uid] = item
+        try:
+            queue, number = self.server.litapi_request_queues["/ask"], 0
+            await asyncio.to_thread(queue.put, (number, uid, time.monotonic(), ask))
+            await item.event.wait()
+            answer, _ = item.response
+            if isinstance(answer, Exception) and not isinstance(answer, Problem):
+                return problem_of(answer)
+            return answer
+        finally:
+            self.server.response_buffer.pop(uid, None)
