@@ -52,9 +52,7 @@ class OnRay:
             graceful_shutdown_timeout_s=recipe.limits.seconds,
         )
         serve.start(proxy_location="Disabled")
-        self.handle = serve.run(
-            deployment.bind(recipe, os.getcwd()), name=APP, route_prefix=None
-        )
+        self.handle = serve.run(deployment.bind(recipe, os.getcwd()), name=APP, route_prefix=None)
 
     def ready(self) -> bool:
         """See `Backend`."""
