@@ -41,7 +41,7 @@ LAYERS = (
     ("metrics",),
     ("toybox", "evaluation"),
     ("compare", "doctor", "large"),
-    ("app",),
+    ("app", "serve"),
     ("cli", "__main__"),
 )
 

@@ -31,6 +31,7 @@ from wordmask.cli import (
     report,
     segment,
     selftest,
+    serve,
 )
 from wordmask.cli.common import one_line
 from wordmask.cli.help import Command, Group
@@ -54,6 +55,7 @@ for one in (
     refiners.refiners,
     demo.demo,
     page.app,
+    serve.serve,
     doctor.doctor,
     selftest.selftest,
     bench.bench,

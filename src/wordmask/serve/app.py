@@ -94,7 +94,7 @@ def create_app(
     )
     app.state.service = Service(backend, recipe.limits)
     app.state.recipe = recipe
-    app.state.metrics = Metrics(recipe)
+    app.state.metrics = Metrics(backend)
     for router in (health, v1, *routers):
         app.include_router(router)
     for kind in (Problem, WordmaskError, RequestValidationError, HTTPException):
@@ -125,7 +125,7 @@ def service_of(request: Request) -> Service:
 class Metrics:
     """Numbers about requests, for Prometheus."""
 
-    def __init__(self, recipe: Recipe):
+    def __init__(self, backend: Backend):
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         own = {"registry": self.registry}
@@ -140,11 +140,10 @@ class Metrics:
             **own,
         )
         self.active = Gauge("wordmask_requests_active", "Requests being answered.", **own)
-        store = recipe.make_store() if recipe.store else None
         kept = Gauge("wordmask_encodings", "Encodings that are kept.", **own)
-        kept.set_function(lambda: store.held()[0] if store else 0)
+        kept.set_function(lambda: backend.store.held()[0])
         size = Gauge("wordmask_encodings_bytes", "Bytes of encodings that are kept.", **own)
-        size.set_function(lambda: store.held()[1] if store else 0)
+        size.set_function(lambda: backend.store.held()[1])
 
 
 class Gate:

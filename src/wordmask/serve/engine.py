@@ -126,21 +126,22 @@ class Recipe:
         """The encodings that are kept."""
         return Store(self.store, self.kept_bytes, self.kept, self.kept_seconds)
 
-    def load(self) -> Engine:
+    def load(self, store: Store | None = None) -> Engine:
         """The engine, with its networks loaded and the words of the background encoded.
+
+        store: in place of the recipe's own.
 
         Raises:
             WordmaskError: a network or method that cannot be used.
         """
-        return Engine(self)
+        return Engine(self, store or self.make_store())
 
 
 class Engine:
     """Answers requests, several at a time; one that fails leaves the others alone."""
 
-    def __init__(self, recipe: Recipe):
-        self.recipe = recipe
-        self.store = recipe.make_store()
+    def __init__(self, recipe: Recipe, store: Store):
+        self.recipe, self.store = recipe, store
         self._models: dict[str, Segmenter] = {}
         self._segmenters: OrderedDict[How, Segmenter] = OrderedDict()
         self._texts: OrderedDict[Any, TextQueries] = OrderedDict()

@@ -8,20 +8,32 @@ forgets the requests of a worker that has died, so that they are sent again when
 from __future__ import annotations
 
 import asyncio
+import multiprocessing
+import os
+import signal
 import time
 import uuid
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import litserve
+import litserve.server
 from litserve.utils import ResponseBufferItem
 
+from wordmask.errors import WordmaskError
+from wordmask.serve.app import create_app
 from wordmask.serve.engine import Answer, Ask, Recipe, problem_of
 from wordmask.serve.limits import Problem
 from wordmask.serve.logs import log_json_lines
 
 TRIES = 3  # more than these and it is taken to be what kills workers
+FAILED = "failed"  # a file that says why no worker could start
 LOOK = 1.0  # seconds between looks at who is alive
+
+
+# It would make a server of MCP too, and fails beside mcp 2
+litserve.server._MCP_AVAILABLE = False
 
 
 class Networks(litserve.LitAPI):
@@ -33,12 +45,15 @@ class Networks(litserve.LitAPI):
 
     def setup(self, device: str) -> None:
         """Load the networks, and leave a sign of life in the folder of encodings."""
-        import signal
-
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C is for the process that drains
         log_json_lines()
-        self.engine = self.recipe.load()
-        (Path(self.recipe.store) / f"{uuid.uuid4().hex}.born").touch(mode=0o600)
+        folder = Path(self.recipe.store)
+        try:
+            self.engine = self.recipe.load()
+        except WordmaskError as error:
+            (folder / FAILED).write_text(str(error), encoding="utf-8")
+            raise
+        (folder / f"{uuid.uuid4().hex}.born").touch(mode=0o600)
 
     def predict(self, asks: Any) -> Any:
         """Answers of a batch."""
@@ -66,8 +81,8 @@ class Networks(litserve.LitAPI):
 class OnLitServe:
     """The backend of a LitServe server."""
 
-    def __init__(self, server: Any, store: str):
-        self.server, self.store = server, Path(store)
+    def __init__(self, server: Any, recipe: Recipe):
+        self.server, self.store = server, recipe.make_store()
 
     def ready(self) -> bool:
         """See `Backend`."""
@@ -76,7 +91,7 @@ class OnLitServe:
 
     def _born(self) -> int:
         """How many workers were ever made."""
-        return sum(1 for _ in self.store.glob("*.born"))
+        return sum(1 for _ in self.store.folder.glob("*.born"))
 
     async def submit(self, ask: Ask) -> Answer:
         """See `Backend`; asked again when a worker has died meanwhile."""
@@ -106,3 +121,60 @@ class OnLitServe:
             return answer
         finally:
             self.server.response_buffer.pop(uid, None)
+
+
+def run_on_litserve(
+    recipe: Recipe, host: str, port: int, workers: int, batch: int, wait: float, **app: Any
+) -> None:
+    """Serve until SIGTERM or Ctrl+C; what was taken by then is answered first.
+
+    Args:
+        workers: processes with the networks.
+        batch, wait: requests in a batch, and seconds until one that is not full begins.
+        app: as for `create_app`.
+
+    Raises:
+        WordmaskError: workers cannot start.
+    """
+    recipe = replace(recipe, guarded=True)
+    server = litserve.LitServer(
+        Networks(recipe, batch, wait),
+        accelerator="cpu",  # the workers place the networks themselves
+        workers_per_device=workers,
+        timeout=False,
+        restart_workers=True,
+    )
+    server.uvicorn_graceful_timeout = int(recipe.limits.seconds) + 1
+    server.app = create_app(OnLitServe(server, recipe), recipe, lifespan=server.lifespan, **app)
+    main = os.getpid()
+
+    def stop(*_: Any) -> None:
+        """Let the process that has the connections finish, before LitServe ends the workers."""
+        if os.getpid() != main:  # that process inherits this handler
+            raise SystemExit
+        for one in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(one, signal.SIG_IGN)
+        for child in multiprocessing.active_children():
+            if child.name.startswith("LitServer-"):
+                child.terminate()
+                child.join(recipe.limits.seconds + 1)
+        raise KeyboardInterrupt
+
+    for one in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(one, stop)
+    try:
+        server.run(
+            host=host,
+            port=port,
+            num_api_servers=1,
+            generate_client_file=False,
+            log_level="error",
+            pretty_logs=False,
+            log_config=None,
+            access_log=False,
+        )
+    except RuntimeError:
+        failed = Path(recipe.store) / FAILED
+        if failed.is_file():
+            raise WordmaskError(failed.read_text(encoding="utf-8")) from None
+        raise

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import os
+import pickle
 from contextlib import ExitStack
 from typing import Any
 
 from wordmask.batch.on_ray import joined
+from wordmask.serve.app import create_app
 from wordmask.serve.engine import Answer, Ask, Recipe
 from wordmask.serve.limits import Problem
+from wordmask.serve.store import Store, dump
 
 APP = "wordmask"
 TRIES = 3
@@ -42,6 +44,7 @@ class OnRay:
         self.serve = serve
         logging.getLogger("ray.serve").setLevel(logging.WARNING)
         recipe = dataclasses.replace(recipe, guarded=True)
+        self.store = RayStore.start(recipe)
         deployment = serve.deployment(
             _replica(batch, wait),
             name="networks",
@@ -52,7 +55,7 @@ class OnRay:
             graceful_shutdown_timeout_s=recipe.limits.seconds,
         )
         serve.start(proxy_location="Disabled")
-        self.handle = serve.run(deployment.bind(recipe, os.getcwd()), name=APP, route_prefix=None)
+        self.handle = serve.run(deployment.bind(recipe, self.store), name=APP, route_prefix=None)
 
     def ready(self) -> bool:
         """See `Backend`."""
@@ -79,13 +82,51 @@ class OnRay:
         self._ends.close()
 
 
+class RayStore(Store):
+    """The encodings of all machines, in the folder of one of them."""
+
+    def __init__(self, actor: Any, seconds: float):
+        self.actor, self.seconds = actor, seconds
+
+    @classmethod
+    def start(cls, recipe: Recipe) -> RayStore:
+        """Start the actor that has the folder."""
+        import ray
+
+        made = ray.remote(num_cpus=0)(Store).remote(
+            recipe.store, recipe.kept_bytes, recipe.kept, recipe.kept_seconds
+        )
+        return cls(made, recipe.kept_seconds)
+
+    def put(self, handle: str, owner: str, value: Any) -> None:
+        """See `Store`."""
+        self._get(self.actor.put.remote(handle, owner, dump(value)))
+
+    def get(self, handle: str, owner: str) -> Any:
+        """See `Store`."""
+        return pickle.loads(self._get(self.actor.get.remote(handle, owner)))
+
+    def held(self) -> tuple[int, int]:
+        """See `Store`."""
+        found: tuple[int, int] = self._get(self.actor.held.remote())
+        return found
+
+    def _get(self, answer: Any) -> Any:
+        import ray
+
+        try:
+            return ray.get(answer)
+        except ray.exceptions.RayTaskError as error:
+            raise error.cause from None
+
+
 def _replica(batch: int, wait: float) -> Any:
     """The class of a replica, whose batches are of this size."""
     from ray import serve
 
     class Networks:
-        def __init__(self, recipe: Recipe, folder: str):
-            self.engine = recipe.load()
+        def __init__(self, recipe: Recipe, store: RayStore):
+            self.engine = recipe.load(store)
 
         @serve.batch(max_batch_size=batch, batch_wait_timeout_s=wait)
         async def run(self, asks: list[Ask]) -> list[Answer]:
@@ -94,3 +135,24 @@ def _replica(batch: int, wait: float) -> Any:
             return await asyncio.to_thread(self.engine.run, asks)
 
     return Networks
+
+
+def run_on_ray(
+    recipe: Recipe,
+    host: str,
+    port: int,
+    workers: int,
+    batch: int,
+    wait: float,
+    address: str | None,
+    **app: Any,
+) -> None:
+    """Serve until SIGTERM or Ctrl+C, as `on_litserve.run_on_litserve`; address: of a cluster."""
+    from wordmask.serve.launch import run_app
+
+    gpus = 1 if recipe.device and recipe.device.startswith("cuda") else 0
+    backend = OnRay(recipe, address, workers, batch, wait, gpus)
+    try:
+        run_app(create_app(backend, recipe, **app), host, port, recipe.limits)
+    finally:
+        backend.stop()

@@ -19,13 +19,20 @@ from wordmask.segmentation import Segmentation
 from wordmask.serve.engine import AS_STARTED, Answer, Ask, Encoded, Engine, How
 from wordmask.serve.limits import Limits, Problem
 from wordmask.serve.schemas import check_words
+from wordmask.serve.store import Store
 from wordmask.vocabulary import Background, Vocabulary
 
 DEADLINE: contextvars.ContextVar[float] = contextvars.ContextVar("deadline", default=float("inf"))
 
 
 class Backend(Protocol):
-    """Where asks are answered."""
+    """Where asks are answered.
+
+    Attributes:
+        store: the encodings that are kept.
+    """
+
+    store: Store
 
     async def submit(self, ask: Ask) -> Answer:
         """The answer; a `Problem` is returned and not raised."""
@@ -40,7 +47,7 @@ class Here:
     """The backend without workers: the networks are in this process, and take one ask at a time."""
 
     def __init__(self, engine: Engine):
-        self.engine = engine
+        self.engine, self.store = engine, engine.store
         self._turn = asyncio.Lock()
 
     async def submit(self, ask: Ask) -> Answer:
