@@ -41,7 +41,7 @@ LAYERS = (
     ("metrics",),
     ("toybox", "evaluation"),
     ("compare", "doctor", "large"),
-    ("app", "serve"),
+    ("app", "serve", "client"),
     ("cli", "__main__"),
 )
 
