@@ -182,7 +182,7 @@ class Client:
     def score(
         self, encoded: Encoded, words: Words, background: str | Sequence[str] = "auto"
     ) -> Segmentation:
-        """Label a picture that was encoded with words; `words` and `background` as for `segment`."""
+        """Label a picture that was encoded; `words` and `background` as for `segment`."""
         asked = {"encoding": encoded.encoding, "words": words, "background": background}
         headers = {"X-Owner-Token": encoded.owner}
         return _read(self._post("/v1/score", json={**asked, "answer": "npz"}, headers=headers))
