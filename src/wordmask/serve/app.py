@@ -360,9 +360,20 @@ def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {one: {"model": schemas.ErrorAnswer, "description": STATUSES[one]} for one in statuses}
 
 
+CHOICE = {"method": "naclip", "options": {"logit_scale": 40}}
+WORDS = {"words": ["cup", "spoon", ["table", "table top"]], "background": "auto"}
+EXAMPLES: dict[type[BaseModel], dict[str, Any]] = {
+    schemas.SegmentRequest: {"image": schemas.EXAMPLE, **WORDS, **CHOICE, "answer": "rle"},
+    schemas.EncodeRequest: {"image": schemas.EXAMPLE, **CHOICE},
+    schemas.ScoreRequest: {"encoding": "kD0c-2yTq1cXv9_w", **WORDS, "answer": "png"},
+}
+
+
 def _body(json_kind: type[BaseModel], form_kind: type[BaseModel] | None = None) -> dict[str, Any]:
     """The body of a request that a route reads itself, for the document."""
-    content: dict[str, Any] = {"application/json": {"schema": _ref(json_kind)}}
+    content: dict[str, Any] = {
+        "application/json": {"schema": _ref(json_kind), "example": EXAMPLES[json_kind]}
+    }
     if form_kind is not None:
         file = {"type": "string", "format": "binary", "description": "The file of a picture."}
         content["multipart/form-data"] = {
@@ -484,13 +495,15 @@ async def score(request: Request) -> Response:
         raise Problem(415, "give application/json", kind or "no type")
     asked = _validated(schemas.ScoreRequest, await request.body())
     words, background = asked.read(service.limits)
-    owner = owner_of(request, _token(request))
+    owner = owner_of(request, _token(request, needed=True))
     result = await service.score(asked.encoding, owner, words, background)
     return await written(result, asked.answer)
 
 
-def _token(request: Request) -> str:
+def _token(request: Request, needed: bool = False) -> str:
     token = request.headers.get("x-owner-token", "")
+    if needed and "x-owner-token" not in request.headers:
+        raise Problem(422, "X-Owner-Token: give the `owner` of the encoding")
     if len(token) > 200:
         raise Problem(422, "X-Owner-Token: at most 200 characters are taken", token)
     return token

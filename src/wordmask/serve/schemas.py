@@ -16,6 +16,11 @@ from wordmask.vocabulary import Background, Vocabulary
 LONGEST = 200  # characters of a name
 KINDS = ("rle", "polygons", "list", "png", "npz")
 
+EXAMPLE = (  # a picture of 16 x 16 pixels, half red and half blue
+    "iVBORw0KGgoAAAANSUhEUgAAABAAAAAQAQMAAAAlPW0iAAAABlBMVEXIKCgoWsgvXi4GAAAAEElEQVR42mNg+M/EwE"
+    "A8AgAw0gEe0P1L1QAAAABJRU5ErkJggg=="
+)
+
 Name = Annotated[str, StringConstraints(min_length=1, max_length=LONGEST)]
 Part = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*(:[A-Za-z0-9_.-]+)?$")]
 Number = Annotated[float, Field(ge=-1e9, le=1e9, allow_inf_nan=False)]
@@ -136,6 +141,7 @@ class Picture(Strict):
         Field(
             min_length=1,
             description="The file of a picture (JPEG, PNG, WebP, TIFF ...) in base64.",
+            examples=[EXAMPLE],
             json_schema_extra={"contentEncoding": "base64"},
         ),
     ]
