@@ -104,7 +104,7 @@ def test_workers(start, offline, tmp_path):
     for one in threads:
         one.join()
     assert served.process.wait(60) == 0
-    assert not [one for one in family if one.is_running()]
+    assert not psutil.wait_procs(family, timeout=10)[1]
 
     for seed, labels in sorted(answers.items()):
         want = offline(picture(seed), WORDS, "none").labels

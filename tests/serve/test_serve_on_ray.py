@@ -37,7 +37,7 @@ def replicas() -> list:
     return [
         one
         for one in psutil.process_iter(["cmdline"])
-        if "ServeReplica:wordmask:networks" in " ".join(one.info["cmdline"] or ())
+        if "ServeReplica:wordmask-" in " ".join(one.info["cmdline"] or ())
     ]
 
 

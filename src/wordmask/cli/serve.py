@@ -133,7 +133,15 @@ def serve(
         raise unknown("engine", engine, ENGINES)
     if address and engine != "ray":
         raise WordmaskError("got --address, which is of a Ray cluster; add --engine ray")
-    for name, value in (("--batch", batch), ("--max-seconds", max_seconds)):
+    at_least_one = {
+        "--batch": batch,
+        "--max-bytes": max_bytes,
+        "--max-pixels": max_pixels,
+        "--max-words": max_words,
+        "--max-seconds": max_seconds,
+        "--max-requests": max_requests,
+    }
+    for name, value in at_least_one.items():
         if value < 1:
             raise WordmaskError(f"got {name} {value}; give 1 or more")
     if not 1024 <= port <= 65535:

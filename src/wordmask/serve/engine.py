@@ -102,7 +102,7 @@ class Recipe:
         method, variant, options, refine: of requests that name none; refiners as (name, options).
         networks: sources of auxiliary models by kind: requests may use these kinds and no others.
         store: the folder of encodings, with `kept_bytes`, `kept` and `kept_seconds` as in `Store`.
-        guarded: end the process when a batch takes longer than `limits.seconds`.
+        guarded: end the process when a batch takes longer than twice `limits.seconds`.
     """
 
     model: str
@@ -147,7 +147,10 @@ class Engine:
         self._texts: OrderedDict[Any, TextQueries] = OrderedDict()
         for model in (recipe.model, *recipe.models):
             self._models[model] = self._load(model)
-        self.segmenter(AS_STARTED)
+        grey = np.full((64, 64, 3), 128, np.uint8)  # loads what the method and refiners need
+        (answer,) = self.run([Ask(image=grey, words=Vocabulary(["a thing"]))])
+        if isinstance(answer, Problem):
+            raise WordmaskError(answer.message)
 
     def _load(self, model: str) -> Segmenter:
         from wordmask.segmenter import Segmenter
@@ -175,7 +178,7 @@ class Engine:
         Pictures of one method are encoded together; each is scored by words of its own.
         """
         if self.recipe.guarded:
-            faulthandler.dump_traceback_later(self.recipe.limits.seconds, exit=True)
+            faulthandler.dump_traceback_later(2 * self.recipe.limits.seconds, exit=True)
         try:
             return self._run(asks)
         finally:
@@ -197,8 +200,7 @@ class Engine:
 
     def _begin(self, ask: Ask) -> _Begun:
         """What comes before the network: settings, words, and the picture or its encoding."""
-        if time.time() > ask.deadline:
-            raise Problem(504, "the request waited too long; try again later")
+        _check_time(ask)
         if ask.image is None:
             how, encoding = self.store.get(ask.handle, ask.owner)
             segmenter, prepared = self.segmenter(how), None
@@ -238,6 +240,7 @@ class Engine:
         ask, encoding = one.ask, one.encoding
         if isinstance(encoding, Problem):
             return encoding
+        _check_time(ask)
         assert encoding is not None
         if one.texts is None:
             self.store.put(ask.handle, ask.owner, (one.how, encoding))
@@ -339,6 +342,11 @@ class _Begun:
     texts: TextQueries | None
     prepared: Prepared | None
     encoding: Encoding | Problem | None
+
+
+def _check_time(ask: Ask) -> None:
+    if time.time() > ask.deadline:
+        raise Problem(504, "the request waited too long; try again later")
 
 
 def _guarded(make: Callable[[], Value]) -> Value | Problem:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import socket
 import tempfile
@@ -14,6 +15,9 @@ from wordmask.regions import need
 from wordmask.serve.engine import Recipe
 from wordmask.serve.limits import Limits
 from wordmask.serve.logs import log_json_lines
+from wordmask.towers.built_in import note
+
+log = logging.getLogger("wordmask.serve")
 
 ENGINES = ("litserve", "ray")
 
@@ -52,6 +56,9 @@ def serve(
     recipe = replace(recipe, store=recipe.store or temporary)
     common: dict[str, Any] = {"keys": keys, "origins": origins}
     log_json_lines()
+    log.info("starting", extra={"about": {"url": f"http://{host}:{port}", "model": recipe.model}})
+    if known := note(recipe.model):
+        log.warning(known)
     try:
         if engine == "ray":
             need("ray", "ray", "--engine ray")

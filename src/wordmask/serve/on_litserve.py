@@ -79,28 +79,28 @@ class Networks(litserve.LitAPI):
 
 
 class OnLitServe:
-    """The backend of a LitServe server."""
+    """The backend of a LitServe server; workers: how many it has."""
 
-    def __init__(self, server: Any, recipe: Recipe):
-        self.server, self.store = server, recipe.make_store()
+    def __init__(self, server: Any, recipe: Recipe, workers: int):
+        self.server, self.workers, self.store = server, workers, recipe.make_store()
 
     def ready(self) -> bool:
         """See `Backend`."""
         states = dict(self.server.workers_setup_status)
         return any(getattr(state, "value", state) == "ready" for state in states.values())
 
-    def _born(self) -> int:
-        """How many workers were ever made."""
-        return sum(1 for _ in self.store.folder.glob("*.born"))
+    def _replaced(self) -> int:
+        """How many workers came after one that died."""
+        return max(sum(1 for _ in self.store.folder.glob("*.born")) - self.workers, 0)
 
     async def submit(self, ask: Ask) -> Answer:
         """See `Backend`; asked again when a worker has died meanwhile."""
         for _ in range(TRIES):
-            born, answer = self._born(), asyncio.create_task(self._once(ask))
+            before, answer = self._replaced(), asyncio.create_task(self._once(ask))
             try:
                 while not answer.done():
                     await asyncio.wait({answer}, timeout=LOOK)
-                    if self._born() > born and not answer.done():
+                    if self._replaced() > before and not answer.done():
                         break
                 else:
                     return answer.result()
@@ -145,7 +145,10 @@ def run_on_litserve(
         restart_workers=True,
     )
     server.uvicorn_graceful_timeout = int(recipe.limits.seconds) + 1
-    server.app = create_app(OnLitServe(server, recipe), recipe, lifespan=server.lifespan, **app)
+    for old in Path(recipe.store).glob("*.born"):
+        old.unlink()
+    backend = OnLitServe(server, recipe, workers)
+    server.app = create_app(backend, recipe, lifespan=server.lifespan, **app)
     main = os.getpid()
 
     def stop(*_: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import pickle
+import secrets
 from contextlib import ExitStack
 from typing import Any
 
@@ -14,7 +15,6 @@ from wordmask.serve.engine import Answer, Ask, Recipe
 from wordmask.serve.limits import Problem
 from wordmask.serve.store import Store, dump
 
-APP = "wordmask"
 TRIES = 3
 
 
@@ -41,7 +41,7 @@ class OnRay:
         self._ends.enter_context(joined(address))
         from ray import serve
 
-        self.serve = serve
+        self.serve, self.name = serve, f"wordmask-{secrets.token_hex(4)}"  # others may be there
         logging.getLogger("ray.serve").setLevel(logging.WARNING)
         recipe = dataclasses.replace(recipe, guarded=True)
         self.store = RayStore.start(recipe)
@@ -55,11 +55,13 @@ class OnRay:
             graceful_shutdown_timeout_s=recipe.limits.seconds,
         )
         serve.start(proxy_location="Disabled")
-        self.handle = serve.run(deployment.bind(recipe, self.store), name=APP, route_prefix=None)
+        self.handle = serve.run(
+            deployment.bind(recipe, self.store), name=self.name, route_prefix=None
+        )
 
     def ready(self) -> bool:
         """See `Backend`."""
-        return self.serve.status().applications[APP].status == "RUNNING"
+        return self.serve.status().applications[self.name].status == "RUNNING"
 
     async def submit(self, ask: Ask) -> Answer:
         """See `Backend`."""
@@ -78,7 +80,7 @@ class OnRay:
 
     def stop(self) -> None:
         """End the replicas; they finish what they have."""
-        self.serve.delete(APP)
+        self.serve.delete(self.name)
         self._ends.close()
 
 

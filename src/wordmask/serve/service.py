@@ -10,6 +10,7 @@ import contextvars
 import secrets
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
 import numpy as np
@@ -48,12 +49,12 @@ class Here:
 
     def __init__(self, engine: Engine):
         self.engine, self.store = engine, engine.store
-        self._turn = asyncio.Lock()
+        self._turns = ThreadPoolExecutor(1)
 
     async def submit(self, ask: Ask) -> Answer:
         """See `Backend`."""
-        async with self._turn:
-            return (await asyncio.to_thread(self.engine.run, [ask]))[0]
+        loop = asyncio.get_running_loop()
+        return (await loop.run_in_executor(self._turns, self.engine.run, [ask]))[0]
 
     def ready(self) -> bool:
         """See `Backend`."""
