@@ -3,9 +3,9 @@
     python benchmarks/photographs.py --shared ../shared clip clip+vfm "sclip+vfm,gamma=9"
 
 A: the 60 photographs of VOC 2012 in `--shared`, B: the 78 of COCO there that hold one of VOC's 20
-classes. Counted are the pixels of these classes alone, and every pixel gets one of the 20 words. The
-network is a supervised ViT-Ti whose classifier rows stand in for text (short side 224), the VFM is
-DINOv2-S. A run is METHOD+REFINER+...; a part is NAME, NAME:VARIANT, and options after commas.
+classes. Counted are the pixels of these classes alone, and every pixel gets one of the 20 words.
+The network is a supervised ViT-Ti whose classifier rows stand in for text (short side 224), the VFM
+is DINOv2-S. A run is METHOD+REFINER+...; a part is NAME, NAME:VARIANT, and options after commas.
 Printed are the mIoU over the classes present and the pixel accuracy in per cent, with 95 %
 intervals over pictures drawn with replacement, and CPU seconds for a picture.
 """
@@ -42,10 +42,28 @@ SETTINGS: dict[str, Any] = {
     "std": (0.5, 0.5, 0.5),
 }
 # VOC's 20 classes in their order, by COCO's names
-NAMES = (
-    "airplane,bicycle,bird,boat,bottle,bus,car,cat,chair,cow,dining table,dog,horse,motorcycle,"
-    "person,potted plant,sheep,couch,train,tv"
-).split(",")
+NAMES = [
+    "airplane",
+    "bicycle",
+    "bird",
+    "boat",
+    "bottle",
+    "bus",
+    "car",
+    "cat",
+    "chair",
+    "cow",
+    "dining table",
+    "dog",
+    "horse",
+    "motorcycle",
+    "person",
+    "potted plant",
+    "sheep",
+    "couch",
+    "train",
+    "tv",
+]
 
 
 def photographs_a(data: Path) -> Iterator[tuple[Path, np.ndarray]]:
