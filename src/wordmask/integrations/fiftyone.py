@@ -11,7 +11,7 @@ fo: Any = need("fiftyone", "fiftyone", "a model of FiftyOne")
 models: Any = need("fiftyone.core.models", "fiftyone", "a model of FiftyOne")
 
 
-class WordmaskModel(models.Model):  # type: ignore[misc]
+class WordmaskModel(models.Model):
     """Labels every pixel, or finds the connected parts of each class.
 
         dataset.apply_model(WordmaskModel("cat; sofa, couch"), label_field="words")

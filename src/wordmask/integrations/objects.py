@@ -95,7 +95,7 @@ class Labeller:
 def read_words(given: Any) -> Vocabulary:
     """Words as text (`"cat; sofa, couch"`), as the path of a file that exists, or as a list."""
     if isinstance(given, os.PathLike) or (isinstance(given, str) and _is_file(given)):
-        return Vocabulary.from_file(given)
+        return Vocabulary.from_file(Path(given))
     return Vocabulary.parse(given) if isinstance(given, str) else Vocabulary.of(given)
 
 
