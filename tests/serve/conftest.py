@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -63,8 +62,3 @@ def serve(engine) -> Iterator[Any]:
     yield start
     for one in running:
         one.stop()
-
-
-@pytest.fixture(scope="session")
-def coffee() -> Path:
-    return Path(__file__).parents[2] / "examples" / "coffee.jpg"

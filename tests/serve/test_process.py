@@ -93,8 +93,9 @@ def test_workers(start, offline, tmp_path):
         one.join()
     encoded = client.encode(picture(3))
     worker = max(served.family(), key=lambda one: one.memory_full_info().uss)
-    for one in ask_all(client, range(8, 12), answers):
-        worker.kill()  # with requests on their way
+    threads = ask_all(client, range(8, 12), answers)
+    worker.kill()  # with requests on their way
+    for one in threads:
         one.join()
     assert client.score(encoded, WORDS, "none").labels.shape == (48, 64)  # kept all the same
     family = served.family()

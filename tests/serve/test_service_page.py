@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 import shutil
@@ -19,9 +18,10 @@ FENCES = re.findall(r"```(\w+)\n(.*?)```", PAGE, re.DOTALL)
 
 @pytest.fixture
 def here(serve, tmp_path, monkeypatch):
-    """A folder with the examples, and the page's address replaced by that of a service."""
-    os.symlink(ROOT / "examples", tmp_path / "examples")
+    """A folder with a small example, and the page's address replaced by that of a service."""
+    (tmp_path / "examples").mkdir()
     monkeypatch.chdir(tmp_path)
+    Image.open(ROOT / "examples" / "coffee.jpg").resize((96, 64)).save("examples/coffee.jpg")
     url = serve().url
     return lambda text: text.replace("http://127.0.0.1:8000", url)
 

@@ -33,7 +33,7 @@ from prometheus_client import (
 from pydantic import BaseModel, ValidationError
 from starlette.datastructures import Headers, MutableHeaders, UploadFile
 from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from wordmask.errors import WordmaskError
@@ -432,7 +432,12 @@ async def ready(request: Request) -> dict[str, str]:
     return {"status": "ok"}
 
 
-@health.get("/metrics", summary="Numbers for Prometheus", responses=_errors(401))
+@health.get(
+    "/metrics",
+    summary="Numbers for Prometheus",
+    response_class=PlainTextResponse,
+    responses=_errors(401),
+)
 async def metrics(request: Request) -> Response:
     """Requests, seconds, encodings that are kept, and the process."""
     found = generate_latest(request.app.state.metrics.registry)
