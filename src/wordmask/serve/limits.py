@@ -44,6 +44,8 @@ class Problem(Exception):  # noqa: N818 (the word of RFC 9457)
     def __init__(self, status: int, message: str, received: Any = None, after: int | None = None):
         super().__init__(status, message, received, after)
         self.status, self.message, self.after = status, message, after
-        text = received if isinstance(received, str) or received is None else repr(received)
-        short = text is None or len(text) <= MOST_SHOWN
-        self.received = text if short else f"{text[: MOST_SHOWN - 3]}..."
+        self.received: str | None = None
+        if received is None:
+            return
+        text = received if isinstance(received, str) else repr(received)
+        self.received = text if len(text) <= MOST_SHOWN else f"{text[: MOST_SHOWN - 3]}..."

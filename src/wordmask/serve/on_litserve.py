@@ -112,8 +112,8 @@ class OnLitServe:
         uid, item = uuid.uuid4().hex, ResponseBufferItem(asyncio.Event())
         self.server.response_buffer[uid] = item
         try:
-            queue, number = self.server.litapi_request_queues["/ask"], 0
-            await asyncio.to_thread(queue.put, (number, uid, time.monotonic(), ask))
+            queue = self.server.litapi_request_queues["/ask"]
+            await asyncio.to_thread(queue.put, (0, uid, time.monotonic(), ask))
             await item.event.wait()
             answer, _ = item.response
             if isinstance(answer, Exception) and not isinstance(answer, Problem):
@@ -181,3 +181,6 @@ def run_on_litserve(
         if failed.is_file():
             raise WordmaskError(failed.read_text(encoding="utf-8")) from None
         raise
+    finally:  # workers that were still starting
+        for child in multiprocessing.active_children():
+            child.kill()
