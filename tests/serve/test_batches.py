@@ -14,6 +14,7 @@ import torch
 from serving import WORDS, picture, png
 
 from wordmask import Background, Segmentation, Vocabulary
+from wordmask.errors import WordmaskError
 from wordmask.serve.engine import AS_STARTED, Ask, Encoded, How
 from wordmask.serve.limits import Limits, Problem
 from wordmask.serve.store import Store, dump
@@ -130,6 +131,12 @@ def test_encodings_are_bounded_in_bytes_number_and_age(tmp_path):
         store.get("large", "me")
     store.put("new", "me", b"")
     assert store.held()[0] == 1  # what was too old is gone
+
+
+def test_a_folder_that_others_may_write_into_is_refused(tmp_path):
+    tmp_path.chmod(0o777)
+    with pytest.raises(WordmaskError, match="others may write"):
+        Store(tmp_path)
 
 
 def test_owner_and_handle_do_not_run_together(tmp_path):

@@ -36,7 +36,7 @@ def listed(result: Segmentation) -> bytes:
     """Label, score and mask of each word that was found, as transformers' pipelines give them."""
     found = []
     for one in result.regions():
-        mask = one.mask(result.labels.shape)  # type: ignore[arg-type]
+        mask = one.mask(result.labels.shape)
         content = pictures.png(Image.fromarray(mask.astype(np.uint8) * 255))
         text = base64.b64encode(content).decode()
         found.append({"label": one.name, "score": one.score, "mask": text})
@@ -46,9 +46,8 @@ def listed(result: Segmentation) -> bytes:
 def arrays(result: Segmentation) -> bytes:
     """`labels` (H, W), `scores` (C, h, w) on the patch grid, and `names`."""
     file = io.BytesIO()
-    np.savez_compressed(
-        file, labels=result.labels, scores=result.scores, names=np.array(result.names)
-    )
+    found: Any = {"labels": result.labels, "scores": result.scores}
+    np.savez_compressed(file, **found, names=np.array(result.names))
     return file.getvalue()
 
 

@@ -142,7 +142,7 @@ class Metrics:
     def __init__(self, backend: Backend):
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
-        own = {"registry": self.registry}
+        own: Any = {"registry": self.registry}
         self.requests = Counter(
             "wordmask_requests_total", "Requests answered.", ["path", "method", "status"], **own
         )
@@ -210,8 +210,8 @@ class Gate:
         except Exception:
             log.exception("a request failed")
             if not status:
-                problem = Problem(500, "the request failed; the service's log says why")
-                await _error(problem)(scope, receive, told)
+                failed = Problem(500, "the request failed; the service's log says why")
+                await _error(failed)(scope, receive, told)
         finally:
             seconds = time.perf_counter() - started
             path = getattr(scope.get("route"), "path", "other")

@@ -277,8 +277,8 @@ class Engine:
             listed = ", ".join(TEMPLATE_LISTS)
             raise Problem(422, f"templates are one of {listed}", values["templates"])
         own = {name: value for name, value in values.items() if "." not in name}
-        chosen, _, variant = (how.method or recipe.method).partition(":")
-        variant = how.variant or variant or None
+        chosen, _, named = (how.method or recipe.method).partition(":")
+        variant = how.variant or named or None
         if how.method is None and how.variant is None:
             own, variant = {**recipe.options, **own}, recipe.variant
         method, variant = create_method(METHODS.resolve(chosen), variant, own_options(model, own))

@@ -52,7 +52,8 @@ def serve(
         need(package, "serve", "the service")
     _check_free(host, port)
     temporary = None if recipe.store else tempfile.mkdtemp(prefix="wordmask-serve-")
-    recipe = replace(recipe, store=recipe.store or temporary)
+    recipe = replace(recipe, store=recipe.store or temporary or "")
+    recipe.make_store()  # refuses a folder that others may write into
     common: dict[str, Any] = {"keys": keys, "origins": origins}
     log_json_lines()
     log.info("starting", extra={"about": {"url": f"http://{host}:{port}", "model": recipe.model}})

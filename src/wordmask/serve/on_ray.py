@@ -45,7 +45,7 @@ class OnRay:
         logging.getLogger("ray.serve").setLevel(logging.WARNING)
         recipe = dataclasses.replace(recipe, guarded=True)
         self.store = RayStore.start(recipe)
-        deployment = serve.deployment(
+        deployment: Any = serve.deployment(
             _replica(batch, wait),
             name="networks",
             num_replicas=workers,

@@ -27,13 +27,12 @@ DEADLINE: contextvars.ContextVar[float] = contextvars.ContextVar("deadline", def
 
 
 class Backend(Protocol):
-    """Where asks are answered.
+    """Where asks are answered."""
 
-    Attributes:
-        store: the encodings that are kept.
-    """
-
-    store: Store
+    @property
+    def store(self) -> Store:
+        """The encodings that are kept."""
+        ...
 
     async def submit(self, ask: Ask) -> Answer:
         """The answer; a `Problem` is returned and not raised."""

@@ -13,7 +13,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from wordmask.files import write_atomically
+from wordmask.errors import WordmaskError
+from wordmask.files import shown, write_atomically
 from wordmask.serve.limits import Problem
 
 SUFFIX = ".encoding"
@@ -29,6 +30,9 @@ class Store:
         folder: where they lie; made for this user alone.
         most_bytes, most: of all values together.
         seconds: how long a value is kept.
+
+    Raises:
+        WordmaskError: others may write into the folder.
     """
 
     def __init__(
@@ -41,6 +45,11 @@ class Store:
         self.folder = Path(folder)
         self.most_bytes, self.most, self.seconds = most_bytes, most, seconds
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if os.name == "posix" and self.folder.stat().st_mode & 0o022:
+            raise WordmaskError(
+                f"others may write into {shown(self.folder)}, which would let them run code here; "
+                "give a folder of this service alone"
+            )
 
     def put(self, handle: str, owner: str, value: Any) -> None:
         """Keep a value; whatever is too old or too much goes.
