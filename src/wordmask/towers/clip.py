@@ -474,7 +474,8 @@ def position_embedding(table: Tensor, grid: tuple[int, int], mode: str) -> Tenso
         grid: h, w.
         mode: "bicubic_offset" (by the scale factor (h + 0.1) / n: the SCLIP family),
             "bicubic" (by size: MaskCLIP), "bicubic_antialias" (GEM), "bilinear" (CLIPer,
-            CLIP Surgery), "bilinear_antialias" (TIPSv2). Corners are never aligned; the native grid is returned as it is.
+            CLIP Surgery), "bilinear_antialias" (TIPSv2). Corners are never aligned; the native
+            grid is returned as it is.
     """
     if mode not in POSITION_MODES:
         raise unknown("position embedding mode", mode, POSITION_MODES)
