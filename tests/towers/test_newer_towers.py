@@ -15,7 +15,7 @@ from transformers import CLIPConfig, XLMRobertaTokenizer
 from transformers.models.auto import configuration_auto
 
 from commands import picture
-from replicas.files import sentencepiece_model
+from replicas.files import sentencepiece_model, sentencepiece_pairs
 from replicas.hub import Hub
 from tiny import tiny_clip, tiny_vfm
 from tiny_families import (
@@ -220,6 +220,22 @@ def test_text_is_the_mean_over_valid_tokens_of_lower_case(tips_folder, tmp_path)
     )
     theirs = loaded.model.get_text_features(**inputs).pooler_output
     assert torch.allclose(ours, F.normalize(theirs, dim=-1), atol=1e-5)
+
+
+@needs_tips
+def test_its_sentencepiece_model_alone(tips_folder, tmp_path):
+    """Words in lower case are the same pieces as those of its tokenizer.json."""
+    pytest.importorskip("sentencepiece", reason="the extra siglip is not installed")
+    shutil.copytree(tips_folder, tmp_path, dirs_exist_ok=True)
+    own = tips_tokenizer()
+    tokens = own.convert_ids_to_tokens(range(2, len(own)))
+    tokens.sort(key=lambda token: len(token) == 1)  # letters after what is merged of them
+    (tmp_path / "tokenizer.json").unlink()
+    (tmp_path / "tokenizer.model").write_bytes(sentencepiece_pairs(tokens))
+    tokenizer = load_clip(tmp_path).tokenizer
+    ids = tokenizer("a photo of a Zebra crossing.")["input_ids"]
+    pieces = ["▁a", "▁photo", "▁of", "▁a", "▁zebra", "▁crossing", "."]
+    assert tokenizer.convert_ids_to_tokens(ids) == pieces
 
 
 # -- MetaCLIP 2 -------------------------------------------------------------------------------
