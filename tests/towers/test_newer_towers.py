@@ -29,7 +29,7 @@ from tiny_families import (
 from tiny_families import tiny_tips as make_tips
 from wordmask import Segmenter, WordmaskError
 from wordmask.cli import run
-from wordmask.methods import create_method
+from wordmask.methods import METHODS, create_method
 from wordmask.towers.built_in import FAMILY_OPTIONS, own_options
 from wordmask.towers.clip import Need
 from wordmask.towers.families import load_clip
@@ -90,6 +90,16 @@ def test_the_last_block_as_it_is_gives_the_last_hidden_state():
 
 
 @needs_tips
+@pytest.mark.parametrize("name", [n for n, m in METHODS.items() if m.network == "vfm"])
+def test_methods_with_a_vfm_run_too(name):
+    """Those without are run on every family, see test_towers_families.py."""
+    segmenter = Segmenter.from_pretrained(
+        tiny_tips(), name, tokenizer=tips_tokenizer(), networks={"vfm": tiny_vfm()}
+    )
+    assert segmenter(noise(60, 80), NAMES, "none").labels.shape == (60, 80)
+
+
+@needs_tips
 def test_registers_are_no_patches():
     """Every method leaves them out: with the class token, they are before the patches."""
     tower = load_clip(tiny_tips(num_register_tokens=4)).tower()
@@ -136,7 +146,7 @@ def test_low_memory_and_too_large_pictures(tips_folder, monkeypatch):
         str(tips_folder), "proxyclip", device="cpu", networks=networks, low_memory=True
     )
     image = noise(100, 120)
-    assert segmenter(image, NAMES, "none")[0].labels.shape == (100, 120)
+    assert segmenter(image, NAMES, "none").labels.shape == (100, 120)
     monkeypatch.setattr("wordmask.towers.memory.free_memory", lambda device: 2**20)
     with pytest.raises(WordmaskError, match="make short_side or long_side smaller"):
         segmenter(image, NAMES, "none")
