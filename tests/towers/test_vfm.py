@@ -59,7 +59,7 @@ MAKE = {
 RADIO = {"num_cls_tokens": 2, "num_registers": 3, "max_img_size": 64}
 if hasattr(transformers, "RadioModel"):  # 5.13 and newer
     MAKE["radio"] = lambda: transformers.RadioModel(
-        transformers.RadioConfig(**SHAPE, **RADIO, mlp_ratio=2, norm_mean=[0.4, 0.5, 0.6])
+        transformers.RadioConfig(**SHAPE, **RADIO, mlp_ratio=2.0, norm_mean=[0.4, 0.5, 0.6])
     )
 PROJECTIONS = {"queries": "q_proj", "keys": "k_proj", "values": "v_proj"}
 
