@@ -117,8 +117,10 @@ class TextTower:
                 hasher.update(repr(module).encode())
                 hash_weights(hasher, module)
             config = model.config
-            keys = ("hidden_act", "num_attention_heads", "max_position_embeddings", "eos_token_id")
-            keys += ("scale_sqrt_depth",)
+            keys = (
+                *("hidden_act", "num_attention_heads", "max_position_embeddings", "eos_token_id"),
+                "scale_sqrt_depth",
+            )
             hasher.update(json.dumps([getattr(config, key, None) for key in keys]).encode())
             hasher.update(_tokenizer_text(tokenizer).encode())
             self._fingerprint = hasher.hexdigest()
