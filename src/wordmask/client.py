@@ -116,13 +116,12 @@ class Client:
         options: Mapping[str, Any] | None = None,
         model: str | None = None,
     ) -> Segmentation:
-        """Label a picture with words.
+        """Label a picture with words; what is None is as the service was started.
 
         Args:
             image: a path, the content of a file, a PIL image or a uint8 array (H, W, 3).
             words: names or lists of synonyms, or a text as `wordmask segment --classes` takes it.
             background: as `wordmask segment --background` takes it, or a list of names.
-            method, variant, refine, options, model: None: as the service was started.
 
         Returns:
             A `Segmentation` with labels, names and scores.
