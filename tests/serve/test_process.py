@@ -87,7 +87,7 @@ def ask_all(client, seeds, answers):
 
 def test_workers(start, offline, tmp_path):
     """Answers are the library's; a killed worker comes back; SIGTERM loses nothing."""
-    served = start("--workers", "1")
+    served = start("--workers", "1", "--batch", "4")
     client, answers = served.client, {}
     for one in ask_all(client, range(8), answers):
         one.join()

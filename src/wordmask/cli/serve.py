@@ -75,7 +75,16 @@ def serve(
             WORKERS,
         ),
     ] = 1,
-    batch: Annotated[int, _count("Requests that a worker takes together.", WORKERS)] = 8,
+    batch: Annotated[
+        int | None,
+        typer.Option(
+            parser=whole_number,
+            metavar="COUNT",
+            help="Requests that a worker takes together.",
+            show_default="8, and 1 on a CPU, which gains nothing by more",
+            rich_help_panel=WORKERS,
+        ),
+    ] = None,
     batch_wait: Annotated[
         int,
         _count("Until a batch that is not full begins.", WORKERS, "MILLISECONDS"),
@@ -133,6 +142,10 @@ def serve(
         raise unknown("engine", engine, ENGINES)
     if address and engine != "ray":
         raise WordmaskError("got --address, which is of a Ray cluster; add --engine ray")
+    if batch is None:
+        from wordmask.devices import pick_device
+
+        batch = 8 if engine == "ray" or pick_device(model.device).type != "cpu" else 1
     at_least_one = {
         "--batch": batch,
         "--max-bytes": max_bytes,
