@@ -174,7 +174,7 @@ class PictureEvaluator:
             if self.plan.image_level:  # the maximum over the pieces of the picture
                 scores = torch.stack([one.image_scores() for one in scored]).amax(0).numpy()
                 scores = words.scores(scores, self.bench.classes)
-            if self.plan.calibration and not run.segmenter.method.class_maps:
+            if self.plan.calibration and not run.segmenter.class_maps:
                 confidence = np.concatenate(
                     [one.confidence(part) for one, part in zip(scored, labels, strict=True)], axis=1
                 )

@@ -1,10 +1,13 @@
 """The refiners, one per file. Importing this package registers them all."""
 
-from wordmask.refiners import diffusion, lposs, pamr, sam, vfm
+from wordmask.refiners import diffusion, freecp, lposs, pamr, sam, vfm
 from wordmask.refiners.base import (
     REFINERS,
     Refiner,
     RefinerInput,
+    WordScores,
+    WordStep,
+    check_words,
     create_refiner,
     list_refiners,
     read_refiners,
@@ -15,8 +18,12 @@ __all__ = [
     "REFINERS",
     "Refiner",
     "RefinerInput",
+    "WordScores",
+    "WordStep",
+    "check_words",
     "create_refiner",
     "diffusion",
+    "freecp",
     "list_refiners",
     "lposs",
     "pamr",
