@@ -102,9 +102,8 @@ class Pipeline:
         towers = self.towers
         recorders: dict[WordStep, Recorder] = {}
         for step in self.word_steps:
-            need = step.need(towers.clip.depth)
-            if need != Need():
-                recorders[step] = Recorder(towers.clip, need)
+            if step.keeps:
+                recorders[step] = Recorder(towers.clip, step.need(towers.clip.depth))
                 towers = replace(towers, clip=recorders[step])  # type: ignore[arg-type]
         parts: list[DenseFeatures] = []
         kept: dict[WordStep, list[Tensor]] = {step: [] for step in recorders}
@@ -167,9 +166,9 @@ class Pipeline:
 
     def _keep(self, encoding: Encoding, i: int, step: WordStep) -> Tensor | None:
         """What a step on words needs of a pass over picture i, which it may get of its own."""
-        need = step.need(self.towers.clip.depth)
-        if need == Need():
+        if not step.keeps:
             return None
+        need = step.need(self.towers.clip.depth)
         if (i, step) not in encoding.prepared:
             batch, _ = self._cut(encoding.pixels[i : i + 1], encoding.windows)
             with stage(step.name):

@@ -328,8 +328,8 @@ class Segmenter:
                 synonyms. Text features of your own: a dict of names and float tensors, (E,) or
                 (N, E) for N synonyms, or one tensor (C, E), whose classes are then called
                 "class 1" to "class C".
-            background: a `Background`, "none", "auto", a list of names, a tensor (K, E), or None:
-                "auto" if words are names, and none if they are text features.
+            background: a `Background`, "none", "auto", "negatives", a list of names, a tensor
+                (K, E), or None: "auto" if words are names, and none if they are text features.
 
         Raises:
             WordmaskError: no words, a word given twice or also as background, text features of

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -146,10 +146,8 @@ class PictureEvaluator:
             for i, run in enumerate(task.runs)
         ]
         self.preparing: dict[tuple[int, Any], float] = {}  # seconds, by encoding and refiner
-        first: dict[Hashable, Segmenter] = {}
-        for key, run in zip(self.keys, self.runs, strict=True):
-            first.setdefault(key, run.segmenter)
-        self.encoders, self.towers = share_encoders(first, plan.share)
+        users = zip(self.keys, [run.segmenter for run in self.runs], strict=True)
+        self.encoders, self.towers = share_encoders(users, plan.share)
 
     def count(self, sample: Sample, condition: Condition) -> PictureCounts:
         """Count one picture with every run."""

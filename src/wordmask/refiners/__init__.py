@@ -1,6 +1,6 @@
 """The refiners, one per file. Importing this package registers them all."""
 
-from wordmask.refiners import diffusion, freecp, lposs, pamr, sam, vfm
+from wordmask.refiners import diffusion, freecp, lposs, pamr, ptc, sam, vfm, vip
 from wordmask.refiners.base import (
     REFINERS,
     Refiner,
@@ -27,8 +27,10 @@ __all__ = [
     "list_refiners",
     "lposs",
     "pamr",
+    "ptc",
     "read_refiners",
     "register_refiner",
     "sam",
     "vfm",
+    "vip",
 ]

@@ -75,7 +75,7 @@ class WordScores:
         texts: the Q names.
         features: (W, E, h', w') of the method, before L2 normalisation.
         pixels: (W, 3, H, W) normalised, as CLIP got them.
-        kept: what `WordStep.keep` returned.
+        kept: what `WordStep.keep` returned, (W, ...), or None.
         tower: CLIP.
         again: the scores by other texts of as many rows.
     """
@@ -84,7 +84,7 @@ class WordScores:
     texts: TextQueries
     features: Tensor
     pixels: Tensor
-    kept: Any
+    kept: Tensor | None
     tower: ClipTower
     again: Callable[[TextQueries], Tensor]
 
@@ -98,13 +98,18 @@ class WordStep(Refiner):
         """Whether maps of classes at least 0 come out, and not scores of names."""
         return False
 
+    @property
+    def keeps(self) -> bool:
+        """Whether it needs a part of CLIP's pass; then it has `need` and `keep`."""
+        return False
+
     def need(self, depth: int) -> Need:
         """What it needs of CLIP's pass; recorded in that of the method where this is possible."""
         return Need()
 
-    def keep(self, trace: Trace) -> Any:
+    def keep(self, trace: Trace) -> Tensor:
         """What `rescore` needs of a pass, (B, ...): kept, so that other words cost no pass."""
-        return None
+        raise TypeError(f"{type(self).__name__} does not implement keep")
 
     def rescore(self, words: WordScores) -> Tensor:
         """New scores (W, Q, h, w) of the same names, or maps (W, C, h, w) of the classes."""

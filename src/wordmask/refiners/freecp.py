@@ -95,6 +95,11 @@ class FreeCp(WordStep):
         """Step 6's own, or the method's."""
         return PurgedRule() if self.gives_class_maps else rule
 
+    @property
+    def keeps(self) -> bool:
+        """T."""
+        return True
+
     def need(self, depth: int) -> Need:
         """The attention of all blocks but the last."""
         return Need.of(attention_sum=range(1, max(depth, 2)))
@@ -109,6 +114,7 @@ class FreeCp(WordStep):
 
     def rescore(self, words: WordScores) -> Tensor:
         """Steps 1 and 3 to 6, each window by itself."""
+        assert words.kept is not None
         windows = zip(words.scores, words.kept, words.pixels, strict=True)
         return torch.stack([self._window(words, *one) for one in windows])
 
