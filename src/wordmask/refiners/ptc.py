@@ -1,4 +1,4 @@
-"""PTC (Prototypes correct the texts of a picture, arXiv 2608.03991)."""
+"""PTC (arXiv 2608.03991): prototypes of the picture correct the text."""
 
 from __future__ import annotations
 
