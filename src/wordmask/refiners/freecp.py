@@ -65,7 +65,7 @@ class FreeCp(WordStep):
         "purge": {"maps": "method"},
     }
 
-    redundancy: float = 0.1
+    redundancy: float = 0.15
     ambiguity: float = 0.7
     box_threshold: float = 0.4
     crop: int = 112

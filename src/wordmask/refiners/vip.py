@@ -36,7 +36,7 @@ class Vip(WordStep):
     title = "Synonyms by saliency (VIP)"
     variants: ClassVar[dict[str, dict[str, Any]]] = {"base": {}}
 
-    temperature: float = 0.1
+    temperature: float = 1.0
     tau: float = 100.0
 
     def __post_init__(self) -> None:

@@ -28,7 +28,7 @@ _PAMR: dict[str, Any] = {"pamr": {"base": {"steps": 10, "dilations": (8, 16), "a
 
 # Steps on words, by the cards of their releases. FreeCP's windows are 384 (Cityscapes: 224) by 112.
 _FREECP: dict[str, Settings] = {
-    "base": {"variant": "official"},
+    "base": {"variant": "official", "redundancy": 0.1},
     "voc21": {"redundancy": 0.15, "ambiguity": 0.8},
     "voc20": {"redundancy": 0.15},
     "coco_object": {"redundancy": 0.15, "ambiguity": 0.8},
