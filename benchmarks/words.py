@@ -69,6 +69,14 @@ def table(
         print(f"  {label:28} {' | '.join(row)}", flush=True)
 
 
+def load_rows(shared: Path) -> tuple[torch.Tensor, list[list[int]]]:
+    """ImageNet's classifier rows (1000, E), and which of them each of VOC's classes has."""
+    folder = shared / "models" / "vit-tiny-in1k"
+    names = json.loads((folder / "names.json").read_text())
+    head = load_file(folder / "text_features.safetensors")["imagenet_head"]
+    return head, list(names["voc20_from_imagenet_rows"].values())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("methods", nargs="+", metavar="METHOD")
@@ -77,11 +85,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, help="photographs of each set")
     args = parser.parse_args()
     clip, words, networks = load(args.shared)
-    folder = args.shared / "models" / "vit-tiny-in1k"
-    head = load_file(folder / "text_features.safetensors")["imagenet_head"]
-    rows = list(
-        json.loads((folder / "names.json").read_text())["voc20_from_imagenet_rows"].values()
-    )
+    head, rows = load_rows(args.shared)
     candidates = head[[i for i in range(len(head)) if not any(i in own for own in rows)]]
     data = args.shared / "data"
     sets = {name: list(SETS[name](data))[: args.limit] for name in args.sets.split(",")}
