@@ -218,6 +218,14 @@ def test_purge_leaves_the_methods_scores_of_what_is_kept(clip, words):
     assert torch.equal(refined.flatten(1).amax(1) == 0, dropped[[0, 1, 3]])
 
 
+@pytest.mark.parametrize("variant", ["freecp", "freecp:purge"])
+def test_classes_that_are_known_to_be_there_are_not_purged(clip, words, variant):
+    segmenter = build(clip, variant)
+    (found,) = segmenter([photo()], words, image_labels=[[2]])
+    assert (found.labels == 3).any()
+    assert set(np.unique(found.labels)) <= {0, 3}
+
+
 def test_background_of_purged_maps(clip, words):
     """Background is 1 - the largest map, or what the strategy says in its place."""
     segmenter = build(clip, "freecp")

@@ -34,8 +34,9 @@ class FreeCp(WordStep):
 
     Variants. Source: the released code, revision 6946aa7, by the card of it; the paper was not at
     hand. Deviations: of several names of a class the best counts; the crop is compared with these
-    names, where the release has descriptions by a language model; and where nothing is left in a
-    window without a background, the class of the highest redundancy score stays.
+    names, where the release has descriptions by a language model; classes that are known to be in
+    the picture (image-level labels) stay, and no others; and where nothing is left in a window
+    without a background, the class of the highest redundancy score stays.
 
     - `official`: boxes miss the last row and column of patches.
     - `repaired`: boxes reach the border.
@@ -130,7 +131,9 @@ class FreeCp(WordStep):
         kept = score > self.redundancy
         if texts.strategy.kind == "none" and not kept.any():
             kept = score == score.max()
-        for group in self.ambiguous(r, kept):
+        if texts.known is not None:
+            kept = texts.known.to(r.device)
+        for group in [] if texts.known is not None else self.ambiguous(r, kept):
             boxes = self.boxes(r[group].mean(0, keepdim=True))
             if any(bottom <= top or right <= left for _, top, left, bottom, right in boxes):
                 continue  # an empty box keeps the whole group
