@@ -20,6 +20,7 @@ from wordmask.text_queries import TextQueries
 from wordmask.towers.auxiliary import AuxiliaryModels
 from wordmask.towers.clip import ClipTower, Need, Trace
 from wordmask.towers.text import TextTower
+from wordmask.windows import ScoreMap
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,10 @@ class Method(Preprocessing):
         A method with `class_maps` returns maps of the classes (B, C, h, w), at least 0.
         """
         return cosine(encoding.features, texts.embeddings)
+
+    def score_maps(self, towers: Towers, encoding: Encoding, texts: TextQueries) -> list[ScoreMap]:
+        """`scores` of each picture, over all windows; a method may change them as a whole here."""
+        return encoding.score_maps(self.scores(towers, encoding, texts))
 
     def rule(self, encoding: Encoding, i: int) -> Rule:
         """The rule by which scores of picture i of an encoding become labels."""
