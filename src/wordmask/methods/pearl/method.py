@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from wordmask.devices import for_float64
+from wordmask.devices import check_finite, for_float64
 from wordmask.encoding import DenseFeatures, Encoding
 from wordmask.errors import WordmaskError
 from wordmask.methods.base import Method, Towers, register, to_grid
@@ -109,7 +109,9 @@ class Pearl(Method):
         weight[:, :, : tower.class_tokens] = 0
         weight = weight / (weight.sum(2, keepdim=True) + 1e-6)
         qc, kc = (x - (weight * x).sum(2, keepdim=True) for x in (q, k))
-        turned = kc @ self._rotation(kc.transpose(2, 3) @ qc)
+        product = kc.transpose(2, 3) @ qc
+        check_finite(product, "queries and keys of the last block", given.dtype)
+        turned = kc @ self._rotation(product)
         pair = torch.cat([q, self.key_weight * kc], dim=-1), torch.cat([turned, kc], dim=-1)
         return pair[0].to(given.dtype), pair[1].to(given.dtype)
 
