@@ -46,7 +46,8 @@ class Pearl(Method):
     As in the released code, the system is not solved to the end, p is of cosines without a scale,
     and the picture of the edges is the network's input. One deviation in both: float64.
     Cost: one forward of CLIP, and for every list of words 25 products with a sparse matrix of some
-    80 x 80 cells. Memory does not grow with the picture.
+    80 x 80 cells: 0.06 s of a CPU core for 20 words, 0.7 s for 171. Memory does not grow with the
+    picture.
 
     Args:
         key_weight: of Kc Kc^T; the released 0.3 is for ADE and Cityscapes.
