@@ -119,7 +119,9 @@ class Pipeline:
             coarse = [
                 maps
                 for e, queries in zip(encodings, texts, strict=True)
-                for maps in self._scores(e, queries)
+                for maps in self.method.whole_maps(
+                    e, e.score_maps(self._scores(e, queries)), queries
+                )
             ]
         if not self.low_memory:
             for (encoding, i), before in zip(pictures, coarse, strict=True):
@@ -139,12 +141,11 @@ class Pipeline:
         for (encoding, i), before, after in zip(pictures, coarse, fine, strict=True):
             yield encoding, i, before, after
 
-    def _scores(self, encoding: Encoding, texts: TextQueries) -> list[ScoreMap]:
+    def _scores(self, encoding: Encoding, texts: TextQueries) -> Tensor:
         """The method's scores of all pictures of an encoding."""
-        maps = self.method.score_maps(self.towers, encoding, texts)
-        for tile in (tile for one in maps for tile in one.tiles):
-            check_finite(tile.scores, f"the scores of {self.method.name}", self.towers.clip.dtype)
-        return maps
+        scores = self.method.scores(self.towers, encoding, texts)
+        check_finite(scores, f"the scores of {self.method.name}", self.towers.clip.dtype)
+        return scores
 
     @torch.inference_mode()
     def _refine(

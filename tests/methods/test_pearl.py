@@ -30,10 +30,15 @@ def texts(count: int, width: int = 48) -> TextQueries:
     return TextQueries.of(random(count, 1, width))
 
 
+def score(segmenter, encoding, words):
+    """The score map of each picture."""
+    scored = segmenter.score(encoding, words)
+    return [one.maps for one in (scored if isinstance(scored, list) else [scored])]
+
+
 def maps_of(clip, image, words, options=None, variant=None):
     segmenter = Segmenter.from_pretrained(clip, "pearl", variant, options)
-    encoding = segmenter.encode(image)
-    return segmenter.method.score_maps(segmenter.towers, encoding, words)
+    return score(segmenter, segmenter.encode(image), words)
 
 
 # -- the rotation ------------------------------------------------------------------------------
@@ -80,10 +85,10 @@ def test_a_large_picture_has_no_more_cells(clip):
     segmenter = Segmenter.from_pretrained(clip, "pearl", options={"short_side": None})
     encoding = segmenter.encode(random(1, 3, 48, 64))
     large = replace(encoding, sizes=((4000, 6000),))
-    (maps,) = segmenter.method.score_maps(segmenter.towers, large, texts(2))
+    maps = score(segmenter, large, texts(2))[0]
     assert maps.tiles[0].scores.shape == (2, 80, 80)
     small = replace(encoding, sizes=((119, 120),))
-    (maps,) = segmenter.method.score_maps(segmenter.towers, small, texts(2))
+    maps = score(segmenter, small, texts(2))[0]
     assert maps.tiles[0].scores.shape == (2, 119, 60)  # round(119 / 80) = 1, round(1.5) = 2
 
 
@@ -92,9 +97,9 @@ def test_pictures_of_one_shape_and_several_sizes(clip):
     segmenter = Segmenter.from_pretrained(clip, "pearl", options={"short_side": None, "grid": 16})
     encoding = replace(segmenter.encode(random(2, 3, 48, 64)), sizes=((48, 64), (96, 128)))
     words = texts(3)
-    both = segmenter.method.score_maps(segmenter.towers, encoding, words)
+    both = score(segmenter, encoding, words)
     for maps, part in zip(both, encoding.split(), strict=True):
-        (alone,) = segmenter.method.score_maps(segmenter.towers, part, words)
+        (alone,) = score(segmenter, part, words)
         assert torch.allclose(maps.tiles[0].scores, alone.tiles[0].scores, atol=1e-6)
     assert both[0].tiles[0].scores.shape == both[1].tiles[0].scores.shape == (3, 16, 16)
 

@@ -102,9 +102,11 @@ class Method(Preprocessing):
         """
         return cosine(encoding.features, texts.embeddings)
 
-    def score_maps(self, towers: Towers, encoding: Encoding, texts: TextQueries) -> list[ScoreMap]:
-        """`scores` of each picture, over all windows; a method may change them as a whole here."""
-        return encoding.score_maps(self.scores(towers, encoding, texts))
+    def whole_maps(
+        self, encoding: Encoding, maps: list[ScoreMap], texts: TextQueries
+    ) -> list[ScoreMap]:
+        """What becomes of the scores of each whole picture, over all its windows; as they are."""
+        return maps
 
     def rule(self, encoding: Encoding, i: int) -> Rule:
         """The rule by which scores of picture i of an encoding become labels."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from wordmask.devices import check_finite, for_float64
 from wordmask.encoding import DenseFeatures, Encoding
 from wordmask.errors import WordmaskError
-from wordmask.methods.base import Method, Towers, register, to_grid
+from wordmask.methods.base import Method, register, to_grid
 from wordmask.methods.pearl.propagation import pooled, propagate, text_matrix
 from wordmask.text_queries import TextQueries
 from wordmask.towers.clip import ClipTower, Need, Trace
@@ -130,9 +130,10 @@ class Pearl(Method):
             y, z = y @ t, z @ t
         return m @ z / size.sqrt()
 
-    def score_maps(self, towers: Towers, encoding: Encoding, texts: TextQueries) -> list[ScoreMap]:
-        """Step 2, on the cosines of the whole picture."""
-        maps = super().score_maps(towers, encoding, texts)
+    def whole_maps(
+        self, encoding: Encoding, maps: list[ScoreMap], texts: TextQueries
+    ) -> list[ScoreMap]:
+        """Step 2."""
         if not self.grid:
             return maps
         matrix = text_matrix(texts.embeddings)
