@@ -203,9 +203,7 @@ class Pipeline:
             coarse = [
                 maps
                 for e, queries in zip(encodings, texts, strict=True)
-                for maps in self.method.whole_maps(
-                    e, e.score_maps(self._scores(e, queries)), queries
-                )
+                for maps in self._maps(e, queries)
             ]
         if not self.low_memory:
             for (encoding, i), before in zip(pictures, coarse, strict=True):
@@ -224,6 +222,13 @@ class Pipeline:
                 self.towers.networks.release(refiner.network)
         for (encoding, i), before, after in zip(pictures, coarse, fine, strict=True):
             yield encoding, i, before, after
+
+    def _maps(self, encoding: Encoding, texts: TextQueries) -> list[ScoreMap]:
+        """The score map of each picture of an encoding, before refiners of maps."""
+        maps = encoding.score_maps(self._scores(encoding, texts))
+        if any(step.gives_class_maps for step in self.word_steps):
+            return maps  # no longer the method's
+        return self.method.whole_maps(encoding, maps, texts)
 
     def _scores(self, encoding: Encoding, texts: TextQueries) -> Tensor:
         """The method's scores of all pictures of an encoding, after the steps on words."""
