@@ -24,6 +24,7 @@ LAYERS = (
         "memory",
         "windows",
         "affinity",
+        "boxes",
         "devices",
         "vocabulary",
         "colours",

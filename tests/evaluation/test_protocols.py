@@ -29,7 +29,7 @@ from wordmask.towers.auxiliary import KINDS as NETWORK_KINDS
 from wordmask.vocabulary import Background, Vocabulary
 
 SETS = [name for name in BENCHMARKS if name != "folder"]
-KINDS = ("none", "names", "threshold", "complement", "auto")
+KINDS = ("none", "names", "threshold", "complement", "auto", "negatives")
 BY_ID = {table.id: table for table in TABLES}
 
 
@@ -118,6 +118,23 @@ BY_ID = {table.id: table for table in TABLES}
         ),
         ("resclip", "voc21", "ViT-B/16", {"window": 0, "label_threshold": 0.5, "refine": "none"}),
         ("naclip+none", "voc21", "ViT-B/16", {"window": 0, "refine": "none"}),
+        ("pearl", "voc21", "ViT-B/16", {"coupling": "diagonal", "key_weight": 0.08, "grid": 80}),
+        ("pearl", "ade150", "ViT-B/16", {"key_weight": 0.3, "grid": 80}),
+        ("pearl", "cityscapes", "ViT-B/16", {"key_weight": 0.3, "grid": 224}),
+        (
+            "clearclip+freecp",
+            "voc21",
+            "ViT-B/16",
+            {"freecp.redundancy": 0.15, "freecp.ambiguity": 0.8, "freecp.full_boxes": False},
+        ),
+        (
+            "sclip+freecp:purge+pamr",
+            "ade150",
+            "ViT-B/16",
+            {"freecp.redundancy": 0.05, "freecp.maps": "method"},
+        ),
+        ("resclip+ptc", "voc21", "ViT-B/16", {"ptc.patches": 100, "ptc.momentum": 0.3}),
+        ("resclip+ptc", "voc20", "ViT-B/16", {"ptc.patches": 40, "ptc.momentum": 0.1}),
         (
             "cliptrase",
             "voc21",
@@ -401,6 +418,13 @@ def test_tables_are_read_from_text(tmp_path):
         ("4 5 6 100", "4 -5 6 1", 11, "got '-5' for voc21"),
         ("4 5 6 100", "4 x 6 1", 11, "got 'x' for voc21"),
         ("Theirs | - |", "Theirs |", 11, "write label | settings | backbone | values"),
+        ("4 5 6 100", "4 5 6 100 | names", 11, "or these and | words | supervision"),
+        (
+            "4 5 6 100",
+            "4 5 6 100 | names | mask",
+            11,
+            "unknown supervision 'mask'; did you mean masks",
+        ),
         ("Theirs", "[one]\nTheirs", 11, "there are two tables 'one'; rename one"),
         ("Theirs", "[two]\nTheirs", 12, "got a row and no columns"),
         ("4 5 6 100", "4 5 6 100\n[two]\nsource: a\ntitle: b\ncolumns: voc21", 12, "has no rows"),
