@@ -122,6 +122,10 @@ CHEAP: dict[str, tuple[list[str], Callable[[ModuleType], dict[str, Any]]]] = {
         ["--classes", "3", "--repeats", "1", "--side", "8", "--heads", "2"],
         lambda module: {},
     ),
+    "serve_load": (
+        ["--engines", "here", "--clients", "2", "--seconds", "2"],
+        lambda module: {"SIZE": (16, 32), "PICTURES": 2},
+    ),
     "throughput": (
         ["--pictures", "2", "--rounds", "1", "--classes", "3"],
         lambda module: {"SIZE": (48, 64), "make_model": tiny_vision},

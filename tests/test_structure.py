@@ -36,12 +36,14 @@ LAYERS = (
     ("methods", "refiners"),
     ("pipeline",),
     ("segmenter",),
+    ("objects",),
     ("explain", "batch"),
     ("toybox.scenes", "datasets"),
     ("metrics",),
     ("toybox", "evaluation"),
-    ("compare", "doctor", "integrations", "large"),
-    ("app",),
+    ("compare", "doctor", "large"),
+    ("app", "serve", "client"),
+    ("integrations",),
     ("cli", "__main__"),
 )
 

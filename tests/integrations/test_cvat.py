@@ -129,7 +129,7 @@ def test_words_that_cannot_be_read():
 
 
 def test_outlines_of_a_ring_keep_its_hole():
-    from wordmask.integrations.objects import simple_outlines
+    from wordmask.objects import simple_outlines
     from wordmask.regions import Region
 
     mask = np.zeros((20, 20), bool)

@@ -32,6 +32,7 @@ from wordmask.cli import (
     report,
     segment,
     selftest,
+    serve,
 )
 from wordmask.cli.common import one_line
 from wordmask.cli.help import Command, Group
@@ -56,6 +57,7 @@ for one in (
     demo.demo,
     page.app,
     mcp.mcp,
+    serve.serve,
     doctor.doctor,
     selftest.selftest,
     bench.bench,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wordmask.integrations.objects import Labeller, simple_outlines
+from wordmask.objects import Labeller, simple_outlines
 from wordmask.regions import need
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from PIL import Image
 from wordmask import explain
 from wordmask.errors import WordmaskError
 from wordmask.files import write_atomically
-from wordmask.integrations.objects import read_words
+from wordmask.objects import read_words
 from wordmask.methods import METHODS
 from wordmask.regions import need
 from wordmask.segmenter import Segmenter
