@@ -87,7 +87,7 @@ def serve(
         typer.Option(
             "--tool",
             metavar="NAME",
-            help="Also what an annotation tool asks for: label-studio, x-anylabeling or samgeo. May "
+            help="Also what an annotation tool asks for: label-studio, x-anylabeling, samgeo. May "
             "be repeated.",
             rich_help_panel=TOOLS,
         ),

@@ -59,7 +59,7 @@ def router(
     """The routes.
 
     Args:
-        address: of Label Studio, from which uploaded pictures are fetched; None: nothing is fetched.
+        address: of Label Studio, from which uploaded pictures are fetched; None: none is fetched.
         token: of a user there.
         folder: LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT, if this machine has it too; its pictures
             are read.
