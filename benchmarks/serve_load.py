@@ -123,10 +123,10 @@ class Service:
         return time.perf_counter() - begun
 
 
-def load(service: Service, answers: Path, clients: int, seconds: float, kill: bool) -> dict:
+def load(service: Service, answers: Path, clients: int, seconds: int, kill: bool) -> dict:
     """One run of Locust's users; what it counted, and the memory meanwhile."""
     command = ["-m", "locust", "-f", __file__, "--headless", "--json", "--host", service.url]
-    users = ["-u", str(clients), "-r", str(clients), "-t", f"{seconds:g}s", "--stop-timeout", "60"]
+    users = ["-u", str(clients), "-r", str(clients), "-t", f"{seconds}s", "--stop-timeout", "60"]
     cpu, begun, memory = service.cpu(), time.perf_counter(), []
     process = Popen(
         [sys.executable, *command, *users],
@@ -163,7 +163,7 @@ def main() -> None:
     parser.add_argument("--engines", nargs="+", default=["here", "litserve", "ray"])
     parser.add_argument("--batch", nargs="+", type=int, default=[8])
     parser.add_argument("--clients", type=int, default=32)
-    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--seconds", type=int, default=60)
     parser.add_argument("--kill", action="store_true")
     given = parser.parse_args()
     titles = (
@@ -176,7 +176,7 @@ def main() -> None:
         for engine, batch in itertools.product(given.engines, given.batch):
             service = Service(engine, batch)
             try:
-                load(service, answers, 1, min(given.seconds / 10, 3), False)  # words are encoded
+                load(service, answers, 1, min(given.seconds, 3), False)  # words are encoded
                 found = load(service, answers, given.clients, given.seconds, given.kill)
                 before = service.cpu()
                 time.sleep(min(given.seconds / 10, 5))

@@ -86,7 +86,7 @@ def test_what_is_kept_ready_is_bounded(engine):
     from wordmask.serve.engine import MOST_SEGMENTERS, MOST_TEXTS
 
     for i in range(40):
-        how = How(options=(("logit_scale", 20.0 + i),))
+        how = How(options=(("logit_scale", 20.0 + i), ("templates", "single")))
         engine._begin(ask(words=[f"word {i}"], how=how))
     assert len(engine._segmenters) <= MOST_SEGMENTERS
     assert len(engine._texts) <= MOST_TEXTS

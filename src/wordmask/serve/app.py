@@ -113,6 +113,20 @@ def create_app(
     return app
 
 
+def run_app(app: Any, host: str, port: int, limits: Limits) -> None:
+    """Run an application until SIGTERM or Ctrl+C."""
+    import uvicorn
+
+    uvicorn.run(
+        app,
+        host=host,
+        port=port,
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=int(limits.seconds) + 1,
+    )
+
+
 def service_of(request: Request) -> Service:
     """The service, for the routes of any router."""
     found: Service = request.app.state.service
@@ -289,7 +303,8 @@ async def _answer_error(request: Request, error: Exception) -> Response:
     elif isinstance(error, (RequestValidationError, ValidationError)):
         error = _invalid(error.errors())
     elif isinstance(error, HTTPException):
-        answer = _error(Problem(error.status_code, str(error.detail), request.url.path))
+        status = 422 if error.status_code == 400 else error.status_code  # a form that is damaged
+        answer = _error(Problem(status, str(error.detail), request.url.path))
         answer.headers.update(error.headers or {})
         return answer
     assert isinstance(error, Problem)

@@ -13,7 +13,6 @@ from typing import Any
 from wordmask.errors import WordmaskError
 from wordmask.regions import need
 from wordmask.serve.engine import Recipe
-from wordmask.serve.limits import Limits
 from wordmask.serve.logs import log_json_lines
 from wordmask.towers.built_in import note
 
@@ -72,7 +71,7 @@ def serve(
 
             run_on_litserve(recipe, host, port, workers, batch, wait, **common)
         else:
-            from wordmask.serve.app import create_app
+            from wordmask.serve.app import create_app, run_app
             from wordmask.serve.service import Here
 
             app = create_app(Here(recipe.load()), recipe, **common)
@@ -80,20 +79,6 @@ def serve(
     finally:
         if temporary:
             shutil.rmtree(temporary, ignore_errors=True)
-
-
-def run_app(app: Any, host: str, port: int, limits: Limits) -> None:
-    """Run an application until SIGTERM or Ctrl+C."""
-    import uvicorn
-
-    uvicorn.run(
-        app,
-        host=host,
-        port=port,
-        log_config=None,
-        access_log=False,
-        timeout_graceful_shutdown=int(limits.seconds) + 1,
-    )
 
 
 def _check_free(host: str, port: int) -> None:

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from typing import Any
 
 from wordmask.batch.on_ray import joined
-from wordmask.serve.app import create_app
+from wordmask.serve.app import create_app, run_app
 from wordmask.serve.engine import Answer, Ask, Recipe
 from wordmask.serve.limits import Problem
 from wordmask.serve.store import Store, dump
@@ -150,8 +150,6 @@ def run_on_ray(
     **app: Any,
 ) -> None:
     """Serve until SIGTERM or Ctrl+C, as `on_litserve.run_on_litserve`; address: of a cluster."""
-    from wordmask.serve.launch import run_app
-
     gpus = 1 if recipe.device and recipe.device.startswith("cuda") else 0
     backend = OnRay(recipe, address, workers, batch, wait, gpus)
     try:
