@@ -37,12 +37,14 @@ LAYERS = (
     ("methods", "refiners"),
     ("pipeline",),
     ("segmenter",),
+    ("objects",),
     ("explain", "batch"),
     ("toybox.scenes", "datasets"),
     ("metrics",),
     ("toybox", "evaluation"),
-    ("compare", "doctor", "integrations", "large"),
+    ("compare", "doctor", "large"),
     ("app", "serve", "client"),
+    ("integrations",),
     ("cli", "__main__"),
 )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -16,6 +17,7 @@ from wordmask.cli.groups import (
 from wordmask.errors import WordmaskError, unknown
 
 SERVICE, WORKERS, LIMITS, KEPT = "Service", "Workers", "Limits of a request", "Encodings"
+TOOLS = "Annotation tools"
 
 
 def _count(help_text: str, panel: str, metavar: str = "COUNT") -> Any:
@@ -89,6 +91,43 @@ def serve(
         int,
         _count("Until a batch that is not full begins.", WORKERS, "MILLISECONDS"),
     ] = 5,
+    tool: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--tool",
+            metavar="NAME",
+            help="Also what an annotation tool asks for: label-studio, x-anylabeling, samgeo. May "
+            "be repeated.",
+            rich_help_panel=TOOLS,
+        ),
+    ] = None,
+    background: Annotated[
+        str,
+        typer.Option(
+            metavar="RULE",
+            help="How pixels of none of the words are found where a tool does not say, as for "
+            "`wordmask segment`.",
+            rich_help_panel=TOOLS,
+        ),
+    ] = "auto",
+    label_studio: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Of Label Studio, from which uploaded pictures are fetched, with the token in "
+            "$LABEL_STUDIO_API_KEY.",
+            show_default="nothing is fetched",
+            rich_help_panel=TOOLS,
+        ),
+    ] = None,
+    label_studio_files: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Its LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT, if it is on this machine too.",
+            rich_help_panel=TOOLS,
+        ),
+    ] = None,
     engine: Annotated[
         str,
         typer.Option(
@@ -160,6 +199,7 @@ def serve(
     if not 1024 <= port <= 65535:
         raise WordmaskError(f"got --port {port}; give one of 1024 to 65535")
 
+    from wordmask import integrations
     from wordmask.serve.engine import Recipe
     from wordmask.serve.limits import Limits
 
@@ -182,6 +222,9 @@ def serve(
         keep,
         keep_seconds,
     )
+    routers = integrations.routers(
+        tool or (), built.name, background, label_studio, label_studio_files
+    )
     start(
         recipe,
         host,
@@ -193,4 +236,5 @@ def serve(
         address=address,
         keys=key or (),
         origins=origin or (),
+        routers=routers,
     )

@@ -261,14 +261,16 @@ class Gate:
 
 
 def _key(headers: Headers) -> str:
-    """The key of a request: of Bearer, the password of Basic (Label Studio), or X-API-Key."""
+    """The key of a request: of Bearer, the password of Basic (Label Studio), X-API-Key or Token."""
     scheme, _, value = headers.get("authorization", "").partition(" ")
     if scheme.lower() == "basic":
         try:
             return base64.b64decode(value).decode().partition(":")[2]
         except (binascii.Error, UnicodeDecodeError):
             return ""
-    return value.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
+    if scheme.lower() == "bearer":
+        return value.strip()
+    return headers.get("x-api-key") or headers.get("token", "")  # Token: X-AnyLabeling
 
 
 def _digest(text: str) -> bytes:

@@ -23,6 +23,7 @@ from wordmask.vocabulary import TEMPLATE_LISTS, Background, Vocabulary
 
 if TYPE_CHECKING:
     from wordmask.encoding import Encoding
+    from wordmask.objects import Found
     from wordmask.segmenter import Prepared, Segmenter
     from wordmask.text_queries import TextQueries
 
@@ -68,6 +69,7 @@ class Ask:
         words, background: None to encode alone, which keeps the encoding under `handle`.
         handle, owner: of an encoding.
         deadline: when nobody waits for the answer any longer, as of `time.time()`.
+        objects: whether the answer is `Objects`.
     """
 
     how: How = AS_STARTED
@@ -77,6 +79,15 @@ class Ask:
     handle: str = ""
     owner: str = ""
     deadline: float = float("inf")
+    objects: bool = False
+
+
+@dataclass(frozen=True)
+class Objects:
+    """A result, and the connected parts of each word with a confidence."""
+
+    result: Segmentation
+    found: list[Found]
 
 
 @dataclass(frozen=True)
@@ -90,7 +101,7 @@ class Encoded:
     seconds: float
 
 
-Answer = Segmentation | Encoded | Problem
+Answer = Segmentation | Objects | Encoded | Problem
 
 
 @dataclass(frozen=True)
@@ -247,6 +258,12 @@ class Engine:
             (height, width), seconds = encoding.sizes[0], self.store.seconds
             patches = encoding.patches(one.segmenter.tower.patch)
             return Encoded(ask.handle, height, width, patches, seconds)
+        if ask.objects:
+            from wordmask.objects import find
+
+            found = find(one.segmenter.score(encoding, one.texts))
+            found[0].image = None
+            return Objects(*found)
         result: Segmentation = one.segmenter(encoding, one.texts)
         result.image = None  # whoever asked has it
         return result

@@ -33,6 +33,7 @@ def serve(
     address: str | None = None,
     keys: Sequence[str] = (),
     origins: Sequence[str] = (),
+    routers: Sequence[Any] = (),
 ) -> None:
     """Serve until SIGTERM or Ctrl+C; what was taken by then is answered first.
 
@@ -43,7 +44,7 @@ def serve(
             time.
         batch, wait: requests in a batch, and seconds until one that is not full begins.
         address: of a Ray cluster; None: a Ray of this machine alone.
-        keys, origins: as for `app.create_app`.
+        keys, origins, routers: as for `app.create_app`.
 
     Raises:
         WordmaskError: a missing package, a network that cannot be loaded, an address in use.
@@ -54,7 +55,7 @@ def serve(
     temporary = None if recipe.store else tempfile.mkdtemp(prefix="wordmask-serve-")
     recipe = replace(recipe, store=recipe.store or temporary or "")
     recipe.make_store()  # refuses a folder that others may write into
-    common: dict[str, Any] = {"keys": keys, "origins": origins}
+    common: dict[str, Any] = {"keys": keys, "origins": origins, "routers": routers}
     log_json_lines()
     log.info("starting", extra={"about": {"url": f"http://{host}:{port}", "model": recipe.model}})
     if known := note(recipe.model):

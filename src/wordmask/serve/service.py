@@ -17,7 +17,7 @@ import numpy as np
 
 from wordmask.errors import ImageError, TooLargeImage, UnknownFormat
 from wordmask.segmentation import Segmentation
-from wordmask.serve.engine import AS_STARTED, Answer, Ask, Encoded, Engine, How
+from wordmask.serve.engine import AS_STARTED, Answer, Ask, Encoded, Engine, How, Objects
 from wordmask.serve.limits import Limits, Problem
 from wordmask.serve.schemas import check_words
 from wordmask.serve.store import Store
@@ -84,6 +84,18 @@ class Service:
         given, rule = self._words(words, background)
         image = await self._decode(picture)
         return await self._ask(Ask(how, image, given, rule))
+
+    async def objects(
+        self,
+        picture: bytes,
+        words: Vocabulary | Sequence[str | Sequence[str]],
+        background: Background | str | Sequence[str] = "auto",
+        how: How = AS_STARTED,
+    ) -> Objects:
+        """As `segment`, with the connected parts of each word, as annotation tools take them."""
+        given, rule = self._words(words, background)
+        image = await self._decode(picture)
+        return await self._ask(Ask(how, image, given, rule, objects=True))
 
     async def encode(self, picture: bytes, owner: str, how: How = AS_STARTED) -> Encoded:
         """Encode a picture and keep it for its owner; the handle is for `score`."""
