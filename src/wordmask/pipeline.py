@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from wordmask.methods.base import Method, Towers
 from wordmask.progress import stage, steps
 from wordmask.refiners.base import Refiner, RefinerInput
 from wordmask.text_queries import TextQueries
+from wordmask.towers.stitched import StitchedTower
 from wordmask.windows import ScoreMap, Tile, Window
 
 BATCH = 8  # pictures or windows in one forward pass on a GPU
@@ -57,20 +58,28 @@ class Pipeline:
         sizes, images, single: as in `Encoding`; regions: (1, H, W), of one picture, see
         `Segmenter.encode`.
         """
-        windows = self.method.place_windows(pixels.shape[2], pixels.shape[3])
-        batch = pixels
+        method, clip = self.method, self.towers.clip
+        windows: tuple[Window, ...] = ()
+        if method.windows_apart:
+            windows = method.place_windows(pixels.shape[2], pixels.shape[3], clip.patch)
+        batch, towers, at_once = pixels, self.towers, self.at_once
+        if method.stitch:
+            stitched: Any = StitchedTower(clip, method.window, method.stride, at_once)
+            towers = replace(towers, clip=stitched)
+        if method.joint_windows:
+            at_once = len(windows) or 1
         if windows:
             crops = [pixels[..., y : y + h, x : x + w] for y, x, h, w in windows]
             batch = torch.stack(crops, dim=1).flatten(0, 1)  # windows of a picture side by side
-        batch, pad = self.method.pad(batch, self.towers.clip.patch)
+        batch, pad = method.pad(batch, clip.patch)
         given = {} if regions is None else {"regions": regions}
-        with stage(self.method.name):
+        with stage(method.name):
             batches = steps(
-                "windows" if windows else "pictures", batch.split(self.at_once), len(batch), len
+                "windows" if windows else "pictures", batch.split(at_once), len(batch), len
             )
-            parts = [self.method.encode(self.towers, x, **given) for x in batches]
+            parts = [method.encode(towers, x, **given) for x in batches]
         dense = DenseFeatures.join(parts)
-        check_finite(dense.features, "the image features", self.towers.clip.dtype)
+        check_finite(dense.features, "the image features", clip.dtype)
         encoding = Encoding(
             dense.features, dense.state, pixels, tuple(sizes), pad, windows, tuple(images), single
         )
