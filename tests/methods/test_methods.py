@@ -240,6 +240,7 @@ def test_names_of_methods():
             "cliptrase",
             "clearclip",
             "gem",
+            "gla_clip",
             "maskclip",
             "naclip",
             "proxyclip",

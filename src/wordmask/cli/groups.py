@@ -361,7 +361,8 @@ class FullMethodOptions(RefinedMethodOptions):
         typer.Option(
             metavar="N[,STRIDE]",
             help="Slide windows of N pixels over the resized picture, with a stride of half a "
-            "window unless STRIDE is given; 0: take it whole.",
+            "window unless STRIDE is given; 0: take it whole. `--set stitch=true` joins them, so "
+            "that no seams show.",
             show_default="the method's",
             rich_help_panel=METHOD,
         ),

@@ -15,7 +15,7 @@ from torch import Tensor
 from wordmask.errors import WordmaskError
 from wordmask.progress import steps
 from wordmask.towers.clip import Need, Trace
-from wordmask.windows import place_windows
+from wordmask.windows import GridMean, place_windows
 
 
 class StitchedTower:
@@ -43,46 +43,37 @@ class StitchedTower:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._tower, name)
 
-    def trace(self, pixels: Tensor, need: Need, position: str = "bicubic_offset") -> Trace:
-        """See `ClipTower.trace`; a picture of one window is taken as it is.
+    def embed(self, pixels: Tensor, position: str = "bicubic_offset") -> Tensor:
+        """Refused: who starts from the embedding goes through the blocks without windows."""
+        raise WordmaskError(
+            "got stitch=True for a method with a pass of its own, whose windows cannot be joined; "
+            "leave stitch out"
+        )
 
-        Raises:
-            WordmaskError: a need of nothing: a method with a pass of its own.
-        """
+    def trace(self, pixels: Tensor, need: Need, position: str = "bicubic_offset") -> Trace:
+        """See `ClipTower.trace`; a picture of one window is taken as it is."""
         p, (count, _, height, width) = self._tower.patch, pixels.shape
         h, w = height // p, width // p
         windows = place_windows(h, w, *(max(side // p, 1) for side in self._sizes))
-        wanted = need.sources(self._tower.depth)
-        if not wanted:
-            raise WordmaskError(
-                "got stitch=True for a method with a pass of its own, whose windows cannot be "
-                "joined; leave stitch out"
-            )
         if len(windows) < 2:
             return self._tower.trace(pixels, need, position)
+        wanted = need.sources(self._tower.depth)
+        patches = {n: GridMean((h, w)) for n in wanted}
+        alone: dict[int, Any] = dict.fromkeys(wanted, 0.0)  # sums of tokens that are no patches
         many = max(self._at_once // count, 1)
-        hits = torch.zeros(h, w, 1)
-        sums: dict[int, tuple[Tensor, Tensor]] = {}  # of tokens that are no patches, and patches
         groups = [windows[i : i + many] for i in range(0, len(windows), many)]
         for group in steps("windows", groups, len(windows), len):
             crops = [pixels[..., y * p : (y + m) * p, x * p : (x + n) * p] for y, x, m, n in group]
-            trace = self._tower.trace(torch.cat(crops), Need.of(wanted), position)
+            states = self._tower.trace(torch.cat(crops), Need.of(wanted), position).states
             for n in wanted:
-                for part, (top, left, tall, wide) in zip(
-                    trace.states[n].float().split(count), group, strict=True
-                ):
-                    first = part.shape[1] - tall * wide
-                    if n not in sums:
-                        shape = count, h, w, part.shape[2]
-                        sums[n] = torch.zeros_like(part[:, :first]), part.new_zeros(shape)
-                    sums[n][0].add_(part[:, :first])
-                    cells = part[:, first:].unflatten(1, (tall, wide))
-                    sums[n][1][:, top : top + tall, left : left + wide] += cells
-        for top, left, tall, wide in windows:
-            hits[top : top + tall, left : left + wide] += 1
-        states = {
-            n: torch.cat([alone / len(windows), (patches / hits.to(patches)).flatten(1, 2)], 1)
-            for n, (alone, patches) in sums.items()
+                for part, window in zip(states[n].split(count), group, strict=True):
+                    first = part.shape[1] - window.height * window.width
+                    alone[n] = alone[n] + part[:, :first].float()
+                    cells = part[:, first:].unflatten(1, (window.height, window.width))
+                    patches[n].add(window, cells)
+        joined = {
+            n: torch.cat([alone[n] / len(windows), patches[n].mean().flatten(1, 2)], dim=1)
+            for n in wanted
         }
         dtype = self._tower.dtype
-        return self._tower.retrace({n: x.to(dtype) for n, x in states.items()}, (h, w), need)
+        return self._tower.retrace({n: x.to(dtype) for n, x in joined.items()}, (h, w), need)
