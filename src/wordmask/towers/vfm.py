@@ -31,6 +31,7 @@ from wordmask.towers.hub import (
 )
 from wordmask.towers.memory import check_memory
 from wordmask.towers.weights import loaded_from
+from wordmask.windows import GridMean, Window, place_windows
 
 if TYPE_CHECKING:
     from wordmask.towers.diffusion import DiffusionTower
@@ -144,28 +145,70 @@ class VfmTower:
         Raises:
             WordmaskError: a picture smaller than one patch.
         """
-        height, width = unit_pixels.shape[-2:]
-        if min(height, width) < self.patch:
-            raise WordmaskError(
-                f"got a picture of {height} x {width} pixels for {self.source}; at least one patch "
-                f"of {self.patch} x {self.patch} is needed"
-            )
+        grid = self._grid(unit_pixels)
         if self.family.position == "fixed":
             return self._fixed_size(unit_pixels, facet)
-        grid = max(round(height / self.patch), 1), max(round(width / self.patch), 1)
         pixels = self._prepare(unit_pixels, grid)
-        x = self._embed(pixels, grid)
-        extra = {}
-        if self.family.position == "rotary":
-            extra["position_embeddings"] = self.model.rope_embeddings(pixels)
-        x = self._run(x, facet, extra)
+        x = self._run(self._embed(pixels, grid), facet, self._extra(pixels))
         check_finite(x, f"the features of {self.source}", self.dtype)
         if facet == "output":
             x = self.model.norm(x) if hasattr(self.model, "norm") else self.model.layernorm(x)
         patches = x[:, -grid[0] * grid[1] :]  # after class and register tokens
         return patches.transpose(1, 2).unflatten(2, grid).float()
 
+    @torch.no_grad()
+    def stitched(self, unit_pixels: Tensor, window: int, stride: int) -> Tensor:
+        """Dense features of pictures seen in windows that are joined before the last block.
+
+        Blocks but the last see windows; the last one sees the tokens of all, averaged on the grid
+        of the whole picture, as in OV-Stitcher. Its output is not normed. SAM sees the whole
+        picture.
+
+        Args:
+            unit_pixels: (B, 3, H, W) float in [0, 1], at least one patch on each side.
+            window, stride: in pixels, taken in whole patches.
+
+        Returns:
+            (B, D, h, w) float32, the grid that of `features`.
+        """
+        if self.family.position == "fixed":
+            return self.features(unit_pixels)
+        grid = self._grid(unit_pixels)
+        pixels, p = self._prepare(unit_pixels, grid), self.patch
+        windows = place_windows(*grid, *(max(round(side / p), 1) for side in (window, stride)))
+        *blocks, last = self._blocks
+        patches = GridMean(grid)
+        alone: Any = 0.0  # the sum of class tokens and registers
+        for y, x, h, w in windows:
+            crop = pixels[..., y * p : (y + h) * p, x * p : (x + w) * p]
+            tokens, extra = self._embed(crop, (h, w)), self._extra(crop)
+            for block in blocks:
+                tokens = _first(block(tokens, **extra))
+            alone = alone + tokens[:, : -h * w]
+            patches.add(Window(y, x, h, w), tokens[:, -h * w :].unflatten(1, (h, w)))
+        joined = patches.mean().to(pixels).flatten(1, 2)
+        joined = torch.cat([alone / len(windows), joined], dim=1)
+        out = _first(last(joined, **self._extra(pixels)))[:, -grid[0] * grid[1] :]
+        check_finite(out, f"the features of {self.source}", self.dtype)
+        return out.transpose(1, 2).unflatten(2, grid).float()
+
     # -- steps ----------------------------------------------------------------------------------
+
+    def _grid(self, unit_pixels: Tensor) -> tuple[int, int]:
+        """The nearest whole number of patches on each side."""
+        height, width = unit_pixels.shape[-2:]
+        if min(height, width) < self.patch:
+            raise WordmaskError(
+                f"got a picture of {height} x {width} pixels for {self.source}; at least one patch "
+                f"of {self.patch} x {self.patch} is needed"
+            )
+        return max(round(height / self.patch), 1), max(round(width / self.patch), 1)
+
+    def _extra(self, pixels: Tensor) -> dict[str, Any]:
+        """What blocks take besides tokens."""
+        if self.family.position != "rotary":
+            return {}
+        return {"position_embeddings": self.model.rope_embeddings(pixels)}
 
     @property
     def _stem(self) -> Any:
@@ -250,6 +293,10 @@ class DiffusionVfm:
         if facet != "output":
             raise WordmaskError(f'got facet={facet!r} with a diffusion model; it has "output" only')
         return self.tower.features(unit_pixels, t=0, block=9)
+
+    def stitched(self, unit_pixels: Tensor, window: int, stride: int) -> Tensor:
+        """Features of the whole picture: the UNet takes any size."""
+        return self.features(unit_pixels)
 
 
 def load_vfm(
