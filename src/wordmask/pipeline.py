@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from wordmask.devices import check_finite
@@ -16,6 +17,8 @@ from wordmask.encoding import DenseFeatures, Encoding
 from wordmask.methods.base import Method, Towers
 from wordmask.progress import stage, steps
 from wordmask.refiners.base import Refiner, RefinerInput
+from wordmask.region_maps import nearest, region_map
+from wordmask.scoring import Rule
 from wordmask.text_queries import TextQueries
 from wordmask.towers.stitched import StitchedTower
 from wordmask.windows import ScoreMap, Tile, Window
@@ -52,43 +55,52 @@ class Pipeline:
         images: Sequence[np.ndarray] = (),
         single: bool = False,
         regions: Tensor | None = None,
+        names: Sequence[str] = (),
     ) -> Encoding:
         """Encode normalised pixels (B, 3, H', W'), whole or in windows.
 
-        sizes, images, single: as in `Encoding`; regions: (1, H, W), of one picture, see
+        sizes, images, single, names: as in `Encoding`; regions: (1, H, W), of one picture, see
         `Segmenter.encode`.
         """
         method, clip = self.method, self.towers.clip
         windows: tuple[Window, ...] = ()
         if method.windows_apart:
             windows = method.place_windows(pixels.shape[2], pixels.shape[3], clip.patch)
-        batch, towers, at_once = pixels, self.towers, self.at_once
+        batch, pad = method.pad(cut(pixels, windows), clip.patch)
+        maps: tuple[Tensor, ...] = () if regions is None else tuple(regions)
+        encoding = Encoding(
+            batch, None, pixels, tuple(sizes), pad, windows, tuple(images), single, tuple(names)
+        )
+        source = method.region_source
+        if source is not None:
+            if regions is None:
+                maps = tuple(self._region_map(source, encoding, i) for i in range(len(encoding)))
+            inside = torch.stack([nearest(one, encoding.pixel_size) for one in maps])
+            regions = pad_regions(cut(inside, windows), pad).to(clip.device)
+        towers, at_once = self.towers, self.at_once
         if method.stitch:
             stitched: Any = StitchedTower(clip, method.window, method.stride, at_once)
             towers = replace(towers, clip=stitched)
         if method.joint_windows:
             at_once = len(windows) or 1
-        if windows:
-            crops = [pixels[..., y : y + h, x : x + w] for y, x, h, w in windows]
-            batch = torch.stack(crops, dim=1).flatten(0, 1)  # windows of a picture side by side
-        batch, pad = method.pad(batch, clip.patch)
-        given = {} if regions is None else {"regions": regions}
         with stage(method.name):
             batches = steps(
                 "windows" if windows else "pictures", batch.split(at_once), len(batch), len
             )
-            parts = [method.encode(towers, x, **given) for x in batches]
+            if regions is None:
+                parts = [method.encode(towers, x) for x in batches]
+            else:
+                pairs = zip(batches, regions.split(at_once), strict=True)
+                parts = [method.encode(towers, x, regions=r) for x, r in pairs]
         dense = DenseFeatures.join(parts)
         check_finite(dense.features, "the image features", clip.dtype)
-        encoding = Encoding(
-            dense.features, dense.state, pixels, tuple(sizes), pad, windows, tuple(images), single
-        )
+        encoding = replace(encoding, features=dense.features, state=dense.state, regions=maps)
         if self.low_memory:  # refiners are prepared one after the other in `score`
             self.towers.networks.release()
         else:
             for i in range(len(encoding)):
                 for refiner in self.refiners:
-                    if refiner.active:
+                    if refiner.active or refiner.decides:
                         self.prepare_refiner(encoding, i, refiner)
         return encoding
 
@@ -96,21 +108,40 @@ class Pipeline:
     def prepare_refiner(self, encoding: Encoding, i: int, refiner: Refiner) -> Any:
         """What a refiner needs of picture i, computed once and cached in the encoding.
 
-        With `low_memory` nothing is cached.
+        With `low_memory` nothing is cached but what labels are decided by.
         """
         prepared = encoding.prepared.get((i, refiner))
         if prepared is None:
-            networks = self.towers.networks
-            pixels = encoding.pixels[i].to(networks.device)
-            if encoding.images:
-                image = torch.from_numpy(encoding.images[i]).to(pixels).permute(2, 0, 1) / 255
-            else:
-                image = self.method.unnormalise(pixels, self.towers.clip)
             with stage(refiner.name):
-                prepared = refiner.prepare(RefinerInput(image, pixels), networks)
-            if not self.low_memory:
+                prepared = refiner.prepare(self._picture(encoding, i), self.towers.networks)
+            if not self.low_memory or refiner.decides:
                 encoding.prepared[i, refiner] = prepared
         return prepared
+
+    def _picture(self, encoding: Encoding, i: int) -> RefinerInput:
+        """Picture i of an encoding as refiners take it."""
+        pixels = encoding.pixels[i].to(self.towers.networks.device)
+        if encoding.images:
+            image = torch.from_numpy(encoding.images[i]).to(pixels).permute(2, 0, 1) / 255
+        else:
+            image = self.method.unnormalise(pixels, self.towers.clip)
+        name = encoding.names[i] if encoding.names else ""
+        return RefinerInput(image, pixels, name, encoding.sizes[i])
+
+    def _region_map(self, source: str, encoding: Encoding, i: int) -> Tensor:
+        """The region map of picture i."""
+        picture = self._picture(encoding, i)
+        return region_map(
+            source, picture.image, self.towers.networks, name=picture.name, size=picture.size
+        )
+
+    def rule(self, encoding: Encoding, i: int) -> Rule:
+        """How scores of picture i of an encoding become labels."""
+        rule = self.method.rule(encoding, i)
+        for refiner in self.refiners:
+            if refiner.decides:
+                rule = refiner.rule(self.prepare_refiner(encoding, i, refiner), rule)
+        return rule
 
     def score(
         self, encodings: Sequence[Encoding], texts: Sequence[TextQueries]
@@ -138,6 +169,9 @@ class Pipeline:
         fine = coarse
         with self._parked():
             for refiner in self.refiners:
+                if refiner.decides:
+                    for encoding, i in pictures:
+                        self.prepare_refiner(encoding, i, refiner)
                 fine = [
                     self._refine(encoding, i, maps, [refiner])
                     for (encoding, i), maps in steps(
@@ -169,10 +203,22 @@ class Pipeline:
                 grid = encoding.patches(self.towers.clip.patch)
             maps = scores.tiles[0].scores if grid is None else scores.rows(0, grid[0], grid)
             with stage(refiner.name):
-                maps = refiner.refine(prepared, maps)
+                maps = self._refined(refiner, prepared, maps)
             check_finite(maps, f"the maps refined by {refiner.name}", self.towers.networks.dtype)
             scores = ScoreMap([Tile(maps, Window(0, 0, *size), size, (0, 0))], size)
         return scores
+
+    def _refined(self, refiner: Refiner, prepared: Any, maps: Tensor) -> Tensor:
+        """Maps (R, h, w) after a refiner; one that takes probabilities gets and gives them.
+
+        Of the probabilities p that it gives, the scores are log(p) / scale, of which they are the
+        softmax again, so that every rule and later refiner takes them as it takes cosines.
+        """
+        if self.method.class_maps or not refiner.of_probabilities:
+            return refiner.refine(prepared, maps)
+        scale = self.method.logit_scale
+        refined = refiner.refine(prepared, torch.softmax(scale * maps, dim=0))
+        return refined.clamp_min(torch.finfo(refined.dtype).tiny).log() / scale
 
     @contextmanager
     def _parked(self) -> Iterator[None]:
@@ -187,3 +233,19 @@ class Pipeline:
             yield
         finally:
             clip.model.to(place)
+
+
+def cut(x: Tensor, windows: Sequence[Window]) -> Tensor:
+    """The windows of pictures (B, ..., H, W), side by side: (B * windows, ..., h, w)."""
+    if not windows:
+        return x
+    crops = [x[..., y : y + h, left : left + w] for y, left, h, w in windows]
+    return torch.stack(crops, dim=1).flatten(0, 1)
+
+
+def pad_regions(regions: Tensor, pad: tuple[int, int, int, int]) -> Tensor:
+    """Region maps (B, H, W) with the pad at (top, left, bottom, right) as a region of its own."""
+    top, left, bottom, right = pad
+    if not any(pad):
+        return regions
+    return F.pad(regions, (left, right, top, bottom), value=int(regions.max()) + 1)

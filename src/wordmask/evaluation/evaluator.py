@@ -164,7 +164,7 @@ class PictureEvaluator:
         counts = []
         for run, key, metrics in zip(self.runs, self.keys, self.metrics, strict=True):
             if key not in encoded:
-                encoded[key] = self._encode(key, image, target, run.protocol)
+                encoded[key] = self._encode(key, image, target, run.protocol, sample.id)
             encodings, encode = encoded[key]
             decide = self._prepare_refiners(run.segmenter, encodings)
             start = time.perf_counter()
@@ -195,7 +195,12 @@ class PictureEvaluator:
         return PictureCounts(sample.id, tuple(counts))
 
     def _encode(
-        self, key: tuple[Any, ...], image: np.ndarray, target: np.ndarray, protocol: Protocol
+        self,
+        key: tuple[Any, ...],
+        image: np.ndarray,
+        target: np.ndarray,
+        protocol: Protocol,
+        name: str,
     ) -> tuple[list[Any], float]:
         """Encodings of the pieces of a picture, and the seconds that the method alone would take.
 
@@ -204,7 +209,7 @@ class PictureEvaluator:
         encoder = self.encoders[key]
         shared = getattr(encoder.tower, "seconds", 0.0)
         start = time.perf_counter()
-        encodings = encode_view(encoder, image, target, protocol)
+        encodings = encode_view(encoder, image, target, protocol, name)
         synchronise(encoder.tower.device)
         return encodings, time.perf_counter() - start + shared
 

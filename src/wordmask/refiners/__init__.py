@@ -1,6 +1,6 @@
 """The refiners, one per file. Importing this package registers them all."""
 
-from wordmask.refiners import diffusion, lposs, pamr, sam, vfm
+from wordmask.refiners import diffusion, lposs, pamr, sam, vfm, vote
 from wordmask.refiners.base import (
     REFINERS,
     Refiner,
@@ -24,4 +24,5 @@ __all__ = [
     "register_refiner",
     "sam",
     "vfm",
+    "vote",
 ]
