@@ -157,26 +157,28 @@ class VfmTower:
         return patches.transpose(1, 2).unflatten(2, grid).float()
 
     @torch.no_grad()
-    def stitched(self, unit_pixels: Tensor, window: int, stride: int) -> Tensor:
+    def stitched(
+        self, unit_pixels: Tensor, window: int, stride: int, facet: Facet = "output"
+    ) -> Tensor:
         """Dense features of pictures seen in windows that are joined before the last block.
 
         Blocks but the last see windows; the last one sees the tokens of all, averaged on the grid
-        of the whole picture, as in OV-Stitcher. Its output is not normed. SAM sees the whole
-        picture.
+        of the whole picture, as in OV-Stitcher. SAM sees the whole picture.
 
         Args:
             unit_pixels: (B, 3, H, W) float in [0, 1], at least one patch on each side.
             window, stride: in pixels, taken in whole patches.
+            facet: as for `features`, but without the final norm.
 
         Returns:
-            (B, D, h, w) float32, the grid that of `features`.
+            (B, D, h, w) float32, on the grid of `features`.
         """
         if self.family.position == "fixed":
-            return self.features(unit_pixels)
+            return self.features(unit_pixels, facet)
         grid = self._grid(unit_pixels)
         pixels, p = self._prepare(unit_pixels, grid), self.patch
         windows = place_windows(*grid, *(max(round(side / p), 1) for side in (window, stride)))
-        *blocks, last = self._blocks
+        blocks = self._blocks[:-1]
         patches = GridMean(grid)
         alone: Any = 0.0  # the sum of class tokens and registers
         for y, x, h, w in windows:
@@ -188,7 +190,7 @@ class VfmTower:
             patches.add(Window(y, x, h, w), tokens[:, -h * w :].unflatten(1, (h, w)))
         joined = patches.mean().to(pixels).flatten(1, 2)
         joined = torch.cat([alone / len(windows), joined], dim=1)
-        out = _first(last(joined, **self._extra(pixels)))[:, -grid[0] * grid[1] :]
+        out = self._run_last(joined, facet, self._extra(pixels))[:, -grid[0] * grid[1] :]
         check_finite(out, f"the features of {self.source}", self.dtype)
         return out.transpose(1, 2).unflatten(2, grid).float()
 
@@ -243,9 +245,13 @@ class VfmTower:
 
     def _run(self, x: Tensor, facet: Facet, extra: dict[str, Any]) -> Tensor:
         """Run all blocks; for a facet but "output", all but the last and that facet of the last."""
-        *blocks, last = self._blocks
-        for block in blocks:
+        for block in self._blocks[:-1]:
             x = _first(block(x, **extra))
+        return self._run_last(x, facet, extra)
+
+    def _run_last(self, x: Tensor, facet: Facet, extra: dict[str, Any]) -> Tensor:
+        """The last block, or that facet of it."""
+        last = self._blocks[-1]
         if facet == "output":
             return _first(last(x, **extra))
         norm = next(m for name, m in last.named_children() if "norm" in name)
@@ -294,9 +300,11 @@ class DiffusionVfm:
             raise WordmaskError(f'got facet={facet!r} with a diffusion model; it has "output" only')
         return self.tower.features(unit_pixels, t=0, block=9)
 
-    def stitched(self, unit_pixels: Tensor, window: int, stride: int) -> Tensor:
+    def stitched(
+        self, unit_pixels: Tensor, window: int, stride: int, facet: Facet = "output"
+    ) -> Tensor:
         """Features of the whole picture: the UNet takes any size."""
-        return self.features(unit_pixels)
+        return self.features(unit_pixels, facet)
 
 
 def load_vfm(
