@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from wordmask.towers.diffusion import DiffusionTower
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-Facet = Literal["output", "queries", "keys", "values"]
+Facet = Literal["output", "queries", "keys", "values", "queries+keys"]
 
 
 class VfmFamily(NamedTuple):
@@ -137,7 +137,7 @@ class VfmTower:
             unit_pixels: (B, 3, H, W) float in [0, 1], at least one patch on each side.
             facet: "output" is the last block's output after the final norm (SAM: the neck's 256
                 channels); "queries", "keys" and "values" are the inputs of its attention, heads
-                concatenated, before any rotary embedding.
+                concatenated, before any rotary embedding; "queries+keys" is a sum.
 
         Returns:
             (B, D, h, w) float32, without class and register tokens.
@@ -255,13 +255,8 @@ class VfmTower:
         if facet == "output":
             return _first(last(x, **extra))
         norm = next(m for name, m in last.named_children() if "norm" in name)
-        names = {"queries": ("q_proj", "query"), "keys": ("k_proj", "key")}
-        wanted = (*names.get(facet, ("v_proj", "value")), "qkv")
-        module = next(m for name, m in last.named_modules() if name.split(".")[-1] in wanted)
-        projected = module(norm(x))
-        if projected.shape[-1] == 3 * x.shape[-1]:
-            projected = projected.chunk(3, dim=-1)[("queries", "keys", "values").index(facet)]
-        return projected
+        x = norm(x)
+        return torch.stack([_projected(last, x, part) for part in facet.split("+")]).sum(0)
 
     def _fixed_size(self, unit_pixels: Tensor, facet: Facet) -> Tensor:
         """SAM: resize the long side to its size, then normalise and pad with zeros."""
@@ -428,6 +423,17 @@ def _advice(source: str, parameters: int, device: torch.device, dtype: torch.dty
             fits.append(f"{name} ({1e6 * millions * dtype.itemsize / 2**30:.2f} GiB)")
             break
     return f"{' or '.join(fits)} would fit" if fits else "free some memory"
+
+
+def _projected(block: nn.Module, x: Tensor, facet: str) -> Tensor:
+    """Queries, keys or values of a block's attention, from its normed tokens x."""
+    names = {"queries": ("q_proj", "query"), "keys": ("k_proj", "key")}
+    wanted = (*names.get(facet, ("v_proj", "value")), "qkv")
+    module = next(m for name, m in block.named_modules() if name.split(".")[-1] in wanted)
+    projected: Tensor = module(x)
+    if projected.shape[-1] == 3 * x.shape[-1]:
+        projected = projected.chunk(3, dim=-1)[("queries", "keys", "values").index(facet)]
+    return projected
 
 
 def _first(output: Any) -> Tensor:
