@@ -39,6 +39,7 @@ OTHERS = [  # options with which a method uses networks or steps that its varian
     ("cliptrase", "official", {"clusters": "vfm", "masks": "sam"}),
     ("gla_clip", "paper", {"window": 32, "stride": 16}),
     ("maskclip", "harness", {"key_smoothing": 0.5, "prompt_denoising": 0.5}),
+    ("ov_stitcher", "repaired", {"window": 32, "stride": 16}),
     ("proxyclip", "paper", {"window": 32, "stride": 16, "stitch": True}),
     ("rf_clip", "paper", {"window": 32, "stride": 16, "sink_channels": (1, 2), "sigma": 1.5}),
     ("sclip", "paper", {"window": 32, "stride": 16, "area_threshold": 0.1}),

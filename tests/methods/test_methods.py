@@ -245,6 +245,7 @@ def test_names_of_methods():
             "gla_clip",
             "maskclip",
             "naclip",
+            "ov_stitcher",
             "proxyclip",
             "resclip",
             "rf_clip",

@@ -210,6 +210,22 @@ RELEASED: dict[str, Source] = {
             "sets are ProxyCLIP's, on which it is built.",
         ),
     ),
+    "ov_stitcher": Source(
+        "OV-Stitcher's released code (91a9489), in ProxyCLIP's harness",
+        {
+            **_HARNESS,
+            "variant": "official",
+            "names": "proxyclip",
+            "window": 336,
+            "remainder": "pad",
+            "regions": "sam2",
+        },
+        _PROXYCLIP_SETS,
+        notes=(
+            "Known of the release are its windows, scale, regions and options; sizes and "
+            "thresholds of data sets are ProxyCLIP's. Its 15 sentences a class are left out.",
+        ),
+    ),
 }
 
 STATED: dict[str, Source] = {
