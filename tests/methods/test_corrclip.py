@@ -118,10 +118,10 @@ def test_golden_map_correction(released, golden_inputs):
     }
     plain = segmenter.with_method(replace(segmenter.method, correction=False))
     labels = [
-        one.score(encoding, words, Background.none()).labels().astype(int) - 1
+        one.score(encoding, words, Background.none())[0].labels().astype(int) - 1
         for one in (plain, segmenter)
     ]
-    scored = plain.score(encoding, words, Background.none())
+    (scored,) = plain.score(encoding, words, Background.none())
     size = labels[0].shape
     p = scored.rule.probability(scored.maps.rows(0, size[0], size), scored.texts)
     before = p.max(0).indices.masked_fill(p.amax(0) < 0.16, 0)
