@@ -223,7 +223,7 @@ def test_regions_of_the_whole_picture_are_cut_into_windows(clip, texts, tmp_path
     PIL.Image.fromarray(image).save(tmp_path / "one.png")
     (tmp_path / "maps").mkdir()
     np.savez(tmp_path / "maps" / "one.npz", regions)
-    options = {"regions": str(tmp_path / "maps")}
+    options = {"region_maps": str(tmp_path / "maps")}
     sliding = segmenter_of(clip, window=48, stride=32, **options)
     encoding = sliding.encode(tmp_path / "one.png")
     assert len(encoding.windows) == 2
@@ -289,7 +289,7 @@ def test_padding_is_a_region_of_its_own(clip, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"regions": "nowhere"}, ["'nowhere'"]),
+        ({"region_maps": "nowhere"}, ["'nowhere'"]),
         ({"merge": 3.0}, ["merge=3.0"]),
         ({"gamma": 0.0}, ["gamma=0.0"]),
         ({"spatial_blocks": (3, 2)}, ["spatial_blocks=(3, 2)"]),

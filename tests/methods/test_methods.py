@@ -239,6 +239,7 @@ def test_names_of_methods():
             "cliper",
             "cliptrase",
             "clearclip",
+            "corrclip",
             "gem",
             "maskclip",
             "naclip",
