@@ -259,7 +259,7 @@ class RegionAttention(ByRows):
     """
 
     def __init__(self, unit: Tensor, regions: Tensor, gamma: float):
-        self.unit, self.region_maps, self.gamma = unit, regions, gamma
+        self.unit, self.regions, self.gamma = unit, regions, gamma
         self.size = len(unit)
         mean = for_float64(unit).mean(0, dtype=torch.float64)
         self.mean = float(mean @ mean)
@@ -267,7 +267,7 @@ class RegionAttention(ByRows):
     def scope(self, index: slice) -> tuple[Tensor, Tensor]:
         """Rows of the cosines, and whether a pair attends, both (n, L)."""
         similarity = self.unit[index] @ self.unit.T
-        own, all_ = self.region_maps[index][:, None], self.region_maps
+        own, all_ = self.regions[index][:, None], self.regions
         free = (own == 0) | (all_ == 0)
         allowed = torch.where(free, similarity > self.mean, own == all_)
         number = torch.arange(self.size, device=own.device)
