@@ -37,6 +37,7 @@ OTHERS = [  # options with which a method uses networks or steps that its varian
     ("car", "paper", {"classifier": "second"}),
     ("cliper", "official-v2", {"window": 32, "stride": 16}),
     ("cliptrase", "official", {"clusters": "vfm", "masks": "sam"}),
+    ("corrclip", "repaired", {"region_maps": "attention", "window": 32, "stride": 16}),
     ("gla_clip", "paper", {"window": 32, "stride": 16}),
     ("maskclip", "harness", {"key_smoothing": 0.5, "prompt_denoising": 0.5}),
     ("ov_stitcher", "repaired", {"window": 32, "stride": 16}),

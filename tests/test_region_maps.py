@@ -164,5 +164,5 @@ def test_a_source_is_a_name_or_a_folder(tmp_path):
     check_source("slic")
     check_source(str(tmp_path))
     assert network_of(str(tmp_path)) == ()
-    with pytest.raises(WordmaskError, match="regions='felsenswalb'; give felzenszwalb, slic"):
+    with pytest.raises(WordmaskError, match="region_maps='felsenswalb'; give felzenszwalb, slic"):
         check_source("felsenswalb")

@@ -312,11 +312,15 @@ def tiny_panoptic(kind: str = "eomt", seed: int = 0) -> Any:
                     num_attention_heads=2,
                     image_size=64,
                     num_blocks=1,
-                    num_queries=24,
+                    num_queries=8,
                     num_labels=5,
                 )
             )
-        torch.nn.init.normal_(model.class_predictor.weight, std=4.0)  # sure of the labels
+            for name, parameter in model.named_parameters():
+                if "mask_head" in name and parameter.ndim > 1:
+                    torch.nn.init.normal_(parameter, std=2 * parameter[0].numel() ** -0.5)
+            torch.nn.init.normal_(model.query.weight)
+        torch.nn.init.normal_(model.class_predictor.weight, std=20.0)  # sure of the labels
     return model.eval()
 
 

@@ -92,8 +92,7 @@ def check_source(source: str) -> None:
     """
     if source not in SOURCES and not Path(source).expanduser().is_dir():
         raise WordmaskError(
-            f"got regions={source!r}; give {', '.join(SOURCES)}, or an existing folder of region "
-            "maps"
+            f"got region_maps={source!r}; give {', '.join(SOURCES)}, or an existing folder of them"
         )
 
 

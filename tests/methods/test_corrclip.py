@@ -118,10 +118,10 @@ def test_golden_map_correction(released, golden_inputs):
     }
     plain = segmenter.with_method(replace(segmenter.method, correction=False))
     labels = [
-        one.score(encoding, words, Background.none()).labels().astype(int) - 1
+        one.score(encoding, words, Background.none())[0].labels().astype(int) - 1
         for one in (plain, segmenter)
     ]
-    scored = plain.score(encoding, words, Background.none())
+    (scored,) = plain.score(encoding, words, Background.none())
     size = labels[0].shape
     p = scored.rule.probability(scored.maps.rows(0, size[0], size), scored.texts)
     before = p.max(0).indices.masked_fill(p.amax(0) < 0.16, 0)
@@ -223,7 +223,7 @@ def test_regions_of_the_whole_picture_are_cut_into_windows(clip, texts, tmp_path
     PIL.Image.fromarray(image).save(tmp_path / "one.png")
     (tmp_path / "maps").mkdir()
     np.savez(tmp_path / "maps" / "one.npz", regions)
-    options = {"regions": str(tmp_path / "maps")}
+    options = {"region_maps": str(tmp_path / "maps")}
     sliding = segmenter_of(clip, window=48, stride=32, **options)
     encoding = sliding.encode(tmp_path / "one.png")
     assert len(encoding.windows) == 2
@@ -289,7 +289,7 @@ def test_padding_is_a_region_of_its_own(clip, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"regions": "nowhere"}, ["'nowhere'"]),
+        ({"region_maps": "nowhere"}, ["'nowhere'"]),
         ({"merge": 3.0}, ["merge=3.0"]),
         ({"gamma": 0.0}, ["gamma=0.0"]),
         ({"spatial_blocks": (3, 2)}, ["spatial_blocks=(3, 2)"]),

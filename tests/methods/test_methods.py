@@ -241,6 +241,7 @@ def test_names_of_methods():
             "cliper",
             "cliptrase",
             "clearclip",
+            "corrclip",
             "gem",
             "gla_clip",
             "maskclip",

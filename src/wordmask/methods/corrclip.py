@@ -57,7 +57,7 @@ class CorrClip(Method):
     token more for each region, one of the VFM, L^2 cosines, L its patches, and the regions.
 
     Args:
-        regions: where region maps come from, see `vote`: "felzenszwalb", "slic", "attention",
+        region_maps: where region maps come from, see `vote`: "felzenszwalb", "slic", "attention",
             "sam", "sam2", "mask2former", "eomt", or a folder.
         merge: cosine distance up to which regions are joined; 0: none are.
         gamma: factor of the cosines in the attention.
@@ -81,7 +81,7 @@ class CorrClip(Method):
     scoring = Method.scoring | {"correction"}
 
     whole_patches: bool = True
-    regions: str = "felzenszwalb"
+    region_maps: str = "felzenszwalb"
     merge: float = 0.2
     gamma: float = 4.0
     spatial_blocks: tuple[int, ...] | None = None
@@ -93,7 +93,7 @@ class CorrClip(Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_source(self.regions)
+        check_source(self.region_maps)
         blocks = (1, 1) if self.spatial_blocks is None else self.spatial_blocks
         if len(blocks) != 2 or not 0 <= blocks[0] <= blocks[1]:
             raise WordmaskError(
@@ -109,12 +109,12 @@ class CorrClip(Method):
     @property
     def networks(self) -> tuple[str, ...]:
         """The VFM, and the network that makes the regions, if one does."""
-        return tuple(dict.fromkeys(("vfm", *network_of(self.regions))))
+        return tuple(dict.fromkeys(("vfm", *network_of(self.region_maps))))
 
     @property
     def region_source(self) -> str | None:
-        """The option `regions`."""
-        return self.regions
+        """The option `region_maps`."""
+        return self.region_maps
 
     def need(self, depth: int) -> Need:
         """K and V of all blocks, F^0, F^{N-1} and the states that are averaged."""
@@ -145,7 +145,7 @@ class CorrClip(Method):
         trace = super().trace(towers, pixels, need)
         pictures = self.unnormalise(pixels, towers.clip)
         if regions is None:
-            maps = [region_map(self.regions, one, towers.networks) for one in pictures]
+            maps = [region_map(self.region_maps, one, towers.networks) for one in pictures]
             regions = torch.stack(maps).to(pixels.device)
         features = towers.networks.vfm.features(pictures, self.facet)
         return replace(trace, auxiliary=features, regions=regions)

@@ -68,7 +68,7 @@ class OvStitcher(CorrClip):
         tower.require_class_token(self.title)
         pictures = self.unnormalise(pixels, tower)
         if regions is None:
-            maps = [region_map(self.regions, one, towers.networks) for one in pictures]
+            maps = [region_map(self.region_maps, one, towers.networks) for one in pictures]
             regions = torch.stack(maps).to(pixels.device)
         sides = (self.window or max(pixels.shape[2:]), self.stride)
         vfm = towers.networks.vfm.stitched(pictures, *sides, self.facet)

@@ -29,7 +29,7 @@ class Vote(Refiner):
       the one that most of its pixels have, the smaller of equally frequent ones. This is step h of
       CorrCLIP's released code. Maps and scores stay as they are.
 
-    Regions come from `regions`:
+    Regions come from `region_maps`:
 
     - `felzenszwalb`, the default, and `slic`: by colour alone, no network.
     - `attention`: clusters of the VFM's patches, by average linkage of the cosines of their keys.
@@ -39,7 +39,7 @@ class Vote(Refiner):
       black for none) or `NAME.npz` (one array, integers (H, W) or masks (K, H, W)).
 
     Args:
-        regions: see above.
+        region_maps: see above.
         vote: "mean" or "majority".
         short_side: `mean` works on a grid of at most this short side, in pixels.
     """
@@ -50,20 +50,20 @@ class Vote(Refiner):
     of_probabilities = True
     variants = {"mean": {}, "majority": {"vote": "majority"}}
 
-    regions: str = "felzenszwalb"
+    region_maps: str = "felzenszwalb"
     vote: Literal["mean", "majority"] = "mean"
     short_side: int = 448
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_source(self.regions)
+        check_source(self.region_maps)
         if self.short_side < 1:
             raise WordmaskError(f"got short_side={self.short_side}; it is pixels above 0")
 
     @property
     def networks(self) -> tuple[str, ...]:
         """The network that makes the regions, if one does."""
-        return network_of(self.regions)
+        return network_of(self.region_maps)
 
     @property
     def active(self) -> bool:
@@ -78,7 +78,7 @@ class Vote(Refiner):
     def prepare(self, picture: RefinerInput, networks: AuxiliaryModels) -> Tensor:
         """The region map (h, w) of the picture."""
         return region_map(
-            self.regions, picture.image, networks, name=picture.name, size=picture.size
+            self.region_maps, picture.image, networks, name=picture.name, size=picture.size
         )
 
     def grid(self, prepared: Tensor) -> tuple[int, int]:

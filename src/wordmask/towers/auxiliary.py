@@ -86,7 +86,7 @@ register_kind(
         "sam2",
         "facebook/sam2.1-hiera-small",
         "wordmask.towers.sam:load_sam",
-        "SAM 2, if it makes the regions (--set regions=sam2).",
+        "SAM 2, if it makes the regions (--set region_maps=sam2).",
     )
 )
 register_kind(
@@ -94,7 +94,7 @@ register_kind(
         "mask2former",
         "facebook/mask2former-swin-large-coco-panoptic",
         "wordmask.towers.panoptic:load_panoptic",
-        "Mask2Former, if it makes the regions (--set regions=mask2former).",
+        "Mask2Former, if it makes the regions (--set region_maps=mask2former).",
     )
 )
 register_kind(
@@ -102,7 +102,7 @@ register_kind(
         "eomt",
         "tue-mps/coco_panoptic_eomt_large_640",
         "wordmask.towers.panoptic:load_panoptic",
-        "EoMT, if it makes the regions (--set regions=eomt).",
+        "EoMT, if it makes the regions (--set region_maps=eomt).",
     )
 )
 register_kind(

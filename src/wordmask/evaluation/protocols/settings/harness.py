@@ -218,7 +218,7 @@ RELEASED: dict[str, Source] = {
             "names": "proxyclip",
             "window": 336,
             "remainder": "pad",
-            "regions": "sam2",
+            "region_maps": "sam2",
         },
         _PROXYCLIP_SETS,
         notes=(
