@@ -33,7 +33,8 @@ class GlaClip(Method):
 
     then softmax(A) V, output projection, layer norm and projection; no residual, no FFN. So a patch
     like few others looks sharply at them, and more windows raise the bar. Scores of windows are
-    averaged where they overlap.
+    averaged where they overlap. `similar` belongs to DINO ViT-B/8: where all patches of a network
+    are more alike, as those of `wordmask/tiny-vfm`, all proxies are one; raise it then.
 
     Variants: `paper`, the default, has proxies and adapted scales, as the released run script, and
     rounds both sides to whole patches; `official` (released code) pads pictures in their place;
