@@ -47,7 +47,8 @@ class VfmFamily(NamedTuple):
         title: its name in messages.
         module: its class in transformers.
         position: how its own code resizes the position embedding (see `position_embedding`);
-            "rotary" has none, "fixed" takes pictures of one size.
+            "rotary" has none, "fixed" takes pictures of one size, "own" leaves it and the
+            normalisation to the model's modules.
     """
 
     title: str
@@ -63,6 +64,7 @@ FAMILIES = {  # by the model_type of their configuration
     ),
     "dinov3_vit": VfmFamily("DINOv3", "DINOv3ViTModel", "rotary"),
     "vit_mae": VfmFamily("MAE", "ViTMAEModel", "bicubic"),
+    "radio": VfmFamily("RADIO", "RadioModel", "own"),
     "sam": VfmFamily("SAM", "SamVisionModel", "fixed"),
     "sam_vision_model": VfmFamily("SAM", "SamVisionModel", "fixed"),
 }
@@ -109,6 +111,8 @@ class VfmTower:
         elif not hasattr(model, "embeddings"):
             network = model.base_model
         self.model: Any = network
+        if self.family.position == "own":
+            mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
         self.mean, self.std, self.source = mean, std, source
         side = self.model.config.patch_size
         self.patch: int = side if isinstance(side, int) else side[0]
@@ -151,7 +155,7 @@ class VfmTower:
         pixels = self._prepare(unit_pixels, grid)
         x = self._run(self._embed(pixels, grid), facet, self._extra(pixels))
         check_finite(x, f"the features of {self.source}", self.dtype)
-        if facet == "output":
+        if facet == "output" and self.family.position != "own":  # RADIO has no final norm
             x = self.model.norm(x) if hasattr(self.model, "norm") else self.model.layernorm(x)
         patches = x[:, -grid[0] * grid[1] :]  # after class and register tokens
         return patches.transpose(1, 2).unflatten(2, grid).float()
@@ -214,8 +218,8 @@ class VfmTower:
 
     @property
     def _stem(self) -> Any:
-        """The convolution that makes patches."""
-        return next(m for m in self.model.modules() if isinstance(m, nn.Conv2d))
+        """The convolution, or RADIO's linear map, that makes patches."""
+        return next(m for m in self.model.modules() if isinstance(m, (nn.Conv2d, nn.Linear)))
 
     @property
     def _blocks(self) -> Any:
@@ -233,6 +237,8 @@ class VfmTower:
     def _embed(self, pixels: Tensor, grid: tuple[int, int]) -> Tensor:
         """Class token, registers if any, patches with their position embedding; (B, T, D)."""
         parts = self.model.embeddings
+        if self.family.position == "own":
+            return parts(self.model.input_conditioner(pixels))
         x = self._stem(pixels).flatten(2).transpose(1, 2)
         x = torch.cat([parts.cls_token.expand(len(x), -1, -1), x], dim=1)
         if self.family.position != "rotary":
