@@ -185,8 +185,9 @@ class CorrClip(Method):
             size = (trace.auxiliary.shape[2], trace.auxiliary.shape[3])
             given = self._scope(trace, i)[1].mix(patches, size)
             given = F.interpolate(given[None], size=trace.grid, mode="bilinear", antialias=True)
-            maps.append(F.pad(given[0].flatten(1).T, (1, 0, 1, 0)))
-            maps[-1][0, 0] = 1
+            alone = tower.class_tokens
+            maps.append(F.pad(given[0].flatten(1).T, (alone, 0, alone, 0)))
+            maps[-1][:alone, :alone] = torch.eye(alone)
         return torch.stack(maps)[:, None]
 
     def _scope(self, trace: Trace, i: int) -> tuple[Tensor, RegionAttention]:
@@ -282,8 +283,8 @@ class RegionAttention(ByRows):
 def region_tokens(tower: ClipTower, trace: Trace, i: int, members: Tensor) -> Tensor:
     """Copies of the class token that see one region each, after all blocks: (R, D).
 
-    A copy attends to the class token and to the patches of its region, not to itself; nothing
-    attends to it, so that all other tokens are those of the plain pass.
+    A copy attends to the class token (and registers) and to the patches of its region, not to
+    itself; nothing attends to it, so that all other tokens are those of the plain pass.
 
     Args:
         tower: a CLIP with a class token.
@@ -291,9 +292,9 @@ def region_tokens(tower: ClipTower, trace: Trace, i: int, members: Tensor) -> Te
         i: the picture in it.
         members: (R, L) bool, the patches of each region; of none, a copy sees the class token.
     """
-    count = len(members)
-    bias = torch.zeros(count, members.shape[1] + 1, device=members.device, dtype=tower.dtype)
-    bias[:, 1:].masked_fill_(~members, -torch.inf)
+    count, first = len(members), tower.class_tokens
+    bias = torch.zeros(count, first + members.shape[1], device=members.device, dtype=tower.dtype)
+    bias[:, first:].masked_fill_(~members, -torch.inf)
     x = trace.states[0][i : i + 1, :1].expand(-1, count, -1)
     for n in range(1, tower.depth + 1):
         block = tower.block(n)

@@ -20,7 +20,7 @@ MODELS = {  # by model_type
     "eomt": ("EomtForUniversalSegmentation", "EomtImageProcessor"),
     "eomt_dinov3": ("EomtDinov3ForUniversalSegmentation", "EomtImageProcessor"),
 }
-SETTINGS = (("preprocessor_config.json",), ("processor_config.json",))
+FILES = Files(required=((("preprocessor_config.json",), ("processor_config.json",)),))
 
 
 class PanopticTower:
@@ -115,7 +115,7 @@ def load_panoptic(
     return load_from(
         name,
         load,
-        Files(required=(SETTINGS,)),
+        FILES,
         kind="the segmentation network",
         check=check,
         half=dtype.itemsize == 2,
