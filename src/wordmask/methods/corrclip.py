@@ -146,7 +146,7 @@ class CorrClip(Method):
         pictures = self.unnormalise(pixels, towers.clip)
         if regions is None:
             maps = [region_map(self.region_maps, one, towers.networks) for one in pictures]
-            regions = torch.stack(maps).to(pixels.device)
+            regions = torch.stack(maps).to(towers.clip.device)
         features = towers.networks.vfm.features(pictures, self.facet)
         return replace(trace, auxiliary=features, regions=regions)
 

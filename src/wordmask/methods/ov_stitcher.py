@@ -69,7 +69,7 @@ class OvStitcher(CorrClip):
         pictures = self.unnormalise(pixels, tower)
         if regions is None:
             maps = [region_map(self.region_maps, one, towers.networks) for one in pictures]
-            regions = torch.stack(maps).to(pixels.device)
+            regions = torch.stack(maps).to(tower.device)
         sides = (self.window or max(pixels.shape[2:]), self.stride)
         vfm = towers.networks.vfm.stitched(pictures, *sides, self.facet)
         weights = (1.0, self.spatial_weight, self.semantic_weight)
