@@ -56,7 +56,7 @@ class Seams:
             for end in (end for end in ends if 0 < end < inner[axis]):
                 first = math.floor((end - 0.5) * scale - 0.5) + 1
                 lines[-1] += range(first, math.ceil((end + 0.5) * scale + 0.5))
-        seams = cls(*lines)
+        seams = cls(lines[0], lines[1])
         seams.update(labels)
         return seams
 
