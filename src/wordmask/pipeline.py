@@ -91,7 +91,8 @@ class Pipeline:
                 parts = [method.encode(towers, x) for x in batches]
             else:
                 pairs = zip(batches, regions.split(at_once), strict=True)
-                parts = [method.encode(towers, x, regions=r) for x, r in pairs]
+                encode: Any = method.encode  # of a method with `takes_regions`
+                parts = [encode(towers, x, regions=r) for x, r in pairs]
         dense = DenseFeatures.join(parts)
         check_finite(dense.features, "the image features", clip.dtype)
         encoding = replace(encoding, features=dense.features, state=dense.state, regions=maps)

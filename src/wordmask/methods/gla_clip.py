@@ -103,7 +103,7 @@ class GlaClip(Method):
     def features(self, tower: ClipTower, trace: Trace) -> DenseFeatures:
         """Proj(LN(A Up(W_o V))) of windows of one picture, (n, E, h', w') on the VFM's grid."""
         assert trace.auxiliary is not None
-        n, grid = tower.depth, trace.auxiliary.shape[-2:]
+        n, grid = tower.depth, (trace.auxiliary.shape[2], trace.auxiliary.shape[3])
         values = to_grid(tower.block(n).output(trace.values[n]), trace.grid)  # (n, D, h, w)
         rows = F.interpolate(values, size=grid, mode="bilinear").flatten(2).transpose(1, 2)
         mixed = self.affinity(trace.auxiliary) @ rows.flatten(0, 1)  # (M, D)
