@@ -20,7 +20,7 @@ from wordmask.refiners.base import Refiner, RefinerInput
 from wordmask.region_maps import nearest, region_map
 from wordmask.scoring import Rule
 from wordmask.text_queries import TextQueries
-from wordmask.windows import ScoreMap, Tile, Window
+from wordmask.windows import ScoreMap
 
 BATCH = 8  # pictures or windows in one forward pass on a GPU
 CPU_BATCH = 1  # on a CPU one at a time: as fast, with a fraction of the memory
@@ -149,7 +149,9 @@ class Pipeline:
             coarse = [
                 maps
                 for e, queries in zip(encodings, texts, strict=True)
-                for maps in e.score_maps(self._scores(e, queries))
+                for maps in self.method.whole_maps(
+                    e, e.score_maps(self._scores(e, queries)), queries
+                )
             ]
         if not self.low_memory:
             for (encoding, i), before in zip(pictures, coarse, strict=True):
@@ -195,7 +197,7 @@ class Pipeline:
             with stage(refiner.name):
                 maps = self._refined(refiner, prepared, maps)
             check_finite(maps, f"the maps refined by {refiner.name}", self.towers.networks.dtype)
-            scores = ScoreMap([Tile(maps, Window(0, 0, *size), size, (0, 0))], size)
+            scores = ScoreMap.whole(maps, size)
         return scores
 
     def _refined(self, refiner: Refiner, prepared: Any, maps: Tensor) -> Tensor:
