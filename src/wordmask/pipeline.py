@@ -20,7 +20,7 @@ from wordmask.refiners.base import Refiner, RefinerInput
 from wordmask.region_maps import nearest, region_map
 from wordmask.scoring import Rule
 from wordmask.text_queries import TextQueries
-from wordmask.windows import ScoreMap
+from wordmask.windows import ScoreMap, Window
 
 BATCH = 8  # pictures or windows in one forward pass on a GPU
 CPU_BATCH = 1  # on a CPU one at a time: as fast, with a fraction of the memory
