@@ -81,7 +81,8 @@ class Pipeline:
                 parts = [self.method.encode(self.towers, x) for x in batches]
             else:
                 pairs = zip(batches, regions.split(self.at_once), strict=True)
-                parts = [self.method.encode(self.towers, x, regions=r) for x, r in pairs]
+                encode: Any = self.method.encode  # of those that take regions
+                parts = [encode(self.towers, x, regions=r) for x, r in pairs]
         dense = DenseFeatures.join(parts)
         check_finite(dense.features, "the image features", self.towers.clip.dtype)
         encoding = replace(encoding, features=dense.features, state=dense.state, regions=maps)
