@@ -432,7 +432,7 @@ def test_the_grid_of_points_in_parts(model, monkeypatch):
     image = picture(40, 60)
     _, (masks, quality) = prepared_by("vote", model, image)
     assert len(masks) > 1
-    monkeypatch.setattr("wordmask.refiners.sam.PROMPTS", 2)
+    monkeypatch.setattr("wordmask.towers.sam.PROMPTS", 2)
     _, (parts, same) = prepared_by("vote", model, image)
     assert torch.equal(masks, parts)
     assert torch.allclose(quality, same, atol=1e-5)

@@ -232,7 +232,7 @@ def window_seams(
     segmenter: Segmenter, encodings: Sequence[Encoding], labels: Sequence[np.ndarray]
 ) -> np.ndarray | None:
     """`Seams.counts` at the borders of windows, over the pieces of a picture; None without."""
-    total = None
+    total: np.ndarray | None = None
     for encoding, part in zip(encodings, labels, strict=True):
         size = encoding.pixel_size
         windows = segmenter.method.place_windows(*size, segmenter.tower.patch)

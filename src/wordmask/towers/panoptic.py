@@ -61,7 +61,7 @@ class PanopticTower:
         out.masks_queries_logits = out.masks_queries_logits.float()
         out.class_queries_logits = out.class_queries_logits.float()
         # Mask2Former's default is the same, with a warning
-        fused = {"label_ids_to_fuse": set()} if self.kind == "mask2former" else {}
+        fused: dict[str, Any] = {"label_ids_to_fuse": set()} if self.kind == "mask2former" else {}
         post_process = self.processor.post_process_panoptic_segmentation
         (found,) = post_process(out, target_sizes=[size], **fused)
         regions = torch.zeros(size, dtype=torch.int32)
