@@ -78,7 +78,7 @@ def released(request, golden_clip, golden_inputs):
 
 
 def test_golden_features(released, golden_inputs):
-    golden, segmenter, encoding = released
+    golden, _segmenter, encoding = released
     close(encoding.features[0].flatten(1).T, golden["features"], FEATURES)
     scores = cosine(encoding.features, golden_inputs["text_features"])
     close(scores[0], golden["cosine"], COSINES)
