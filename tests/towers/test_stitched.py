@@ -169,7 +169,7 @@ def test_passes_of_windows_are_kept_and_shared(clip, tmp_path):
 
     same = dict(short_side=96, **WINDOWS, stitch=True, remainder="drop", position="bicubic")
     both = {name: segmenter_of(clip, name, **same) for name in ("sclip", "naclip")}
-    shared, (tower,) = share_encoders(both)
+    shared, (tower,) = share_encoders(both.items())
     for name, one in both.items():
         assert torch.equal(shared[name].encode(image).features, one.encode(image).features)
     assert len(tower._traces) == 8
