@@ -29,7 +29,7 @@ LAYERS = (
         "colours",
         "lettering",
     ),
-    ("drawing", "regions", "segmentation", "bars"),
+    ("drawing", "regions", "clusters", "segmentation", "bars"),
     ("formats",),
     ("towers",),
     ("text_queries", "preprocessing", "encoding", "scoring"),
