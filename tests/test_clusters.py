@@ -1,8 +1,11 @@
 """Nested clusters of patches."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
+
 from wordmask.clusters import cluster_tree, cut_tree
 from wordmask.errors import WordmaskError
 
@@ -30,7 +33,7 @@ def test_cuts_are_nested():
     joins = cluster_tree(torch.randn(8, 6, 7, generator=torch.Generator().manual_seed(1)))
     cuts = [cut_tree(joins, n) for n in (2, 4, 8, 16, 42)]
     assert [len(np.unique(cut)) for cut in cuts] == [2, 4, 8, 16, 42]
-    for coarse, fine in zip(cuts, cuts[1:], strict=False):
+    for coarse, fine in itertools.pairwise(cuts):
         assert all(len(np.unique(coarse[fine == k])) == 1 for k in range(fine.max() + 1))
 
 
