@@ -40,7 +40,7 @@ LAYERS = (
     ("toybox.scenes", "datasets"),
     ("metrics",),
     ("toybox", "evaluation"),
-    ("compare", "doctor", "large"),
+    ("compare", "doctor", "integrations", "large"),
     ("app",),
     ("cli", "__main__"),
 )
