@@ -1,6 +1,6 @@
 """The refiners, one per file. Importing this package registers them all."""
 
-from wordmask.refiners import diffusion, lposs, pamr, sam, vfm
+from wordmask.refiners import dendro, diffusion, lposs, pamr, sam, vfm
 from wordmask.refiners.base import (
     REFINERS,
     Refiner,
@@ -16,6 +16,7 @@ __all__ = [
     "Refiner",
     "RefinerInput",
     "create_refiner",
+    "dendro",
     "diffusion",
     "list_refiners",
     "lposs",
