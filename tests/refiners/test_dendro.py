@@ -133,8 +133,8 @@ def test_after_any_method_with_thresholds(method):
         ({"short_side": 0}, "short_side=0"),
         ({"sharpness": 0.0}, r"sharpness=0\.0"),
         ({"power": -1.0}, r"power=-1\.0"),
-        ({"spacings": (0.3, -0.1)}, r"-0\.1"),
-        ({"spacings": ()}, "there is a spacing"),
+        ({"spacing": -0.1}, r"spacing=-0\.1"),
+        ({"trees": 0}, "trees=0"),
         ({"linkage": "ward"}, "linkage"),
     ],
 )

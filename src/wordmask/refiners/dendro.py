@@ -36,13 +36,13 @@ class Nested:
 class Dendro(Refiner):
     """Every patch gets the mean probabilities of the clusters it is in, coarse ones and fine ones.
 
-    The VFM's patches are joined to trees (`wordmask.clusters`), one for each of `spacings`, and each
-    is cut into 2, 4, 8, ... 2^levels clusters. The scores s of a patch become probabilities p = softmax(t s) over the words;
+    The VFM's patches are joined to trees (`wordmask.clusters`), and each is cut into 2, 4, 8, ...
+    2^levels clusters. The scores s of a patch become probabilities p = softmax(t s) over the words;
     those of a cluster are the mean of its patches', weighted by max(p)^power, since a patch that is
     sure of its word knows more than one that is not. A patch gets the mean q of its clusters of all
-    cuts of all trees. t is `sharpness` over the contrast of the scores, the root of the mean square of what
-    they differ from their mean over the words, so that it fits cosines as well as class maps of
-    any size and no temperature of a method is needed.
+    cuts of all trees. t is `sharpness` over the contrast of the scores, the root of the mean square
+    of their differences from their mean over the words: it fits cosines as well as class maps of
+    any size, and no temperature of a method is needed.
 
     What comes back are scores again: (log q + Z) / t, Z the log-sum-exp of t s averaged like p.
     Their softmax at t is q, and at any temperature it has q's order; where nothing is averaged they
@@ -57,8 +57,9 @@ class Dendro(Refiner):
         facet: features of the VFM's last block, see `vfm`.
         levels: number of cuts of a tree; where there are fewer patches, each is a cluster.
         sharpness, power: see above; power 0 weighs all patches alike.
-        linkage, spacings: of the trees, see `wordmask.clusters.cluster_tree`. One tree is three times
-            as fast, but which patches join first is then a matter of small differences.
+        linkage, spacing: of the trees, see `wordmask.clusters.cluster_tree`.
+        trees: how many there are, each with twice the spacing of the one before, `spacing` in the
+            middle. One is three times as fast, and hangs on small differences.
     """
 
     name = "dendro"
@@ -72,26 +73,28 @@ class Dendro(Refiner):
     sharpness: float = 1.0
     power: float = 3.0
     linkage: Linkage = "weighted"
-    spacings: tuple[float, ...] = (0.15, 0.3, 0.6)
+    spacing: float = 0.3
+    trees: int = 3
 
     def __post_init__(self) -> None:
         super().__post_init__()
         side = 1 if self.short_side is None else self.short_side
-        if not 1 <= self.levels <= 16 or side < 1:
+        if not 1 <= self.levels <= 16 or self.trees < 1 or side < 1:
             raise WordmaskError(
-                f"got levels={self.levels}, short_side={self.short_side}; levels are 1 to 16, "
-                "short_side pixels above 0"
+                f"got levels={self.levels}, trees={self.trees}, short_side={self.short_side}; "
+                "levels are 1 to 16, trees at least 1, short_side pixels above 0"
             )
-        if self.sharpness <= 0 or not self.spacings or min(self.power, *self.spacings) < 0:
+        if self.sharpness <= 0 or min(self.power, self.spacing) < 0:
             raise WordmaskError(
-                f"got sharpness={self.sharpness}, power={self.power}, spacings={self.spacings}; "
-                "sharpness is above 0, the others are not below 0, and there is a spacing"
+                f"got sharpness={self.sharpness}, power={self.power}, spacing={self.spacing}; "
+                "sharpness is above 0, the others are not below 0"
             )
 
     def prepare(self, picture: RefinerInput, networks: AuxiliaryModels) -> Nested:
         """The VFM's features of the picture, and the clusters of its patches."""
         features = features_of(picture, networks, self.short_side, self.facet)
-        trees = [cluster_tree(features, spacing, self.linkage) for spacing in self.spacings]
+        spacings = [self.spacing * 2 ** (i - (self.trees - 1) / 2) for i in range(self.trees)]
+        trees = [cluster_tree(features, spacing, self.linkage) for spacing in spacings]
         cuts = [cut_tree(tree, 2**n) for tree in trees for n in range(1, self.levels + 1)]
         members = np.concatenate([np.arange(cut.max() + 1)[:, None] == cut for cut in cuts])
         grid = features.shape[1], features.shape[2]
