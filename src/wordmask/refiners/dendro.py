@@ -50,8 +50,8 @@ class Dendro(Refiner):
     times the result. A word's map depends on the other words; one word alone is averaged linearly.
 
     Variants: `nested`.
-    Cost: one forward of the VFM, L^2 distances and their tree, L its patches: on one CPU core and for 20
-    words 0.05 s and 17 MiB with 768 patches, 1.6 s and 250 MiB with 4096.
+    Cost: one forward of the VFM, L^2 distances and their trees, L its patches: on one CPU core and
+    for 20 words 0.05 s and 17 MiB with 768 patches, 1.6 s and 250 MiB with 4096.
 
     Args:
         short_side: larger pictures are resized to it, in pixels; None: pictures keep their size.
