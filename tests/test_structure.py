@@ -30,7 +30,7 @@ LAYERS = (
         "colours",
         "lettering",
     ),
-    ("drawing", "regions", "segmentation", "bars"),
+    ("drawing", "regions", "clusters", "segmentation", "bars"),
     ("formats",),
     ("towers", "region_maps"),
     ("text_queries", "preprocessing", "encoding", "scoring", "region_vote"),

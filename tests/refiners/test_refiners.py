@@ -29,7 +29,7 @@ METHOD_VARIANTS = [(name, v) for name, method in METHODS.items() for v in method
 FIRST_VARIANTS = [(name, next(iter(method.variants))) for name, method in METHODS.items()]
 WORDS = 4
 EDGES = [
-    one for one in VARIANTS if one[0] in ("lposs", "pamr", "vfm")
+    one for one in VARIANTS if one[0] in ("dendro", "lposs", "pamr", "vfm")
 ]  # find an edge without training
 SMALL = {"pamr": {"steps": 3}}  # cheaper and no different
 
@@ -82,13 +82,15 @@ class TestEveryRefiner:
         refiner = build(name, variant)
         if name == "sam" and "vote" not in variant:
             return  # a class is prompted with the others' peaks as negatives
+        coupled = name == "dendro"  # averages probabilities, which are of all words together
         prepared = refiner.prepare(given_picture(), networks)
         scores = maps(WORDS, 4, 6)
         together = refiner.refine(prepared, scores)
         assert together.shape[0] == WORDS
         assert torch.isfinite(together).all()
-        alone = torch.cat([refiner.refine(prepared, one[None]) for one in scores])
-        assert torch.allclose(together, alone, atol=1e-5)
+        if not coupled:
+            alone = torch.cat([refiner.refine(prepared, one[None]) for one in scores])
+            assert torch.allclose(together, alone, atol=1e-5)
         assert torch.allclose(refiner.refine(prepared, scores.flip(0)), together.flip(0), atol=1e-5)
 
     def test_what_is_the_same_everywhere_stays_so(self, networks, name, variant):

@@ -1,6 +1,6 @@
 """The refiners, one per file. Importing this package registers them all."""
 
-from wordmask.refiners import diffusion, freecp, lposs, pamr, ptc, sam, vfm, vip, vote
+from wordmask.refiners import dendro, diffusion, freecp, lposs, pamr, ptc, sam, vfm, vip, vote
 from wordmask.refiners.base import (
     REFINERS,
     Refiner,
@@ -22,6 +22,7 @@ __all__ = [
     "WordStep",
     "check_words",
     "create_refiner",
+    "dendro",
     "diffusion",
     "freecp",
     "list_refiners",

@@ -13,6 +13,8 @@ from wordmask.errors import WordmaskError
 from wordmask.refiners.base import Refiner, RefinerInput, register_refiner
 from wordmask.towers.auxiliary import AuxiliaryModels
 
+Facet = Literal["output", "queries", "keys", "values"]
+
 
 @dataclass(frozen=True)
 class PatchAffinity:
@@ -20,6 +22,19 @@ class PatchAffinity:
 
     affinity: MaskedSoftmax
     grid: tuple[int, int]
+
+
+def features_of(
+    picture: RefinerInput, networks: AuxiliaryModels, short_side: int | None, facet: Facet
+) -> Tensor:
+    """The VFM's features (D, h, w) of a picture, first resized if it is larger than short_side."""
+    image = picture.image[None]
+    shrink = (short_side or min(image.shape[2:])) / min(image.shape[2:])
+    if shrink < 1:
+        size = [round(side * shrink) for side in image.shape[2:]]
+        image = F.interpolate(image, size=size, mode="bilinear", antialias=True)
+    features: Tensor = networks.vfm.features(image, facet)[0]
+    return features
 
 
 @register_refiner
@@ -52,7 +67,7 @@ class Vfm(Refiner):
     beta: float = 1.2
     gamma: float = 3.0
     threshold: float | None = None
-    facet: Literal["output", "queries", "keys", "values"] = "output"
+    facet: Facet = "output"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -65,12 +80,7 @@ class Vfm(Refiner):
 
     def prepare(self, picture: RefinerInput, networks: AuxiliaryModels) -> PatchAffinity:
         """The VFM's features of the picture, and the affinity between them."""
-        image = picture.image[None]
-        shrink = (self.short_side or min(image.shape[2:])) / min(image.shape[2:])
-        if shrink < 1:
-            size = [round(side * shrink) for side in image.shape[2:]]
-            image = F.interpolate(image, size=size, mode="bilinear", antialias=True)
-        features = networks.vfm.features(image, self.facet)[0]  # (D, h, w)
+        features = features_of(picture, networks, self.short_side, self.facet)
         affinity = MaskedSoftmax(
             features.flatten(1).T, beta=self.beta, gamma=self.gamma, threshold=self.threshold
         )
