@@ -23,6 +23,7 @@ from wordmask.cli import (
     doctor,
     evaluate,
     explain,
+    export,
     formats,
     large,
     methods,
@@ -34,7 +35,7 @@ from wordmask.cli import (
 )
 from wordmask.cli.common import one_line
 from wordmask.cli.help import Command, Group
-from wordmask.errors import WordmaskError, is_out_of_memory
+from wordmask.errors import NO_TORCH, WordmaskError, is_out_of_memory
 from wordmask.version import __version__
 
 app = typer.Typer(
@@ -50,6 +51,7 @@ for one in (
     large.large,
     explain.explain,
     compare.compare,
+    export.export,
     methods.methods,
     refiners.refiners,
     demo.demo,
@@ -108,6 +110,10 @@ def run(arguments: list[str] | None = None) -> int:
             return _say(f"error: {error.format_message()} (see {command} --help)")
         except (WordmaskError, OSError) as error:
             return _say(f"error: {error}")
+        except ModuleNotFoundError as error:
+            if error.name != "torch":
+                raise
+            return _say(f"error: {NO_TORCH}")
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise

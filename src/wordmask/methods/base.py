@@ -79,6 +79,16 @@ class Method(Preprocessing):
         """The map with which the last block mixes tokens, (B, M or 1, T, T), for visualisation."""
         raise TypeError(f"{type(self).__name__} does not implement mixing_map")
 
+    @property
+    def gives_cosines(self) -> bool:
+        """Whether scores are the cosines of the features with the texts, and nothing else."""
+        return type(self).scores is Method.scores
+
+    @property
+    def unexported(self) -> str:
+        """Why the method cannot be exported as a graph; "" if it can."""
+        return f"it needs a second network, {' and '.join(self.networks)}" if self.networks else ""
+
     # -- what all share -------------------------------------------------------------------------
 
     def maps_held(self, tower: ClipTower) -> int:

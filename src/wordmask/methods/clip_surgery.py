@@ -95,6 +95,11 @@ class ClipSurgery(Method):
         v = trace.values[tower.depth]
         return tower.attention_map(v, v)
 
+    @property
+    def gives_cosines(self) -> bool:
+        """Without feature surgery."""
+        return not self.feature_surgery
+
     def scores(self, towers: Towers, encoding: Encoding, texts: TextQueries) -> Tensor:
         """Cosines, or the similarity after feature surgery; (B, Q, h, w)."""
         scores = super().scores(towers, encoding, texts)

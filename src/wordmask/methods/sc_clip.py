@@ -150,12 +150,12 @@ def outlier_scores(x: Tensor, neighbours: int) -> Tensor:
 
     x: (B, L, D).
     """
-    count = min(neighbours, x.shape[1] - 1)
+    count = torch.sym_min(neighbours, x.shape[1] - 1)
     if not count:
         return torch.ones_like(x[..., 0], dtype=torch.float32)
     x = x.float()
     distance = torch.cdist(x, x).square()
-    distance.diagonal(dim1=1, dim2=2).fill_(-1)  # so that the nearest is the patch itself
+    distance = distance.masked_fill(_diagonal(distance), -1)  # the nearest is the patch itself
     nearest = distance.topk(count + 1, largest=False)
     reach = nearest.values[..., -1].clamp_min(1e-12)  # (B, L); equal patches have the score 1
     others = nearest.indices[..., 1:]  # (B, L, count)
@@ -198,6 +198,11 @@ def repair(x: Tensor, wrong: Tensor) -> Tensor:
 def _weights(similarity: Tensor) -> Tensor:
     """softmax(gamma (S - mean S)) with negatives removed, (B, L, L); a patch always counts."""
     logits = GAMMA * (similarity - similarity.mean((1, 2), keepdim=True))
-    diagonal = logits.diagonal(dim1=1, dim2=2)
-    diagonal.clamp_(min=0)  # below by rounding alone, in a picture without any contrast
-    return torch.softmax(logits.masked_fill(logits < 0, -torch.inf), dim=-1)
+    # the diagonal is below 0 by rounding alone, in a picture without any contrast
+    negative = (logits < 0) & ~_diagonal(logits)
+    return torch.softmax(logits.masked_fill(negative, -torch.inf), dim=-1)
+
+
+def _diagonal(maps: Tensor) -> Tensor:
+    """Where the diagonal of maps (B, L, L) is, (L, L) bool."""
+    return torch.eye(maps.shape[-1], dtype=torch.bool, device=maps.device)

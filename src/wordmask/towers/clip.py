@@ -21,6 +21,7 @@ from typing import Any, ClassVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.compiler import is_compiling
 
 from wordmask.errors import WordmaskError, unknown
 
@@ -290,7 +291,7 @@ class ClipTower:
 
         On a CPU the maps are summed head by head, in the CPU's cache, and multiplied by v once.
         """
-        if not self.fused or v.device.type != "cpu":
+        if not self.fused or v.device.type != "cpu" or is_compiling():
             return torch.stack([self.attend(s, s, v, scale=scale) for s in streams]).sum(0)
         scale = v.shape[-1] ** -0.5 if scale is None else scale
         scaled = [s * scale for s in streams]
@@ -313,6 +314,10 @@ class ClipTower:
 
     def _attend_and_add(self, q: Tensor, k: Tensor, v: Tensor, total: Tensor) -> Tensor:
         """Explicit attention whose maps are added to `total`; returns the attended values."""
+        if is_compiling():  # a graph takes any number of pictures, so it has no loop over them
+            attention = self.attention_map(q, k)
+            total += attention
+            return attention @ v
         heads = 1 if q.device.type == "cpu" else q.shape[1]  # one head's map stays in the cache
         out = torch.empty_like(q)
         q = q * q.shape[-1] ** -0.5
@@ -454,10 +459,14 @@ def position_embedding(table: Tensor, grid: tuple[int, int], mode: str) -> Tenso
     n = math.isqrt(len(table))
     first = len(table) - n * n  # 1 with a class token, else 0
     h, w = grid
-    if (h, w) == (n, n):
-        return table
     patches = table[first:].float().unflatten(0, (n, n)).permute(2, 0, 1)[None]  # (1, D, n, n)
-    if mode == "bicubic_offset":
+    if is_compiling():  # of any grid, also the native one: no branch of a graph may depend on it
+        native = ((h * torch.ones(()) == n) & (w * torch.ones(()) == n)).float()
+        rows, columns = (_weights(side, n, mode, native) for side in grid)
+        patches = rows @ patches @ columns.T
+    elif (h, w) == (n, n):
+        return table
+    elif mode == "bicubic_offset":
         scale = ((h + 0.1) / n, (w + 0.1) / n)
         patches = F.interpolate(patches, scale_factor=scale, mode="bicubic")
     else:
@@ -469,3 +478,32 @@ def position_embedding(table: Tensor, grid: tuple[int, int], mode: str) -> Tenso
         )
     patches = patches[0].permute(1, 2, 0).flatten(0, 1)  # (h*w, D)
     return torch.cat([table[:first], patches.to(table.dtype)])
+
+
+def _weights(side: int, n: int, mode: str, native: Tensor) -> Tensor:
+    """The weights (side, n) with which `F.interpolate` mixes n values into `side` of them.
+
+    native: 1.0 if the grid is the stored one, which is never mixed; else 0.0.
+    """
+    offset = 0.1 * (1 - native) if mode == "bicubic_offset" else 0.0
+    scale = n / (side * torch.ones(()) + offset)
+    at = (torch.arange(side)[:, None] + 0.5) * scale - 0.5  # (side, 1)
+    if mode == "bicubic_antialias":
+        distance = (torch.arange(n) - at) / scale.clamp_min(1)
+        weights = _cubic(distance, -0.5)
+        return weights / weights.sum(1, keepdim=True)
+    if mode == "bilinear":
+        at = at.clamp_min(0)
+    taps = torch.arange(2) if mode == "bilinear" else torch.arange(-1, 3)
+    near = at.floor() + taps  # (side, taps)
+    distance = near - at
+    part = (1 - distance.abs()).clamp_min(0) if mode == "bilinear" else _cubic(distance, -0.75)
+    chosen = near.clamp(0, n - 1)[..., None] == torch.arange(n)
+    return (part[..., None] * chosen).sum(1)
+
+
+def _cubic(x: Tensor, a: float) -> Tensor:
+    """Keys' cubic kernel with the parameter a."""
+    x = x.abs().clamp_max(2)
+    inner = ((a + 2) * x - (a + 3)) * x * x + 1
+    return torch.where(x <= 1, inner, ((a * x - 5 * a) * x + 8 * a) * x - 4 * a)
