@@ -58,6 +58,7 @@ PURPOSES = {  # of extras that no method or refiner needs, told where they are a
     "serve": "the service (wordmask serve)",
     "siglip": "tokenizers of SigLIP 1",
     "supervision": "Segmentation.detections()",
+    "torch": "every network but exported ones",
 }
 DTYPES = ("float32", "float16", "bfloat16")
 CLOSE = 0.02  # cosines of another type or device may differ from the CPU's by this much
@@ -242,7 +243,12 @@ def _requirements(extra: str) -> dict[str, Any]:
         one = Requirement(text)
         always = one.marker is None or one.marker.evaluate({"extra": ""})
         here = one.marker is None or one.marker.evaluate({"extra": extra})
-        if here and always == (not extra):
+        if not here or always != (not extra):
+            continue
+        if one.name == "wordmask":  # an extra that includes others
+            for other in sorted(one.extras):
+                found |= _requirements(other)
+        else:
             found[one.name] = one.specifier
     return found
 
