@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from transformers import CLIPVisionModelWithProjection
 
 import wordmask
-from tiny import save_tiny_clip, tiny_clip, tiny_tokenizer
+from tiny import save_tiny_clip, tiny_clip
 from wordmask import Background, OnnxSegmenter, Segmenter, WordmaskError, list_methods
 from wordmask.cli import run
 from wordmask.methods import METHODS, create_method
@@ -23,11 +24,10 @@ from wordmask.towers.clip import POSITION_MODES, position_embedding
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 
-WORDS = ["cat", ["dog", "hound"], "sky"]
 SIZES = ((56, 56), (60, 90), (90, 60), (48, 48), (112, 75))
 GROUNDS = (
-    Background.none(),
-    Background.names("wall", "floor"),
+    "none",
+    np.random.default_rng(2).standard_normal((2, 24)).astype(np.float32),
     Background.threshold(0.36),
     Background.complement(0.5),
 )
@@ -46,9 +46,17 @@ EXPORTED = {
 }
 
 
+ROWS = np.random.default_rng(1).standard_normal((7, 24)).astype(np.float32)
+FEATURES = {"cat": ROWS[0], "dog": ROWS[1:3], "sky": ROWS[3]}
+
+
 @pytest.fixture(scope="module")
 def network():
-    return tiny_clip(layers=2, width=32, projection=24, text_layers=1)
+    """The image encoder alone."""
+    whole = tiny_clip(layers=2, width=32, projection=24)
+    model = CLIPVisionModelWithProjection(whole.config.vision_config).eval()
+    model.load_state_dict(whole.state_dict(), strict=False)
+    return model
 
 
 def pictures() -> list[np.ndarray]:
@@ -62,7 +70,14 @@ def pictures() -> list[np.ndarray]:
 
 def assert_equal(segmenter: Segmenter, other: OnnxSegmenter, words, background) -> None:
     """Features and scores to 1e-4, labels but where two classes are as likely."""
-    texts, theirs = segmenter.encode_text(words, background), other.encode_text(words, background)
+
+    def tensors(given):
+        if isinstance(given, dict):
+            return {name: tensors(one) for name, one in given.items()}
+        return torch.from_numpy(given) if isinstance(given, np.ndarray) else given
+
+    texts = segmenter.encode_text(tensors(words), tensors(background))
+    theirs = other.encode_text(words, background)
     np.testing.assert_allclose(theirs.embeddings, texts.embeddings, atol=1e-5)
     np.testing.assert_array_equal(theirs.owner, texts.owner)
     for picture in pictures():
@@ -79,15 +94,12 @@ def test_as_torch(name, network, tmp_path):
     from wordmask.onnx.export import export
 
     options = {"short_side": None, **EXPORTED[name]}
-    segmenter = Segmenter.from_pretrained(
-        network, name, options=options, tokenizer=tiny_tokenizer(), cache_dir=tmp_path
-    )
+    segmenter = Segmenter.from_pretrained(network, name, options=options)
     made = export(segmenter, tmp_path / "out")
     assert made.difference < 1e-5
     other = OnnxSegmenter.from_folder(tmp_path / "out", threads=1)
     for background in GROUNDS:
-        assert_equal(segmenter, other, WORDS, background)
-    assert_equal(segmenter, other, ["cat", "dog"], "auto")
+        assert_equal(segmenter, other, FEATURES, background)
 
 
 def test_each_method_is_exported_or_says_why_not():
@@ -113,7 +125,7 @@ def folder(tmp_path_factory) -> Path:
     place = tmp_path_factory.mktemp("exported")
     save_tiny_clip(place / "clip", layers=2, width=32, projection=24, text_layers=1)
     arguments = ["export", str(place / "clip"), str(place / "out"), "--method", "sclip:clearclip"]
-    assert run([*arguments, "--short-side", "64", "-q"]) == 0
+    assert run([*arguments, "--short-side", "64", "--set", "templates=single", "-q"]) == 0
     Image.fromarray(pictures()[1]).save(place / "photo.png")
     return place
 
@@ -143,7 +155,7 @@ def test_the_command_without_torch(folder, tmp_path):
     model = ["--model", str(folder / "out"), "--backend", "onnxruntime"]
     done = without("segment", *ask, *model, "--out", str(tmp_path / "onnx"))
     assert (done.returncode, done.stderr) == (0, "")
-    options = ["--method", "sclip:clearclip", "--short-side", "64"]
+    options = ["--method", "sclip:clearclip", "--short-side", "64", "--set", "templates=single"]
     torch_model = ["--model", str(folder / "clip"), "--out", str(tmp_path / "torch")]
     assert run(["segment", *ask, *torch_model, *options]) == 0
     found, wanted = (
@@ -224,6 +236,23 @@ def test_what_is_refused(folder, tmp_path, capsys):
         assert why in capsys.readouterr().err
     assert run([*ask, "--backend", "tensorflow"]) == 2
     assert "unknown backend 'tensorflow'" in capsys.readouterr().err
+
+
+def test_words_and_auto(folder, tmp_path):
+    segmenter = Segmenter.from_pretrained(
+        folder / "clip",
+        "sclip",
+        "clearclip",
+        options={"short_side": 64, "templates": "single"},
+        cache_dir=tmp_path,
+    )
+    other = OnnxSegmenter.from_folder(folder / "out")
+    for words, background in (
+        (["cat", ["dog", "hound"], "sky" * 40], "auto"),
+        ({"cat": "kitten", "dog": []}, ["wall", "floor"]),
+        (["cat", "dog"], None),
+    ):
+        assert_equal(segmenter, other, words, background)
 
 
 def test_a_damaged_graph(folder, tmp_path):
