@@ -105,7 +105,7 @@ class ClipSurgery(Method):
         scores = super().scores(towers, encoding, texts)
         if not self.feature_surgery:
             return scores
-        if len(texts.embeddings) == 1:
+        if texts.embeddings.shape[0] == 1:
             if texts.vocabulary is None or towers.text is None:
                 raise WordmaskError(
                     "feature surgery got one text feature and no name; give a second feature"

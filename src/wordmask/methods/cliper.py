@@ -250,7 +250,7 @@ class Cliper(Method):
         if state.windows is not None:
             cosines = (rows @ state.windows.flatten(3)).unflatten(-1, encoding.grid)
             maps = torch.lerp(maps, self._probabilities(cosines), self.window_weight)
-        maps = texts.pool_foreground(maps[:, :, : len(foreground)], dim=2)  # (N, B, C, h, w)
+        maps = texts.pool_foreground(maps[:, :, : foreground.shape[0]], dim=2)  # (N, B, C, h, w)
         if self._paper:
             return maps[0]
         return self._fuse(maps, state.propagation)

@@ -130,7 +130,7 @@ def _write_graphs(segmenter: Segmenter, out: Path, precision: str) -> dict[str, 
     image = ImageGraph(segmenter.towers, method)
     outputs = image(pixels)
     rule = method.rule(_encoding(method, outputs, image.state), 0)
-    names = ["features", *image.fields]
+    names = ["features", *image.names]
     with stage("image.onnx"):
         free = {0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC}
         _write(image, (pixels,), (free,), ["pixels"], names, out / IMAGE, precision)
@@ -176,6 +176,11 @@ class ImageGraph(nn.Module):
         self.towers, self.method = towers, method
         self.state: Any = None
         self.fields: list[str] = []
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the state's tensors among the outputs; it may have features too."""
+        return [f"state_{name}" for name in self.fields]
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
         """Features, then the fields of the state that hold a tensor."""
@@ -236,7 +241,7 @@ class GraphTexts(TextQueries):
 
     def pool_foreground(self, scores: Tensor, dim: int) -> Tensor:
         """Maximum over the names of each class."""
-        return self._pool(scores, dim, self.owner[: len(self.foreground)], self.classes)
+        return self._pool(scores, dim, self.owner[: self.foreground.shape[0]], self.classes)
 
 
 def _encoding(
@@ -247,7 +252,7 @@ def _encoding(
     given = dict(zip(fields, outputs[1:], strict=False))
     if state is not None and given:
         state = type(state)(**{**vars(state), **given})
-    pixels = features.new_zeros(len(features), 3, 1, 1)
+    pixels = features.new_zeros(features.shape[0], 3, 1, 1)
     return Encoding(features, state, pixels, ((1, 1),) * 1)
 
 
@@ -260,7 +265,7 @@ def _write_scores(towers: Towers, image: ImageGraph, outputs: Sequence[Tensor], 
         {0: Dim.DYNAMIC, one.ndim - 2: Dim.DYNAMIC, one.ndim - 1: Dim.DYNAMIC} for one in outputs
     ]
     many = {0: Dim.DYNAMIC}
-    names = ["features", *image.fields, "foreground", "background", "owner", "classes"]
+    names = ["features", *image.names, "foreground", "background", "owner", "classes"]
     _write(
         ScoresGraph(towers, image),
         (tuple(outputs), *texts),

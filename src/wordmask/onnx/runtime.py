@@ -353,8 +353,14 @@ class OnnxSegmenter:
     def maps(self, encoding: OnnxEncoding, texts: Texts) -> Maps:
         """Score maps of a picture: cosines of all texts, or the method's own scores."""
         if SCORES in self._sessions:
-            inputs = {"embeddings": texts.embeddings, "owner": texts.owner.astype(np.int64)}
-            inputs |= {"classes": np.zeros(texts.classes, np.float32)} | encoding.outputs
+            named = texts.owner < texts.classes
+            inputs = {
+                "foreground": texts.embeddings[named],
+                "background": texts.embeddings[~named],
+                "owner": texts.owner.astype(np.int64),
+                "classes": np.zeros(texts.classes, np.float32),
+                **encoding.outputs,
+            }
             wanted = [one.name for one in self._sessions[SCORES].get_inputs()]
             (scores,) = self._run(SCORES, {name: inputs[name] for name in wanted})
         else:

@@ -418,7 +418,7 @@ class ClipTower:
 
     def _add_class_token(self, patches: Tensor) -> Tensor:
         """Patches (B, h*w, D) to tokens (B, T, D)."""
-        cls = self.vision.embeddings.class_embedding.expand(len(patches), 1, -1)
+        cls = self.vision.embeddings.class_embedding.expand(patches.shape[0], 1, -1)
         return torch.cat([cls.to(patches.dtype), patches], dim=1)
 
     def _positions(self) -> Tensor:
