@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.compiler import is_compiling
 
 from wordmask.encoding import DenseFeatures
 from wordmask.errors import WordmaskError
@@ -154,13 +155,20 @@ def outlier_scores(x: Tensor, neighbours: int) -> Tensor:
     if not count:
         return torch.ones_like(x[..., 0], dtype=torch.float32)
     x = x.float()
-    distance = torch.cdist(x, x).square()
+    distance = torch.cdist(x, x).square() if not is_compiling() else _distances(x)
     distance = distance.masked_fill(_diagonal(distance), -1)  # the nearest is the patch itself
     nearest = distance.topk(count + 1, largest=False)
     reach = nearest.values[..., -1].clamp_min(1e-12)  # (B, L); equal patches have the score 1
     others = nearest.indices[..., 1:]  # (B, L, count)
     inverse = (1 / reach)[:, None].expand_as(distance).gather(2, others)
     return reach * inverse.mean(-1)
+
+
+def _distances(x: Tensor) -> Tensor:
+    """Squared distances of x (B, L, D) by products alone, for graphs, (B, L, L)."""
+    x = x - x.mean(1, keepdim=True)  # distances stay, and what cancels is small
+    squares = x.square().sum(-1)
+    return (squares[:, :, None] + squares[:, None] - 2 * x @ x.transpose(1, 2)).clamp_min(0)
 
 
 def outliers(scores: Tensor, contamination: float) -> Tensor:

@@ -261,9 +261,9 @@ def _write_scores(towers: Towers, image: ImageGraph, outputs: Sequence[Tensor], 
     rows = nn.functional.normalize(torch.randn(9, width), dim=-1)
     owner = torch.tensor([0, 0, 1, 2, 2, 3, 4, 4, 4])
     texts = rows[:6], rows[6:], owner, torch.zeros(4)
-    free = [
-        {0: Dim.DYNAMIC, one.ndim - 2: Dim.DYNAMIC, one.ndim - 1: Dim.DYNAMIC} for one in outputs
-    ]
+    # of the state only tracing knows what stays as it is
+    free: list[dict[int, Any]] = [dict.fromkeys(range(one.ndim), Dim.AUTO) for one in outputs]
+    free[0] = {0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC}
     many = {0: Dim.DYNAMIC}
     names = ["features", *image.names, "foreground", "background", "owner", "classes"]
     _write(
