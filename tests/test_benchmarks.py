@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
@@ -22,6 +23,7 @@ from wordmask.evaluation import cost
 from wordmask.methods import create_method
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
+COFFEE = FOLDER.parent / "examples" / "coffee.jpg"
 DOCUMENTED = re.findall(
     r"`(?:\w+=\S+ )?((?:python benchmarks|wordmask bench)[^`]+)`",
     (FOLDER / "README.md").read_text(),
@@ -107,6 +109,14 @@ CHEAP: dict[str, tuple[list[str], Callable[[ModuleType], dict[str, Any]]]] = {
     "low_memory": (
         ["--pictures", "1"],
         lambda module: {"make": lambda folder, make=module.make: save_small(make, folder)},
+    ),
+    "photographs": (
+        ["--shared", ".", "--sets", "A", "maskclip", "maskclip,short_side=64+vfm,gamma=9+pamr"],
+        lambda module: {
+            "SETS": {"A": lambda data: [(COFFEE, np.ones((400, 600), np.uint8))]},
+            "load": lambda shared: (tiny_vision(), torch.randn(20, 16), {"vfm": tiny_vfm()}),
+            "SETTINGS": {"short_side": 48},
+        },
     ),
     "proxy": (
         ["--rounds", "1"],

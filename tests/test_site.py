@@ -158,12 +158,13 @@ def test_troubleshooting_quotes_real_messages():
 
 
 def test_models_that_the_documents_name_are_those_that_are_read():
-    """Every id of the tables of docs/models.md is a default or has a replica of its layout."""
+    """Every id of the tables of docs/models.md is a default, has a replica, or is of `NEWER`."""
     from replicas.image_text import BLIP, CLIPS, SIGLIPS
     from replicas.vision import VFMS
+    from tiny_families import NEWER
     from wordmask.towers.auxiliary import KINDS
 
-    known = {BLIP, *CLIPS, *SIGLIPS, *VFMS, *(kind.source for kind in KINDS.values())}
+    known = {BLIP, *NEWER, *CLIPS, *SIGLIPS, *VFMS, *(kind.source for kind in KINDS.values())}
     page = read("docs/models.md").split("## Licences and sizes", 1)[1].split("## Slow", 1)[0]
     rows = re.findall(r"^\| `([\w.-]+/[\w.-]+)`.*\|$", page, re.MULTILINE)
     assert len(rows) >= 12

@@ -42,7 +42,7 @@ LAYERS = (
     ("toybox.scenes", "datasets"),
     ("metrics",),
     ("toybox", "evaluation"),
-    ("compare", "doctor", "large", "onnx"),
+    ("compare", "doctor", "integrations", "large", "onnx"),
     ("app",),
     ("cli", "__main__"),
 )

@@ -56,7 +56,7 @@ PURPOSES = {  # of extras that no method or refiner needs, told where they are a
     "ray": "jobs on a cluster",
     "regions": "regions without a network",
     "serve": "the service (wordmask serve)",
-    "siglip": "tokenizers of SigLIP 1",
+    "siglip": "tokenizers of SigLIP 1 and TIPSv2",
     "supervision": "Segmentation.detections()",
     "torch": "every network but exported ones",
 }

@@ -16,7 +16,7 @@ from torch import Tensor
 from wordmask.errors import WordmaskError
 from wordmask.images import prepare, target_size
 from wordmask.options import Options
-from wordmask.towers.clip import ClipTower
+from wordmask.towers.clip import ClipTower, PositionMode
 from wordmask.towers.memory import check_memory
 from wordmask.windows import Window, place_windows
 
@@ -46,9 +46,7 @@ class Preprocessing(Options):
     resample: Literal["pil-bicubic", "pil-bilinear", "cv2-bilinear"] = "cv2-bilinear"
     whole_patches: bool = False
     remainder: Literal["drop", "pad"] = "drop"
-    position: Literal["bicubic_offset", "bicubic", "bicubic_antialias", "bilinear"] = (
-        "bicubic_offset"
-    )
+    position: PositionMode = "bicubic_offset"
     activation: Literal["checkpoint", "gelu", "quick_gelu"] = "checkpoint"
     norm_eps: float | None = None
     mean: tuple[float, ...] | None = None

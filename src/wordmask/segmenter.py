@@ -121,14 +121,16 @@ class Segmenter:
         Args:
             model: a hub id (`owner/name`, or `owner/name@revision`), a local folder,
                 `FILE.py:FUNCTION` (a function that returns a model, or a model and its tokenizer),
-                or a transformers model in memory: a `CLIPModel`, a `BlipForImageTextRetrieval`, a
-                `SiglipModel`, or a `CLIPVisionModelWithProjection` if words are given as
-                tensors. A model in memory is used as it is, through its own modules.
+                or a transformers model in memory: a `CLIPModel`, a `MetaClip2Model`, a
+                `BlipForImageTextRetrieval`, a `SiglipModel`, a `Tipsv2Model`, or a
+                `CLIPVisionModelWithProjection` if words are given as tensors. A model in memory is
+                used as it is, through its own modules.
             method: a name, see `list_methods()`, `FILE.py:NAME`, a class, or a `Method` with its
                 options.
             variant: see `wordmask methods`; None takes the method's first.
             options: options of the method by name, which override those of the variant, and what
-                a built-in network wants (`wordmask.towers.built_in`: its picture size, say).
+                the model wants (`wordmask.towers.built_in`: the picture size of the built-in
+                networks and of TIPSv2, say).
             device: None takes a GPU if there is one: CUDA's, else Apple's. A model in memory stays
                 where it is.
             dtype: None is float16 with CUDA and float32 elsewhere. Features are always float32.

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import torch
 
 MAX_CLASSES = 65_535  # label 0 is taken, and labels are at most uint16
-TEMPLATE_LISTS = ("openai", "cliper", "maskclip", "single")
+TEMPLATE_LISTS = ("openai", "cliper", "maskclip", "single", "tips")
 
 # A stock word is too close to a word if its cosine lies more than this many standard deviations
 # above the mean of that word's cosines over the whole stock. See `pick_distractors`.
@@ -256,8 +256,9 @@ def templates(source: str | Path | Sequence[str]) -> tuple[str, ...]:
     """Return prompt templates, each with exactly one `{}` where the name goes.
 
     `source`: "openai" (CLIP's 80 for ImageNet), "cliper" (CLIPer's 15), "maskclip" (the 80 and five
-    about a scene), "single" ("a photo of a {}."), the path of a UTF-8 text file (one template per
-    line; blank lines and lines that start with `#` are skipped), or a list of templates.
+    about a scene), "single" ("a photo of a {}."), "tips" (TIPSv2's nine), the path of a UTF-8 text
+    file (one template per line; blank lines and lines that start with `#` are skipped), or a list
+    of templates.
 
     Raises WordmaskError: an unknown name, a file that cannot be read, an empty list, a template
     without exactly one `{}`.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -117,10 +117,28 @@ def write_clip_tokenizer(folder: Path, *, fast: bool = True, pad: str = END, **m
 
 
 def sentencepiece_model(words: Sequence[str]) -> bytes:
-    """A SentencePiece unigram model of whole words and letters, as its protocol buffer is laid out.
+    """A SentencePiece unigram model of whole words and letters.
 
     Pieces 0, 1, 2 are <pad>, </s> and <unk>, as in SigLIP's.
     """
+    letters = ["▁", *map(chr, range(ord("a"), ord("z") + 1)), *".,'-"]
+    pieces = [("<pad>", 3, 0.0), ("</s>", 3, 0.0), ("<unk>", 2, 0.0)]
+    pieces += [(f"▁{word}", 1, -1.0) for word in words]
+    pieces += [(letter, 1, -10.0) for letter in letters]
+    return _sentencepiece(pieces, 1, {40: 2, 41: 2**64 - 1, 42: 1, 43: 0})
+
+
+def sentencepiece_pairs(tokens: Sequence[str]) -> bytes:
+    """A SentencePiece model of byte pairs: <pad>, <unk>, then tokens, those merged first first."""
+    pieces = [("<pad>", 3, 0.0), ("<unk>", 2, 0.0)]
+    pieces += [(token, 1, -float(i)) for i, token in enumerate(tokens)]
+    return _sentencepiece(pieces, 2, {40: 1, 41: 2**64 - 1, 42: 2**64 - 1, 43: 0})
+
+
+def _sentencepiece(
+    pieces: Sequence[tuple[str, int, float]], kind: int, ids: Mapping[int, int]
+) -> bytes:
+    """The protocol buffer of pieces (text, type, score); ids of <unk>, <s>, </s>, <pad>."""
 
     def number(field: int, value: int) -> bytes:
         return _varint(field << 3) + _varint(value)
@@ -132,15 +150,10 @@ def sentencepiece_model(words: Sequence[str]) -> bytes:
         value = torch.tensor([score]).numpy().tobytes()
         return block(1, block(1, text.encode()) + _varint(2 << 3 | 5) + value + number(3, kind))
 
-    letters = ["▁", *map(chr, range(ord("a"), ord("z") + 1)), *".,'-"]
-    pieces = piece("<pad>", 3, 0.0) + piece("</s>", 3, 0.0) + piece("<unk>", 2, 0.0)
-    pieces += b"".join(piece(f"▁{word}", 1, -1.0) for word in words)
-    pieces += b"".join(piece(letter, 1, -10.0) for letter in letters)
-    size = 3 + len(words) + len(letters)
-    ids = number(40, 2) + number(41, 2**64 - 1) + number(42, 1) + number(43, 0)
-    trainer = block(2, number(3, 1) + number(4, size) + ids)
+    special = b"".join(number(field, value) for field, value in ids.items())
+    trainer = block(2, number(3, kind) + number(4, len(pieces)) + special)
     normaliser = block(3, block(1, b"identity") + number(3, 1) + number(4, 1) + number(5, 1))
-    return pieces + trainer + normaliser
+    return b"".join(piece(*one) for one in pieces) + trainer + normaliser
 
 
 def _varint(value: int) -> bytes:

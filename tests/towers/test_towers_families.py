@@ -1,4 +1,4 @@
-"""BLIP and SigLIP behind the interface of CLIP's tower, against transformers' own forward."""
+"""All families behind the interface of CLIP's tower, against transformers' own forward."""
 
 from __future__ import annotations
 
@@ -12,17 +12,41 @@ import torch.nn.functional as F
 from transformers import BlipConfig, BlipForConditionalGeneration, BlipModel
 
 from tiny import class_scores, tiny_clip, tiny_tokenizer
-from tiny_families import blip_tokenizer, save, siglip_tokenizer, tiny_blip, tiny_siglip
+from tiny_families import (
+    Tipsv2Model,
+    blip_tokenizer,
+    metaclip2_tokenizer,
+    save,
+    siglip_tokenizer,
+    tiny_blip,
+    tiny_metaclip2,
+    tiny_siglip,
+    tiny_tips,
+    tips_tokenizer,
+)
 from wordmask import Segmenter, WordmaskError
 from wordmask.methods import METHODS
 from wordmask.towers.blip import BlipTower
 from wordmask.towers.clip import ClipTower, Need
 from wordmask.towers.families import load_clip
 from wordmask.towers.siglip import SiglipTower
+from wordmask.towers.tips import TipsTower
 
-MAKERS = {"clip": tiny_clip, "blip": tiny_blip, "siglip": tiny_siglip}
-TOKENIZERS = {"clip": tiny_tokenizer, "blip": blip_tokenizer, "siglip": siglip_tokenizer}
-NEW = ["blip", "siglip"]
+MAKERS = {
+    "clip": tiny_clip,
+    "blip": tiny_blip,
+    "siglip": tiny_siglip,
+    "metaclip_2": tiny_metaclip2,
+}
+TOKENIZERS = {
+    "clip": tiny_tokenizer,
+    "blip": blip_tokenizer,
+    "siglip": siglip_tokenizer,
+    "metaclip_2": metaclip2_tokenizer,
+}
+if Tipsv2Model:  # transformers 5.14 and newer
+    MAKERS["tipsv2"], TOKENIZERS["tipsv2"] = tiny_tips, tips_tokenizer
+NEW = list(MAKERS)[1:]
 ALONE = [
     (name, variant)
     for name, method in sorted(METHODS.items())
@@ -62,23 +86,21 @@ def test_the_pass_is_transformers_own(models, family, size):
     tower = load_clip(models[family]).tower()
     model = copy.deepcopy(models[family])  # transformers leaves hooks of its own to read attention
     model.vision_model.set_attn_implementation("eager")
-    theirs = model.vision_model(
-        image, output_hidden_states=True, output_attentions=True, interpolate_pos_encoding=True
-    )
+    resized = {} if family == "tipsv2" else {"interpolate_pos_encoding": True}
+    mode = "bilinear_antialias" if family == "tipsv2" else "bicubic"
+    theirs = model.vision_model(image, output_hidden_states=True, output_attentions=True, **resized)
     need = Need.of(states=range(tower.depth + 1), attention=range(1, tower.depth + 1))
-    trace = tower.trace(image, need, "bicubic")
+    trace = tower.trace(image, need, mode)
     assert trace.grid == (size[0] // 8, size[1] // 8)
     for n in range(tower.depth + 1):
         assert torch.allclose(trace.states[n], theirs.hidden_states[n], atol=1e-5)
     for n in range(1, tower.depth + 1):
         assert torch.allclose(trace.attention[n], theirs.attentions[n - 1], atol=1e-5)
-    pooled = {
-        "clip": lambda: model.get_image_features(image, interpolate_pos_encoding=True),
-        "blip": lambda: model.vision_proj(theirs.last_hidden_state[:, 0]),
-        "siglip": lambda: model.get_image_features(image, interpolate_pos_encoding=True),
-    }[family]()
-    pooled = getattr(pooled, "pooler_output", pooled)
-    ours = tower.pool(tower.trace(image, Need.of(states=[tower.depth]), "bicubic").states[8])
+    if family == "blip":
+        pooled = model.vision_proj(theirs.last_hidden_state[:, 0])
+    else:
+        pooled = model.get_image_features(image, **resized).pooler_output
+    ours = tower.pool(tower.trace(image, Need.of(states=[tower.depth]), mode).states[8])
     assert ours.shape == (2, tower.width) == (2, 48)
     assert torch.allclose(ours, pooled, atol=1e-5)
 
@@ -139,7 +161,7 @@ def test_methods_differ(models, family):
     assert (features[1] - features[2]).abs().max() > 1e-2
 
 
-@pytest.mark.parametrize("family", NEW)
+@pytest.mark.parametrize("family", ["blip", "siglip"])
 def test_clearclip_is_its_formula(models, family):
     """Proj(softmax(QQ^T / sqrt d) V) of the last block, written out."""
     model, image = models[family], pictures(1, 56, 56)
@@ -167,7 +189,8 @@ def test_patches_are_where_they_are():
     """A picture whose right half is bright has features whose halves differ, on the right axis."""
     image = torch.zeros(1, 3, 64, 128)
     image[..., 64:] = 2.0
-    for make in (tiny_blip, tiny_siglip):
+    for family in NEW:
+        make = MAKERS[family]
         f = Segmenter.from_pretrained(make(), "clip").encode(image).features[0]
         across = (f[:, :, :6].mean((1, 2)) - f[:, :, -6:].mean((1, 2))).norm()
         down = (f[:, :3].mean((1, 2)) - f[:, -3:].mean((1, 2))).norm()
@@ -184,10 +207,13 @@ def reference(family: str, model: Any, prompt: str) -> torch.Tensor:
         inputs = blip_tokenizer()(prompt, return_tensors="pt")
         inputs.pop("token_type_ids", None)
         return model.text_proj(model.text_encoder(**inputs).last_hidden_state[0, 0])
-    inputs = siglip_tokenizer()(
-        prompt, return_tensors="pt", padding="max_length", truncation=True, max_length=16
+    context = model.config.text_config.max_position_embeddings
+    inputs = TOKENIZERS[family]()(
+        prompt, return_tensors="pt", padding="max_length", truncation=True, max_length=context
     )
-    return model.get_text_features(input_ids=inputs["input_ids"]).pooler_output[0]
+    if family == "siglip":
+        inputs.pop("attention_mask", None)
+    return model.get_text_features(**inputs).pooler_output[0]
 
 
 @pytest.mark.parametrize("family", NEW)
@@ -210,7 +236,8 @@ def test_a_long_name_is_cut_and_said(models, family):
     with pytest.warns(UserWarning, match="too long"):
         cut = text.encode(["cat " * 60], ["a {}"])
     assert torch.isfinite(cut).all()
-    kept = {"blip": 37, "siglip": 14}[family]  # 40 and 16 tokens, less the ends and "a"
+    # 40, 16, 20 and 24 tokens, less the ends and "a"
+    kept = {"blip": 37, "siglip": 14, "metaclip_2": 17, "tipsv2": 23}[family]
     same = text.encode(["cat " * (kept - 1) + "cat"], ["a {}"])
     assert torch.allclose(cut, same, atol=1e-6)
 
@@ -233,9 +260,17 @@ def test_a_folder_is_the_model_in_memory(models, family, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("family", "mean"), [("blip", (0.48145466, 0.4578275, 0.40821073)), ("siglip", (0.5,) * 3)]
+    ("family", "mean"),
+    [
+        ("blip", (0.48145466, 0.4578275, 0.40821073)),
+        ("siglip", (0.5,) * 3),
+        ("metaclip_2", (0.48145466, 0.4578275, 0.40821073)),
+        ("tipsv2", (0.0,) * 3),
+    ],
 )
 def test_a_family_has_its_own_normalisation(models, family, mean, tmp_path):
+    if family not in models:
+        pytest.skip("transformers is older than 5.14")
     assert Segmenter.from_pretrained(models[family], "clip").tower.mean == mean
     save(tmp_path, models[family], TOKENIZERS[family]())
     loaded = Segmenter.from_pretrained(str(tmp_path), "clip", device="cpu")
@@ -245,9 +280,9 @@ def test_a_family_has_its_own_normalisation(models, family, mean, tmp_path):
 
 
 def test_each_model_finds_its_tower(models):
-    kinds = {"clip": ClipTower, "blip": BlipTower, "siglip": SiglipTower}
+    kinds = {"blip": BlipTower, "siglip": SiglipTower, "tipsv2": TipsTower}
     for family, model in models.items():
-        assert type(load_clip(model).tower()) is kinds[family]
+        assert type(load_clip(model).tower()) is kinds.get(family, ClipTower)
 
 
 # -- bad input --------------------------------------------------------------------------------

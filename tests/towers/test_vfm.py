@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+import transformers
 from transformers import (
     Dinov2Config,
     Dinov2Model,
@@ -55,6 +56,11 @@ MAKE = {
     "dinov3": lambda: DINOv3ViTModel(DINOv3ViTConfig(**WIDE, num_register_tokens=4)),
     "mae": lambda: ViTMAEForPreTraining(ViTMAEConfig(**WIDE, **MAE)),
 }
+RADIO = {"num_cls_tokens": 2, "num_registers": 3, "max_img_size": 64}
+if hasattr(transformers, "RadioModel"):  # 5.13 and newer
+    MAKE["radio"] = lambda: transformers.RadioModel(
+        transformers.RadioConfig(**SHAPE, **RADIO, mlp_ratio=2.0, norm_mean=[0.4, 0.5, 0.6])
+    )
 PROJECTIONS = {"queries": "q_proj", "keys": "k_proj", "values": "v_proj"}
 
 
@@ -83,6 +89,8 @@ def models():
 @torch.no_grad()
 def own_forward(name: str, model: torch.nn.Module, image: torch.Tensor) -> torch.Tensor:
     """Patch tokens (B, L, D) of transformers' forward, its position embedding by size."""
+    if name == "radio":  # takes pixels in [0, 1]
+        return model(image).features
     pixels = normalised(image)
     if name == "mae":
         ratio, model.config.mask_ratio = model.config.mask_ratio, 0.0
@@ -112,7 +120,7 @@ class TestEveryFamily:
         tower = VfmTower(models[name])
         ours = tower.features(image).flatten(2).transpose(1, 2)
         theirs = own_forward(name, models[name], image)
-        if name in ("registers", "dinov3", "mae"):
+        if name in ("registers", "dinov3", "mae", "radio"):
             assert torch.allclose(ours, theirs, atol=1e-5)
             return
         assert not torch.allclose(ours, theirs, atol=1e-3)
@@ -161,7 +169,8 @@ class TestEveryFamily:
         models[name].save_pretrained(tmp_path)
         image = unit_pictures(1, 40, 56)
         tower = load_vfm(tmp_path)
-        assert (tower.mean, tower.std) == IMAGENET
+        own = ((0.0,) * 3, (1.0,) * 3) if name == "radio" else IMAGENET
+        assert (tower.mean, tower.std) == own
         assert tower.source == str(tmp_path)
         assert torch.equal(tower.features(image), VfmTower(models[name]).features(image))
 
@@ -172,6 +181,18 @@ def test_rows_and_columns_are_not_swapped():
     f = VfmTower(tiny_vfm(image_size=32)).features(image)[0]
     across = (f[:, :, 0] - f[:, :, -1]).norm()
     assert across > (f[:, 0] - f[:, -1]).norm()
+
+
+@pytest.mark.skipif("radio" not in MAKE, reason="transformers is older than 5.13")
+def test_radio_from_a_folder_normalises_by_itself(models, tmp_path):
+    """Weights by the names of its release; what a preprocessor says beside it is not applied."""
+    models["radio"].save_pretrained(tmp_path)
+    (tmp_path / "preprocessor_config.json").write_text(
+        json.dumps({"image_mean": [0.1] * 3, "image_std": [0.2] * 3})
+    )
+    tower, image = load_vfm(str(tmp_path)), unit_pictures(1, 40, 72)
+    ours = tower.features(image).flatten(2).transpose(1, 2)
+    assert torch.allclose(ours, own_forward("radio", models["radio"], image), atol=1e-5)
 
 
 def test_sam_square():

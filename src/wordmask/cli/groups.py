@@ -277,7 +277,7 @@ class MethodOptions(Group):
             metavar="PIXELS|none",
             help="Resize pictures so that their short side has this length; none: keep their size.",
             rich_help_panel=METHOD,
-            show_default="the method's, with built-in networks none up to 640 pixels",
+            show_default="the method's; built-in networks none up to 640 pixels, TIPSv2 448",
         ),
     ] = None
 

@@ -35,15 +35,16 @@ def global_patches(subject: Subject) -> list[Image.Image]:
     """Three rows of maps over the blocks."""
     subject.tower.require_class_token("the picture 'global'")
     photo, grid, point = subject.photo(270), subject.grid.size, subject.points[0]
-    patch = subject.patch(point)
+    patch, first = subject.patch(point), subject.tower.class_tokens
     panels: list[list[Panel]] = [[Panel(photo.plain, "photo")], [], [photo.marked([point])]]
     side = photo.size[0]
     blank = Image.new("RGB", photo.size[::-1], drawing.WHITE)
     panels[1].append(Panel(blank, f"{grid[0]} x {grid[1]} patches, row by row"))
     for n in subject.few_blocks(MOST_BLOCKS):
         attention = subject.attention(n)
-        between = attention[1:, 1:]
-        panels[0].append(photo.heat(attention[0, 1:].unflatten(0, grid), f"block {n}: class token"))
+        between = attention[first:, first:]
+        common = attention[0, first:].unflatten(0, grid)
+        panels[0].append(photo.heat(common, f"block {n}: class token"))
         scale = robust_scale(between)
         square = drawing.heat_map(between.numpy(), (side, side), *scale)
         panels[1].append(Panel(square, f"block {n}: L x L", scale))

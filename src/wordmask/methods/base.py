@@ -38,7 +38,8 @@ class Method(Preprocessing):
     Common options besides those of `Preprocessing`; a subclass or a variant may change all of them:
 
     Args:
-        templates: prompt templates: "openai", "cliper", "maskclip", "single", a file, or a tuple.
+        templates: prompt templates: "openai", "cliper", "maskclip", "single", "tips", a file, or a
+            tuple.
         pooling: several names of a class: "max" of their probabilities after the softmax over all
             names, or "mean" of their embeddings.
         logit_scale: factor of the cosines before the softmax.

@@ -13,7 +13,7 @@ from wordmask.encoding import DenseFeatures, Encoding
 from wordmask.errors import WordmaskError
 from wordmask.methods.base import Method, Towers, register, to_grid
 from wordmask.text_queries import TextQueries
-from wordmask.towers.clip import ClipTower, Need, Trace
+from wordmask.towers.clip import ClipTower, Need, PositionMode, Trace
 from wordmask.vocabulary import templates
 
 
@@ -57,7 +57,7 @@ class ClipSurgery(Method):
     short_side: int | None = 512
     resample: Literal["pil-bicubic", "pil-bilinear", "cv2-bilinear"] = "pil-bicubic"
     whole_patches: bool = True
-    position: Literal["bicubic_offset", "bicubic", "bicubic_antialias", "bilinear"] = "bilinear"
+    position: PositionMode = "bilinear"
     templates: str | tuple[str, ...] = "maskclip"
     logit_scale: float = 100.0
     blocks: int = 6

@@ -19,7 +19,7 @@ from wordmask.errors import WordmaskError
 from wordmask.methods.base import Method, Towers, cosine, register, to_grid
 from wordmask.scoring import ClassMapRule
 from wordmask.text_queries import TextQueries
-from wordmask.towers.clip import ClipTower, Need, Trace
+from wordmask.towers.clip import ClipTower, Need, PositionMode, Trace
 from wordmask.windows import place_windows
 
 
@@ -99,7 +99,7 @@ class Cliper(Method):
 
     resample: Literal["pil-bicubic", "pil-bilinear", "cv2-bilinear"] = "pil-bicubic"
     whole_patches: bool = True
-    position: Literal["bicubic_offset", "bicubic", "bicubic_antialias", "bilinear"] = "bilinear"
+    position: PositionMode = "bilinear"
     templates: str | tuple[str, ...] = "cliper"
     logit_scale: float = 100.0
     attention: Literal["early", "qq", "kk", "vv", "qk", "identity"] = "early"

@@ -12,7 +12,7 @@ from torch import Tensor
 from wordmask.encoding import DenseFeatures
 from wordmask.errors import WordmaskError
 from wordmask.methods.base import Method, register, to_grid
-from wordmask.towers.clip import ClipTower, Need, Trace
+from wordmask.towers.clip import ClipTower, Need, PositionMode, Trace
 
 
 @register
@@ -49,9 +49,7 @@ class Gem(Method):
     short_side: int | None = 448
     resample: Literal["pil-bicubic", "pil-bilinear", "cv2-bilinear"] = "pil-bicubic"
     whole_patches: bool = True
-    position: Literal["bicubic_offset", "bicubic", "bicubic_antialias", "bilinear"] = (
-        "bicubic_antialias"
-    )
+    position: PositionMode = "bicubic_antialias"
     templates: str | tuple[str, ...] = "single"
     logit_scale: float = 100.0
     depth: int = 7

@@ -108,8 +108,8 @@ class ScClip(Method):
         x = pool_patches(x, similarity, self.beta)
         late = patch_cosines(trace.states[early][:, first:])
         z = torch.stack([trace.states[n] for n in levels]).sum(0)
-        y = self._last_block(tower, x, similarity, last[:, :first])
-        more = self._last_block(tower, z[:, first:], similarity, z[:, :first])
+        y = self._last_block(tower, x, similarity, last[:, :1])
+        more = self._last_block(tower, z[:, first:], similarity, z[:, :1])
         y = pool_patches(y, late, self.beta) + pool_patches(more, late, self.beta)
         return DenseFeatures(to_grid(tower.project(y), trace.grid))
 

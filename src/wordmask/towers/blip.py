@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -82,11 +81,8 @@ class BlipText(TextTower):
 
     def _features(self, tokens: list[list[int]]) -> Tensor:
         model, projection, tokenizer = self._require()
-        longest = len(tokens[-1])
-        input_ids = self._padded(tokens, longest, tokenizer.pad_token_id)
-        lengths = torch.tensor([len(row) for row in tokens], device=input_ids.device)
-        mask = torch.arange(longest, device=input_ids.device) < lengths[:, None]  # (b, L)
-        states = model(input_ids=input_ids, attention_mask=mask.long()).last_hidden_state
+        input_ids, mask = self._masked(tokens, tokenizer.pad_token_id)
+        states = model(input_ids=input_ids, attention_mask=mask).last_hidden_state
         return projection(states[:, 0])
 
     def _tokenize(self, prompts: list[str]) -> tuple[list[list[int]], list[bool]]:

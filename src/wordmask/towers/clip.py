@@ -1,6 +1,7 @@
 """The vision tower: access to the inside of CLIP's image encoder without changing it.
 
-For BLIP and SigLIP, which have the same parts under other names, see blip.py and siglip.py.
+For BLIP, SigLIP and TIPSv2, which have the same parts under other names, see blip.py, siglip.py and
+tips.py.
 
 Blocks are counted from 1, as in the papers: F^0 is the embedding after the first layer norm, F^n
 the output of block n, N the number of blocks. A method states what it needs (`Need`), one forward
@@ -8,7 +9,8 @@ pass records it (`Trace`), and the method finishes the last block itself with th
 `ClipTower.block(n)`.
 
 Shapes: B pictures, T = 1 + h*w tokens (the class token first, then patches row by row; SigLIP has
-no class token, T = h*w), D width, M heads, d = D / M, E joint text-image width.
+no class token, T = h*w, and TIPSv2 a register behind it, T = 2 + h*w), D width, M heads, d = D / M,
+E joint text-image width.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +27,10 @@ from torch.compiler import is_compiling
 
 from wordmask.errors import WordmaskError, unknown
 
-POSITION_MODES = ("bicubic_offset", "bicubic", "bicubic_antialias", "bilinear")
+PositionMode = Literal[
+    "bicubic_offset", "bicubic", "bicubic_antialias", "bilinear", "bilinear_antialias"
+]
+POSITION_MODES = get_args(PositionMode)
 ACTIVATIONS = ("checkpoint", "gelu", "quick_gelu")
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -123,6 +128,10 @@ class Trace:
 class Block:
     """One transformer block with the papers' names. Every call goes through its own modules."""
 
+    attention_name: ClassVar[str] = "self_attn"
+    output_name: ClassVar[str] = "out_proj"
+    norm_names: ClassVar[tuple[str, str]] = ("layer_norm1", "layer_norm2")
+
     def __init__(self, layer: nn.Module, heads: int, activation: str, norm_eps: float | None):
         self.layer: Any = layer
         self.heads = heads
@@ -131,12 +140,16 @@ class Block:
         self._check()
 
     def _check(self) -> None:
-        attention = self.layer.self_attn
-        if not all(hasattr(attention, f"{x}_proj") for x in ("q", "k", "v", "out")):
+        names = "q_proj", "k_proj", "v_proj", self.output_name
+        if not all(hasattr(self._attention, name) for name in names):
             raise WordmaskError(
-                f"got an attention module {type(attention).__name__} without q_proj, k_proj, "
-                "v_proj and out_proj; wordmask reads CLIP's blocks through these"
+                f"got an attention module {type(self._attention).__name__} without q_proj, k_proj, "
+                f"v_proj and {self.output_name}; wordmask reads blocks through these"
             )
+
+    @property
+    def _attention(self) -> Any:
+        return getattr(self.layer, self.attention_name)
 
     def _norm(self, norm: nn.Module, x: Tensor) -> Tensor:
         if self.norm_eps is None or not isinstance(norm, nn.LayerNorm):
@@ -145,33 +158,38 @@ class Block:
 
     def norm1(self, x: Tensor) -> Tensor:
         """The layer norm before attention, (B, T, D)."""
-        return self._norm(self.layer.layer_norm1, x)
+        return self._norm(getattr(self.layer, self.norm_names[0]), x)
 
     def _heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
     def queries(self, z: Tensor) -> Tensor:
         """Q of the normed tokens z (B, T, D), as (B, M, T, d)."""
-        return self._heads(self.layer.self_attn.q_proj(z))
+        return self._heads(self._attention.q_proj(z))
 
     def keys(self, z: Tensor) -> Tensor:
         """K of the normed tokens z (B, T, D), as (B, M, T, d)."""
-        return self._heads(self.layer.self_attn.k_proj(z))
+        return self._heads(self._attention.k_proj(z))
 
     def values(self, z: Tensor) -> Tensor:
         """V of the normed tokens z (B, T, D), as (B, M, T, d)."""
-        return self._heads(self.layer.self_attn.v_proj(z))
+        return self._heads(self._attention.v_proj(z))
 
     def output(self, o: Tensor) -> Tensor:
         """Join the heads of o (B, M, T, d) and apply the output projection, (B, T, D)."""
-        return self.layer.self_attn.out_proj(o.transpose(1, 2).flatten(2))
+        return getattr(self._attention, self.output_name)(o.transpose(1, 2).flatten(2))
 
     def feed_forward(self, x: Tensor) -> Tensor:
         """FFN(LN(x)) without the residual, (B, T, D)."""
-        z = self._norm(self.layer.layer_norm2, x)
+        z = self._norm(getattr(self.layer, self.norm_names[1]), x)
         mlp = self.layer.mlp
         if self.activation == "checkpoint":
             return mlp(z)
+        if not hasattr(mlp, "fc1"):
+            raise WordmaskError(
+                f"got activation={self.activation!r} for a network with gated feed-forward layers "
+                f"({type(mlp).__name__}); leave it at 'checkpoint'"
+            )
         y = mlp.fc1(z)
         y = F.gelu(y) if self.activation == "gelu" else y * torch.sigmoid(1.702 * y)
         return mlp.fc2(y)
@@ -193,7 +211,7 @@ class ClipTower:
     default_std: ClassVar[tuple[float, ...]] = CLIP_STD
     block_type: ClassVar[type[Block]] = Block
     layers_are_fused: ClassVar[bool] = True  # transformers' own layers never form an attention map
-    class_tokens: ClassVar[int] = 1
+    class_tokens: int = 1  # those before the patches; registers count
     parts: ClassVar[tuple[str, ...]] = ("vision_model", "visual_projection")
     expected: ClassVar[str] = (
         "a CLIPModel, a CLIPVisionModelWithProjection, a hub id or a local folder"
@@ -236,7 +254,16 @@ class ClipTower:
     @property
     def depth(self) -> int:
         """N, the number of blocks."""
-        return len(self.vision.encoder.layers)
+        return len(self._layers)
+
+    @property
+    def _layers(self) -> Any:
+        return self.vision.encoder.layers
+
+    @property
+    def _stem(self) -> Any:
+        """The convolution that makes patches."""
+        return self.vision.embeddings.patch_embedding
 
     @property
     def width(self) -> int:
@@ -246,16 +273,16 @@ class ClipTower:
     @property
     def dtype(self) -> torch.dtype:
         """The type of the weights."""
-        return self.vision.embeddings.patch_embedding.weight.dtype
+        return self._stem.weight.dtype
 
     @property
     def device(self) -> torch.device:
         """The device of the weights."""
-        return self.vision.embeddings.patch_embedding.weight.device
+        return self._stem.weight.device
 
     def block(self, n: int) -> Block:
         """Block n, counted from 1."""
-        layer = self.vision.encoder.layers[n - 1]
+        layer = self._layers[n - 1]
         return self.block_type(layer, self.heads, self.activation, self.norm_eps)
 
     def require_class_token(self, who: str) -> None:
@@ -383,7 +410,7 @@ class ClipTower:
         as_is = self.fused and self.activation == "checkpoint" and self.norm_eps is None
         as_is = as_is and self.layers_are_fused
         if not mapped and not letters and as_is:
-            return self.vision.encoder.layers[n - 1](x, attention_mask=None)
+            return self._layers[n - 1](x, attention_mask=None)
         block = self.block(n)
         z = block.norm1(x)
         q = block.queries(z) if go_on or mapped or "q" in letters else None
@@ -411,7 +438,7 @@ class ClipTower:
 
     def embed(self, pixels: Tensor, position: str = "bicubic_offset") -> Tensor:
         """F^0: patches, class token, position embedding, first layer norm; (B, T, D)."""
-        patches = self.vision.embeddings.patch_embedding(pixels.to(self.device, self.dtype))
+        patches = self._stem(pixels.to(self.device, self.dtype))
         h, w = patches.shape[-2:]  # of (B, D, h, w)
         tokens = self._add_class_token(patches.flatten(2).transpose(1, 2))
         return self._first_norm(tokens + position_embedding(self._positions(), (h, w), position))
@@ -452,7 +479,8 @@ def position_embedding(table: Tensor, grid: tuple[int, int], mode: str) -> Tenso
         grid: h, w.
         mode: "bicubic_offset" (by the scale factor (h + 0.1) / n: the SCLIP family),
             "bicubic" (by size: MaskCLIP), "bicubic_antialias" (GEM), "bilinear" (CLIPer,
-            CLIP Surgery). Corners are never aligned; the native grid is returned as it is.
+            CLIP Surgery), "bilinear_antialias" (TIPSv2). Corners are never aligned; the native
+            grid is returned as it is.
     """
     if mode not in POSITION_MODES:
         raise unknown("position embedding mode", mode, POSITION_MODES)
@@ -462,7 +490,7 @@ def position_embedding(table: Tensor, grid: tuple[int, int], mode: str) -> Tenso
     patches = table[first:].float().unflatten(0, (n, n)).permute(2, 0, 1)[None]  # (1, D, n, n)
     if is_compiling():  # of any grid, also the native one: no branch of a graph may depend on it
         native = ((h * torch.ones(()) == n) & (w * torch.ones(()) == n)).float()
-        rows, columns = (_weights(side, n, mode, native) for side in grid)
+        rows, columns = (_weights(side, n, mode, native).to(table.device) for side in grid)
         patches = rows @ patches @ columns.T
     elif (h, w) == (n, n):
         return table
@@ -488,18 +516,23 @@ def _weights(side: int, n: int, mode: str, native: Tensor) -> Tensor:
     offset = 0.1 * (1 - native) if mode == "bicubic_offset" else 0.0
     scale = n / (side * torch.ones(()) + offset)
     at = (torch.arange(side)[:, None] + 0.5) * scale - 0.5  # (side, 1)
-    if mode == "bicubic_antialias":
+    linear = mode.startswith("bilinear")
+    if mode.endswith("_antialias"):
         distance = (torch.arange(n) - at) / scale.clamp_min(1)
-        weights = _cubic(distance, -0.5)
+        weights = _tent(distance) if linear else _cubic(distance, -0.5)
         return weights / weights.sum(1, keepdim=True)
-    if mode == "bilinear":
+    if linear:
         at = at.clamp_min(0)
-    taps = torch.arange(2) if mode == "bilinear" else torch.arange(-1, 3)
+    taps = torch.arange(2) if linear else torch.arange(-1, 3)
     near = at.floor() + taps  # (side, taps)
-    distance = near - at
-    part = (1 - distance.abs()).clamp_min(0) if mode == "bilinear" else _cubic(distance, -0.75)
+    part = _tent(near - at) if linear else _cubic(near - at, -0.75)
     chosen = near.clamp(0, n - 1)[..., None] == torch.arange(n)
     return (part[..., None] * chosen).sum(1)
+
+
+def _tent(x: Tensor) -> Tensor:
+    """The kernel of linear interpolation."""
+    return (1 - x.abs()).clamp_min(0)
 
 
 def _cubic(x: Tensor, a: float) -> Tensor:

@@ -36,7 +36,8 @@ from wordmask.towers.hub import (
     read_normalisation,
 )
 from wordmask.towers.siglip import SiglipText, SiglipTower
-from wordmask.towers.text import TextTower
+from wordmask.towers.text import MetaClip2Text, TextTower
+from wordmask.towers.tips import TipsText, TipsTower
 from wordmask.towers.weights import loaded_from
 from wordmask.user_code import is_file
 
@@ -62,6 +63,8 @@ FAMILIES = {  # by the model type in the configuration
     "clip_vision_model": Family("CLIPVisionModelWithProjection"),
     "blip": Family("BlipForImageTextRetrieval", BlipTower, BlipText, ("text_encoder", "text_proj")),
     "siglip": Family("SiglipModel", SiglipTower, SiglipText, ("text_model", "")),
+    "metaclip_2": Family("MetaClip2Model", text=MetaClip2Text),
+    "tipsv2": Family("Tipsv2Model", TipsTower, TipsText, ("text_model", "")),
 }
 FILES = Files(expected=(TOKENIZER,), extra=PREPROCESSOR + TOKENIZER_SETTINGS)
 
@@ -193,8 +196,8 @@ def _check(name: str, folder: Path, has_tokenizer: bool) -> Files:
     kind = model_type(folder, name)
     if kind not in FAMILIES:
         raise WordmaskError(
-            f"got a {kind!r} model from {name}; wordmask reads CLIP, BLIP for retrieval, and "
-            "SigLIP of fixed sizes"
+            f"got a {kind!r} model from {name}; wordmask reads CLIP, MetaCLIP 2, BLIP for "
+            "retrieval, SigLIP of fixed sizes, and TIPSv2"
         )
     textless = has_tokenizer or kind == "clip_vision_model"
     return replace(FILES, expected=()) if textless else FILES

@@ -34,6 +34,7 @@ TOKENIZER: Group = (
     ("vocab.txt",),
     ("spiece.model",),
     ("tokenizer.model",),
+    ("sentencepiece.bpe.model",),
 )
 TOKENIZER_SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 PREPROCESSOR = ("preprocessor_config.json", "processor_config.json")

@@ -31,6 +31,8 @@ from wordmask.towers.contents import (
 from wordmask.towers.fetch import PREPROCESSOR, Files, Repository, lacking
 from wordmask.user_code import describe_error, is_file, load_object
 
+SINCE = {"tipsv2": "5.14", "radio": "5.13"}  # model types, and transformers' first version of them
+
 Loaded = TypeVar("Loaded")
 Result = TypeVar("Result")
 
@@ -215,13 +217,20 @@ def model_type(folder: Path, source: str) -> str:
     """The kind of model in a folder, by its configuration.
 
     Raises:
-        WordmaskError: a configuration that says nothing, or a model that needs code of its own.
+        WordmaskError: a configuration that says nothing, a model that needs code of its own, or a
+            newer transformers.
         ContentError: no configuration.
     """
+    from transformers import __version__
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
     config = read_settings(folder / "config.json")
     kind = config.get("model_type")
+    if kind in SINCE and kind not in CONFIG_MAPPING_NAMES:
+        raise WordmaskError(
+            f"the {kind!r} model of {source} needs transformers {SINCE[kind]} or newer, and "
+            f'{__version__} is installed; run: pip install -U "transformers>={SINCE[kind]}"'
+        )
     if "auto_map" in config and kind not in CONFIG_MAPPING_NAMES:
         raise WordmaskError(
             f"got a {kind!r} model from {source}, which needs code of its own (auto_map); wordmask "
@@ -238,7 +247,7 @@ def read_normalisation(
     folder: Path,
     default: tuple[tuple[float, ...], tuple[float, ...]] = (CLIP_MEAN, CLIP_STD),
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and std of the checkpoint's own preprocessor, else `default`.
+    """Mean and std of the checkpoint's own preprocessor (0 and 1 if it has none), else `default`.
 
     Raises:
         ContentError: values that cannot be a mean or a std.
@@ -249,6 +258,8 @@ def read_normalisation(
             continue
         settings = read_settings(path)
         settings = settings.get("image_processor", settings)
+        if isinstance(settings, dict) and settings.get("do_normalize") is False:
+            return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
         if isinstance(settings, dict) and {"image_mean", "image_std"} <= settings.keys():
             mean, std = (read_triple(path, settings, f"image_{x}") for x in ("mean", "std"))
             return mean, std

@@ -23,7 +23,7 @@ class SiglipTower(ClipTower):
 
     default_mean: ClassVar[tuple[float, ...]] = (0.5, 0.5, 0.5)
     default_std: ClassVar[tuple[float, ...]] = (0.5, 0.5, 0.5)
-    class_tokens: ClassVar[int] = 0
+    class_tokens: int = 0
     parts: ClassVar[tuple[str, ...]] = ("vision_model.head", "text_model")
     expected: ClassVar[str] = "a SiglipModel with its pooling head, a hub id or a local folder"
 

@@ -11,7 +11,7 @@ import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import safetensors.torch
 import torch
@@ -45,6 +45,9 @@ class TextTower:
     Weights may be changed: embeddings made before are then forgotten, see `weights.mark` for what
     is seen.
     """
+
+    legacy_end: ClassVar[int | None] = LEGACY_END
+    ends: ClassVar[bool] = True  # whether prompts have an end token
 
     def __init__(
         self,
@@ -114,7 +117,10 @@ class TextTower:
                 hasher.update(repr(module).encode())
                 hash_weights(hasher, module)
             config = model.config
-            keys = ("hidden_act", "num_attention_heads", "max_position_embeddings", "eos_token_id")
+            keys = (
+                *("hidden_act", "num_attention_heads", "max_position_embeddings", "eos_token_id"),
+                "scale_sqrt_depth",
+            )
             hasher.update(json.dumps([getattr(config, key, None) for key in keys]).encode())
             hasher.update(_tokenizer_text(tokenizer).encode())
             self._fingerprint = hasher.hexdigest()
@@ -193,6 +199,13 @@ class TextTower:
         rows = [row + [padding] * (length - len(row)) for row in tokens]
         return torch.tensor(rows, device=self._device())
 
+    def _masked(self, tokens: list[list[int]], padding: int) -> tuple[Tensor, Tensor]:
+        """Return the tokens (b, L), the longest prompt last, and 1 where they are no padding."""
+        input_ids = self._padded(tokens, len(tokens[-1]), padding)
+        lengths = torch.tensor([len(row) for row in tokens], device=input_ids.device)
+        places = torch.arange(input_ids.shape[1], device=input_ids.device)
+        return input_ids, (places < lengths[:, None]).long()
+
     def _tokenize(self, prompts: list[str]) -> tuple[list[list[int]], list[bool]]:
         """Return start token, text, end token of each prompt, and whether its text was cut."""
         model, _, tokenizer = self._require()
@@ -200,14 +213,14 @@ class TextTower:
         configured = model.config.eos_token_id
         if start is None or end is None:
             raise WordmaskError("the tokenizer has no start or no end token; CLIP needs both")
-        if configured not in (LEGACY_END, end):
+        if configured not in (self.legacy_end, end):
             raise WordmaskError(
                 f"the tokenizer ends a prompt with token {end}, the text model expects token "
                 f"{configured}; give the tokenizer that belongs to these weights"
             )
         room = model.config.max_position_embeddings - 2
         highest = model.config.vocab_size - 1
-        if configured == LEGACY_END:  # then the model pools the state of the highest token
+        if configured == self.legacy_end:  # then the model pools the state of the highest token
             highest = min(highest, end)
         tokens, is_cut = [], []
         encoded = tokenizer(
@@ -243,8 +256,10 @@ class TextTower:
                 "tokenizer that belongs to these weights"
             )
         is_cut = [len(ids) > context for ids in encoded]
+        kept = context - self.ends
         return [
-            [*ids[: context - 1], ids[-1]] if len(ids) > context else list(ids) for ids in encoded
+            [*ids[:kept], *ids[-1:][: self.ends]] if len(ids) > context else list(ids)
+            for ids in encoded
         ], is_cut
 
     def _warn_of_cut(self, names: list[str]) -> None:
@@ -291,6 +306,12 @@ class TextTower:
         state = torch.zeros(1, model.config.hidden_size, dtype=weight.dtype, device=weight.device)
         with torch.no_grad():
             return int(projection(state).shape[-1])
+
+
+class MetaClip2Text(TextTower):
+    """MetaCLIP 2's text encoder: its end token is 2, as stated, and not CLIP's wrong one."""
+
+    legacy_end: ClassVar[int | None] = None
 
 
 def _digest(value: Any) -> str:

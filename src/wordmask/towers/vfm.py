@@ -46,7 +46,8 @@ class VfmFamily(NamedTuple):
         title: its name in messages.
         module: its class in transformers.
         position: how its own code resizes the position embedding (see `position_embedding`);
-            "rotary" has none, "fixed" takes pictures of one size.
+            "rotary" has none, "fixed" takes pictures of one size, "own" leaves it and the
+            normalisation to the model's modules.
     """
 
     title: str
@@ -62,6 +63,7 @@ FAMILIES = {  # by the model_type of their configuration
     ),
     "dinov3_vit": VfmFamily("DINOv3", "DINOv3ViTModel", "rotary"),
     "vit_mae": VfmFamily("MAE", "ViTMAEModel", "bicubic"),
+    "radio": VfmFamily("RADIO", "RadioModel", "own"),
     "sam": VfmFamily("SAM", "SamVisionModel", "fixed"),
     "sam_vision_model": VfmFamily("SAM", "SamVisionModel", "fixed"),
 }
@@ -108,6 +110,8 @@ class VfmTower:
         elif not hasattr(model, "embeddings"):
             network = model.base_model
         self.model: Any = network
+        if self.family.position == "own":
+            mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
         self.mean, self.std, self.source = mean, std, source
         side = self.model.config.patch_size
         self.patch: int = side if isinstance(side, int) else side[0]
@@ -160,7 +164,7 @@ class VfmTower:
             extra["position_embeddings"] = self.model.rope_embeddings(pixels)
         x = self._run(x, facet, extra)
         check_finite(x, f"the features of {self.source}", self.dtype)
-        if facet == "output":
+        if facet == "output" and self.family.position != "own":  # RADIO has no final norm
             x = self.model.norm(x) if hasattr(self.model, "norm") else self.model.layernorm(x)
         patches = x[:, -grid[0] * grid[1] :]  # after class and register tokens
         return patches.transpose(1, 2).unflatten(2, grid).float()
@@ -169,8 +173,8 @@ class VfmTower:
 
     @property
     def _stem(self) -> Any:
-        """The convolution that makes patches."""
-        return next(m for m in self.model.modules() if isinstance(m, nn.Conv2d))
+        """The convolution, or RADIO's linear map, that makes patches."""
+        return next(m for m in self.model.modules() if isinstance(m, (nn.Conv2d, nn.Linear)))
 
     @property
     def _blocks(self) -> Any:
@@ -188,6 +192,8 @@ class VfmTower:
     def _embed(self, pixels: Tensor, grid: tuple[int, int]) -> Tensor:
         """Class token, registers if any, patches with their position embedding; (B, T, D)."""
         parts = self.model.embeddings
+        if self.family.position == "own":
+            return parts(self.model.input_conditioner(pixels))
         x = self._stem(pixels).flatten(2).transpose(1, 2)
         x = torch.cat([parts.cls_token.expand(len(x), -1, -1), x], dim=1)
         if self.family.position != "rotary":

@@ -21,7 +21,7 @@ from wordmask.methods.car.visual_prompts import PROMPTS, Prompter
 from wordmask.methods.clip_es.maps import affinities, cosine_maps, gradcam, spread_in_boxes
 from wordmask.progress import steps
 from wordmask.text_queries import TextQueries
-from wordmask.towers.clip import ClipTower, Need, Trace
+from wordmask.towers.clip import ClipTower, Need, PositionMode, Trace
 from wordmask.vocabulary import templates
 
 AT_ONCE = 8  # prompted pictures in one batch of the classifier
@@ -125,7 +125,7 @@ class Car(Method):
     short_side: int | None = 512
     resample: Literal["pil-bicubic", "pil-bilinear", "cv2-bilinear"] = "pil-bicubic"
     whole_patches: bool = True
-    position: Literal["bicubic_offset", "bicubic", "bicubic_antialias", "bilinear"] = "bilinear"
+    position: PositionMode = "bilinear"
     templates: str | tuple[str, ...] = ("a clean origami {}.",)
     logit_scale: float = 100.0
     confidence: float = 0.6

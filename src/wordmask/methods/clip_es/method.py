@@ -18,7 +18,7 @@ from wordmask.methods.base import Method, Towers, last_attention, register, to_g
 from wordmask.methods.clip_es.maps import affinities, cosine_maps, gradcam, spread_in_boxes
 from wordmask.scoring import ClassMapRule
 from wordmask.text_queries import TextQueries
-from wordmask.towers.clip import ClipTower, Need, Trace
+from wordmask.towers.clip import ClipTower, Need, PositionMode, Trace
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class ClipEs(Method):
     short_side: int | None = None
     resample: Literal["pil-bicubic", "pil-bilinear", "cv2-bilinear"] = "pil-bicubic"
     whole_patches: bool = True
-    position: Literal["bicubic_offset", "bicubic", "bicubic_antialias", "bilinear"] = "bilinear"
+    position: PositionMode = "bilinear"
     templates: str | tuple[str, ...] = ("a clean origami {}.",)
     logit_scale: float = 100.0
     box_threshold: float = 0.4

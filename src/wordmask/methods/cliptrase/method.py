@@ -279,7 +279,8 @@ class Cliptrase(Method):
         n = self._number(self.cluster_block, towers.clip.depth)
         streams = [trace.queries[n], trace.keys[n], trace.values[n]]
         w = correlate(streams, self.correlation, self.heads)
-        return w[:, 1:, 1:], w[:, 0, 1:], trace.grid
+        first = towers.clip.class_tokens
+        return w[:, first:, first:], w[:, 0, first:], trace.grid
 
     def _cluster(self, w: Tensor, common: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
         """Denoised w (L, L) and cluster labels (L,) of one picture, -1 for noise."""

@@ -1,0 +1,1 @@
+"""wordmask inside other programs, one file for each; none is imported before it is used."""
