@@ -294,7 +294,7 @@ class Sinkhorn:
         total = b.sum(-1, keepdim=True)
         empty = total == 0
         if is_compiling():
-            b = torch.where(empty, torch.eye(tokens), b)
+            b = torch.where(empty, torch.eye(tokens, device=b.device), b)
             total = total.masked_fill(empty, 1)
         elif empty.any():
             b.diagonal(dim1=-2, dim2=-1).masked_fill_(empty[..., 0], 1)
