@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wordmask.files import one_line, size_text
-from wordmask.options import EXTRAS
 from wordmask.towers.auxiliary import DEFAULT_CLIP, KINDS
 from wordmask.towers.built_in import CLIP as TINY
 from wordmask.user_code import describe_error, is_file
@@ -224,7 +223,7 @@ def _extras() -> Iterator[Finding]:
         found = [_package(n, wanted, "absent") for n, wanted in _requirements(extra).items()]
         lacking = [one.name for one in found if one.state != "ok"]
         text = ", ".join(f"{one.name} {one.text}" for one in found)
-        if lacking and extra in EXTRAS:
+        if lacking and users:
             text += f"; {' and '.join(users)} cannot run"
         elif lacking and extra in PURPOSES:
             text += f"; for {PURPOSES[extra]}"
