@@ -16,6 +16,7 @@ from wordmask import Background, Segmenter
 from wordmask.affinity import Sinkhorn
 from wordmask.methods.base import cosine, patch_cosines, pool_patches
 from wordmask.methods.naclip import gaussian
+from wordmask.methods.pearl.propagation import text_matrix
 from wordmask.methods.rf_clip import cluster_texts, move_texts
 from wordmask.methods.sc_clip import outlier_scores, outliers
 from wordmask.text_queries import TextQueries
@@ -479,3 +480,47 @@ def test_resclip_variants(case, golden_clip, golden_inputs):
     segmenter, encoding, texts = resclip(golden_clip, golden_inputs, case, repaired)
     features = segmenter.method.second_pass(segmenter.towers, encoding, texts)
     close(features[0].flatten(1).T, golden["path_repaired.features.B"], FEATURES)
+
+
+# -- PEARL -----------------------------------------------------------------------------------------
+
+PEARL = {  # settings of the alignment
+    "kk0.08": {"rotation": "newton-schulz"},
+    "kk0.3": {"rotation": "newton-schulz", "key_weight": 0.3},
+    "no_kk": {"rotation": "newton-schulz", "key_weight": 0.0},
+    "svd": {},
+}
+GRIDS = dict(zip(CASES, (28, 40, 40), strict=True))
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("name", list(PEARL))
+def test_pearl(case, name, check, golden_clip, golden_inputs):
+    golden = load("pearl", case)
+    options = {**PEARL[name], "grid": 0}
+    check(case, golden, "pearl", options, f"features.{name}", f"cosine.{name}")
+    if f"attention.{name}" in golden:
+        segmenter = Segmenter.from_pretrained(golden_clip, "pearl", None, options)
+        tower, method = segmenter.tower, segmenter.method
+        trace = tower.trace(golden_inputs[f"image.{case}"], method.need(tower.depth))
+        close(method.mixing_map(tower, trace)[0], golden[f"attention.{name}"], COSINES)
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(("coupling", "prefix"), [("diagonal", ""), ("full", "full_coupling.")])
+def test_pearl_propagation(case, coupling, prefix, golden_clip, golden_inputs):
+    golden, rows = load("pearl", case), golden_inputs["text_features"]
+    close(text_matrix(rows), golden["text_coupling"], 1e-6)
+    options = {"grid": GRIDS[case], "coupling": coupling}
+    segmenter = Segmenter.from_pretrained(golden_clip, "pearl", "official", options)
+    texts = TextQueries.of(rows[:, None])
+    (scored,) = segmenter.score(golden_inputs[f"image.{case}"], texts)
+    pixels = scored.maps.rows(0, scored.size[0], scored.size)
+    close(pixels[:, ::4, ::4], golden[f"{prefix}tlp"], COSINES)
+    count = pixels[0].numel()
+    close(pixels.sum((1, 2)) / count, golden[f"{prefix}tlp_sum"] / count, COSINES)
+    assert (pixels.argmax(0) == golden[f"{prefix}tlp_labels"]).all()
+    assert (scored.labels() - 1 == golden[f"{prefix}tlp_labels"].numpy()).mean() > 0.9999
+    before = segmenter.with_method("pearl", "official", {"grid": 0})
+    (plain,) = before.score(golden_inputs[f"image.{case}"], texts)
+    assert (plain.labels() != scored.labels()).sum() > 500

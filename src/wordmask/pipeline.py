@@ -17,7 +17,7 @@ from wordmask.methods.base import Method, Towers
 from wordmask.progress import stage, steps
 from wordmask.refiners.base import Refiner, RefinerInput
 from wordmask.text_queries import TextQueries
-from wordmask.windows import ScoreMap, Tile, Window
+from wordmask.windows import ScoreMap
 
 BATCH = 8  # pictures or windows in one forward pass on a GPU
 CPU_BATCH = 1  # on a CPU one at a time: as fast, with a fraction of the memory
@@ -119,7 +119,9 @@ class Pipeline:
             coarse = [
                 maps
                 for e, queries in zip(encodings, texts, strict=True)
-                for maps in e.score_maps(self._scores(e, queries))
+                for maps in self.method.whole_maps(
+                    e, e.score_maps(self._scores(e, queries)), queries
+                )
             ]
         if not self.low_memory:
             for (encoding, i), before in zip(pictures, coarse, strict=True):
@@ -162,7 +164,7 @@ class Pipeline:
             with stage(refiner.name):
                 maps = refiner.refine(prepared, maps)
             check_finite(maps, f"the maps refined by {refiner.name}", self.towers.networks.dtype)
-            scores = ScoreMap([Tile(maps, Window(0, 0, *size), size, (0, 0))], size)
+            scores = ScoreMap.whole(maps, size)
         return scores
 
     @contextmanager

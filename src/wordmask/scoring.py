@@ -128,7 +128,7 @@ class Scored:
         rows = self.maps.tiles[0].scores
         if len(self.maps.tiles) > 1:
             rows = self.maps.rows(0, self.patches[0], self.patches)
-        elif self.coarse is not None:
+        elif self.coarse is not None or self.maps.direct:  # refined, or changed as a whole
             rows = F.adaptive_avg_pool2d(rows, self.patches)
         return self.rule.pool(rows, self.texts)[: self.texts.classes].float()
 

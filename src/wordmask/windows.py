@@ -44,6 +44,11 @@ class ScoreMap:
         (tile,) = self.tiles if len(self.tiles) == 1 else (None,)
         self.direct = tile is not None and tile.canvas == pixel_size
 
+    @classmethod
+    def whole(cls, maps: Tensor, pixel_size: tuple[int, int]) -> ScoreMap:
+        """Maps (R, h, w) that cover the whole picture without padding."""
+        return cls([Tile(maps, Window(0, 0, *pixel_size), pixel_size, (0, 0))], pixel_size)
+
     @property
     def count(self) -> int:
         """R, the number of maps."""

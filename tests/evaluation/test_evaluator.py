@@ -416,6 +416,8 @@ OTHER = {
     "image_weight": 0.5,
     "text_shift": 0.5,
     "text_distance": 0.5,
+    "grid": 0,
+    "iterations": 3,
 }
 
 

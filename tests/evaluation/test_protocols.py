@@ -118,6 +118,9 @@ BY_ID = {table.id: table for table in TABLES}
         ),
         ("resclip", "voc21", "ViT-B/16", {"window": 0, "label_threshold": 0.5, "refine": "none"}),
         ("naclip+none", "voc21", "ViT-B/16", {"window": 0, "refine": "none"}),
+        ("pearl", "voc21", "ViT-B/16", {"coupling": "diagonal", "key_weight": 0.08, "grid": 80}),
+        ("pearl", "ade150", "ViT-B/16", {"key_weight": 0.3, "grid": 80}),
+        ("pearl", "cityscapes", "ViT-B/16", {"key_weight": 0.3, "grid": 224}),
         (
             "cliptrase",
             "voc21",
@@ -401,6 +404,13 @@ def test_tables_are_read_from_text(tmp_path):
         ("4 5 6 100", "4 -5 6 1", 11, "got '-5' for voc21"),
         ("4 5 6 100", "4 x 6 1", 11, "got 'x' for voc21"),
         ("Theirs | - |", "Theirs |", 11, "write label | settings | backbone | values"),
+        ("4 5 6 100", "4 5 6 100 | names", 11, "or these and | words | supervision"),
+        (
+            "4 5 6 100",
+            "4 5 6 100 | names | mask",
+            11,
+            "unknown supervision 'mask'; did you mean masks",
+        ),
         ("Theirs", "[one]\nTheirs", 11, "there are two tables 'one'; rename one"),
         ("Theirs", "[two]\nTheirs", 12, "got a row and no columns"),
         ("4 5 6 100", "4 5 6 100\n[two]\nsource: a\ntitle: b\ncolumns: voc21", 12, "has no rows"),

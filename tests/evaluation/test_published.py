@@ -10,6 +10,7 @@ import pytest
 
 from wordmask.datasets import BENCHMARKS
 from wordmask.evaluation.protocols import Entry, make_protocol
+from wordmask.evaluation.protocols.settings import RELEASED
 from wordmask.evaluation.published import (
     NETWORKS,
     TABLES,
@@ -272,3 +273,55 @@ def test_costs_and_sweeps_have_commands():
     assert any("cliper:official-v1 --refine diffusion --size 336x468" in line for line in times)
     heads = list_commands(BY_ID["cliper-7"])[0]
     assert "--set diffusion.fusion=single --sweep diffusion.head=0,1,2,3,4,5,6,7,8,9 " in heads
+
+
+# -- newer methods: words and supervision ----------------------------------------------------------
+
+
+def test_numbers_of_newer_methods_come_with_words_and_supervision():
+    found = find_reported(state("sc_clip", "voc21"))
+    assert [(one.value, one.row, one.words, one.supervision) for one in found] == [
+        (64.6, "SC-CLIP", "extended names, background names", "none")
+    ]
+    for entry, number in {
+        "pearl": 19.4,
+        "resclip": 18.0,
+        "rf_clip": 21.0,
+        "rf_clip+none": 20.4,
+    }.items():
+        assert numbers(state(entry, "ade150")) == [("Papers of newer methods", "miou", number)]
+    assert numbers(state("pearl:repaired", "ade150")) == []
+    assert numbers(state("pearl", "ade150", clip="ViT-L/14")) == []
+
+
+def test_the_table_of_newer_methods():
+    """All nine are there; every row says its words and supervision; averages are as printed."""
+    table = BY_ID["newer"]
+    assert "None of these figures was reproduced here" in table.note
+    labels = {row.label.split(" ")[0] for row in table.rows}
+    assert labels == {"ResCLIP", "SC-CLIP", "PEARL", "RF-CLIP", "FreeCP", "GLA-CLIP", "LPOSS",
+                      "CorrCLIP", "OV-Stitcher", "ClearCLIP", "SCLIP"}  # fmt: skip
+    for row in table.rows:
+        assert row.words, row.label
+        masks = row.label.startswith(("CorrCLIP", "OV-Stitcher"))
+        assert row.supervision == ("masks (SAM2)" if masks else "none"), row.label
+        *values, average = row.values
+        if None not in values:
+            assert sum(values) / len(values) == pytest.approx(average, abs=0.0501), row.label
+    assert sum(value is not None for row in table.rows for value in row.values) == 16 * 9 + 4 - 3
+
+
+def test_newer_methods_with_released_settings_have_rows_that_can_be_run():
+    """A method that gets released settings gets an entry in its row of ViT-B/16."""
+    labels = {
+        **{"resclip": "ResCLIP", "sc_clip": "SC-CLIP", "pearl": "PEARL", "rf_clip": "RF-CLIP"},
+        **{"gla_clip": "GLA-CLIP", "corrclip": "CorrCLIP", "ov_stitcher": "OV-Stitcher"},
+    }
+    for method in set(labels) & set(RELEASED):
+        entries = {
+            Entry.split(setting.entry).method
+            for row in BY_ID["newer"].rows
+            if row.label.startswith(labels[method]) and row.backbone.endswith("ViT-B/16")
+            for setting in row.settings
+        }
+        assert entries == {method}, f"write {method} as the settings of its row in newer.txt"

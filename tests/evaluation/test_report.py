@@ -124,6 +124,37 @@ def test_our_column_stands_beside_theirs(tmp_path):
     assert not any(name.startswith("CLIPer, Table 1:") for name in missing)
 
 
+@needs_matplotlib
+def test_words_and_supervision_stand_beside_numbers_of_newer_methods(tmp_path):
+    save(tmp_path / "a", entry("sc_clip", "voc21", 0.6), entry("clearclip", "voc20", 0.8))
+    said = (tmp_path / "a" / "results.md").read_text()
+    number = (
+        "64.6 (Papers of newer methods; words: extended names, background names; supervision: none)"
+    )
+    assert f"| {number} | -4.6 |" in said
+    assert "none of these numbers was reproduced" in said
+    assert "| 80.9 (ClearCLIP, supplement, Table 2) | -0.9 |" in said
+    text = report(tmp_path)["report.md"].read_text()
+    table = table_of(text, "Papers of newer methods")
+    assert table[0][:6] == ["method", "backbone", "words used", "supervision", "voc21", "ours"]
+    body = {(row[0], row[1]): row[2:6] for row in table[2:]}
+    assert body["SC-CLIP", "ViT-B/16"] == [
+        "extended names, background names",
+        "none",
+        "64.6",
+        "60.0",
+    ]
+    corrclip = body["CorrCLIP (DINO, SAM2)", "ViT-B/16"]
+    assert corrclip == ["background names", "masks (SAM2)", "72.2", ""]
+    assert "None of these figures was reproduced here" in text
+    metrics = table_of(text, "All metrics: voc21 (1449)")
+    beside = dict(zip(metrics[0], metrics[2], strict=True))
+    assert beside["published"] == "64.6"
+    assert beside["words of the published"] == "extended names, background names"
+    assert beside["its supervision"] == "none"
+    assert "its supervision" not in table_of(text, "All metrics: voc20 (1449)")[0]
+
+
 def test_results_markdown_shows_the_difference(tmp_path):
     save(tmp_path, entry("clearclip", "voc20", 0.8123), entry("sclip", "voc21", 0.6, images=60))
     text = (tmp_path / "results.md").read_text()

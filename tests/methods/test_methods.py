@@ -21,7 +21,8 @@ WORDS = 5
 NETWORKS = {"vfm": tiny_vfm()}  # auxiliary models
 # Features that depend on labels of a first pass: another word makes other pixels unsure, and one
 # label that flips changes those of its region. What the words do is in test_resclip.py.
-NO_FEEDBACK = {"resclip": {"sfr_scale": 1.0, "sfr_share": 0.0}}
+# Scores that all words together spread over the picture: test_pearl.py.
+NO_FEEDBACK = {"resclip": {"sfr_scale": 1.0, "sfr_share": 0.0}, "pearl": {"grid": 0}}
 
 
 @pytest.fixture(scope="module")
@@ -242,6 +243,7 @@ def test_names_of_methods():
             "gem",
             "maskclip",
             "naclip",
+            "pearl",
             "proxyclip",
             "resclip",
             "rf_clip",
@@ -270,6 +272,8 @@ def test_names_of_methods():
         (lambda: create_method("rf_clip", None, {"text_shift": 1.0}), ["text_shift=1.0"]),
         (lambda: create_method("rf_clip", None, {"sigma": 0.0}), ["sigma=0.0"]),
         (lambda: create_method("rf_clip", None, {"sink_channels": (-1,)}), ["(-1,)"]),
+        (lambda: create_method("pearl", None, {"key_weight": -1.0}), ["key_weight=-1.0"]),
+        (lambda: create_method("pearl", None, {"grid": -80}), ["grid=-80"]),
         (lambda: create_method("resclip", None, {"rcs_share": 1.5}), ["rcs_share=1.5"]),
         (lambda: create_method("resclip", None, {"sfr_scale": 0.0}), ["sfr_scale=0.0"]),
         (lambda: create_method("resclip", None, {"blocks": (0, 3)}), ["blocks=(0, 3)"]),

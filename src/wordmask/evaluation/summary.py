@@ -116,7 +116,9 @@ def _table(entries: Sequence[Mapping[str, Any]]) -> list[str]:
         published, difference = "-", "-"
         reported = headline(entry)
         if reported is not None:
-            published = f"{reported.value:g} ({reported.source})"
+            given = [reported.source, reported.words, reported.supervision]
+            given[1:] = [f"words: {given[1]}", f"supervision: {given[2]}"] if given[1] else []
+            published = f"{reported.value:g} ({'; '.join(given)})"
             if entry["miou"] is not None:
                 difference = f"{100 * entry['miou'] - reported.value:+.1f}"
         seconds = entry["seconds"]
@@ -177,6 +179,11 @@ def _legend(entries: Sequence[Mapping[str, Any]]) -> list[str]:
             "probability of their label; 0 is best."
         )
     lines[0] += f" {NAMES}"
+    if any(number.supervision for number in filter(None, map(headline, entries))):
+        lines[0] += (
+            " Words and supervision beside a published number are those of its row; none of these "
+            "numbers was reproduced where wordmask was written."
+        )
     if any(map(outside, entries)):
         lines[0] += (
             " † outside its interval: resampled pictures lack some of the rarer classes, which "

@@ -20,6 +20,7 @@ from wordmask.text_queries import TextQueries
 from wordmask.towers.auxiliary import AuxiliaryModels
 from wordmask.towers.clip import ClipTower, Need, Trace
 from wordmask.towers.text import TextTower
+from wordmask.windows import ScoreMap
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,12 @@ class Method(Preprocessing):
         A method with `class_maps` returns maps of the classes (B, C, h, w), at least 0.
         """
         return cosine(encoding.features, texts.embeddings)
+
+    def whole_maps(
+        self, encoding: Encoding, maps: list[ScoreMap], texts: TextQueries
+    ) -> list[ScoreMap]:
+        """What becomes of the scores of each whole picture, over all its windows; as they are."""
+        return maps
 
     def rule(self, encoding: Encoding, i: int) -> Rule:
         """The rule by which scores of picture i of an encoding become labels."""

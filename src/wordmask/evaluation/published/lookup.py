@@ -50,6 +50,7 @@ class Reported:
         value: in percent.
         row: the label of its row.
         differences: in words, what the run has other than the row; empty: nothing.
+        words, supervision: of the row, "" if nobody noted them.
     """
 
     source: str
@@ -57,6 +58,8 @@ class Reported:
     value: float
     row: str = ""
     differences: tuple[str, ...] = ()
+    words: str = ""
+    supervision: str = ""
 
 
 @dataclass(frozen=True)
@@ -106,7 +109,10 @@ def _candidates(state: RunState) -> list[Reported]:
             differences = min((differing(s, row, state) for s in settings), key=len)
             if len(differences) <= NEAR:
                 for column, value in columns:
-                    one = Reported(table.source, column.metric, value, row.label, differences)
+                    one = Reported(
+                        *(table.source, column.metric, value, row.label, differences),
+                        *(row.words, row.supervision),
+                    )
                     found[one] = None
     own = OWN_PAPER.get(method, "")
     return sorted(found, key=lambda one: not one.source.startswith(own))

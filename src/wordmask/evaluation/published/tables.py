@@ -15,8 +15,11 @@ A file holds tables, one after the other, each a header and rows; `#` starts a c
 Columns are data sets, or some of `OTHER_COLUMNS`. With `metrics`, each data set has a column for
 each metric; without, all are mIoU. Several notes are joined, and there may be none.
 
-A row is `label | settings | backbone | values`. Settings are what `wordmask evaluate` needs to
-reproduce the row: an entry and changes of its official protocol, alternatives separated by ` or `.
+A row is `label | settings | backbone | values`, and `| words | supervision` where these are known:
+the words that the method was given, and what its networks were trained with beyond pictures and
+their texts (one of `SUPERVISION`, with details in brackets: `masks (SAM2)`). Settings are what
+`wordmask evaluate` needs to reproduce the row: an entry and changes of its official protocol,
+alternatives separated by ` or `.
 The change `bg.KEY=VALUE` holds on data sets with a background, `DATASET.KEY=VALUE` on one, and
 `size=HxW` is the size of the picture in the columns of costs. `KEY=A,B,C` is a row whose number is
 the best of several runs. `shared: NAME changes` in the header lets rows write `@NAME` for them. A
@@ -38,7 +41,7 @@ from wordmask.evaluation.protocols import Entry, read_assignments
 from wordmask.options import parse_assignment
 from wordmask.refiners import REFINERS
 
-PAPERS = ("cliper", "cliptrase", "proxyclip", "others")  # files, in the order of reports
+PAPERS = ("cliper", "cliptrase", "proxyclip", "others", "newer")  # files, in the order of reports
 METRICS = {
     "miou": "mIoU",
     "pixel_accuracy": "pixel accuracy",
@@ -82,6 +85,7 @@ MODELS = {  # weights of each backbone, as papers name it
     "BLIP ViT-B/16": "Salesforce/blip-itm-base-coco",
     "BLIP ViT-L/16": "Salesforce/blip-itm-large-coco",
 }
+SUPERVISION = ("none", "masks", "image labels")
 NETWORKS = ("vfm", "diffusion", "sam")  # changes that are flags: --vfm SOURCE
 HEADER = ("source", "title", "columns", "metrics", "note", "shared")
 REPEATED = ("note", "shared")
@@ -139,12 +143,17 @@ class Setting:
 
 @dataclass(frozen=True)
 class Row:
-    """One row: its label, the settings that reproduce it, its backbone, and the paper's values."""
+    """One row: its label, the settings that reproduce it, its backbone, and the paper's values.
+
+    Words and supervision are "" where nobody noted them, see this module.
+    """
 
     label: str
     settings: tuple[Setting, ...]
     backbone: str
     values: tuple[float | None, ...]
+    words: str = ""
+    supervision: str = ""
 
 
 @dataclass(frozen=True)
@@ -233,9 +242,14 @@ def _read_columns(header: dict[str, str]) -> tuple[Column, ...]:
 
 def _read_row(line: str, columns: tuple[Column, ...], shared: Mapping[str, str]) -> Row:
     parts = [part.strip() for part in line.split("|")]
-    if len(parts) != 4 or not all(parts):
-        raise WordmaskError(f"got {line!r}; write label | settings | backbone | values")
-    label, text, backbone, numbers = parts
+    if len(parts) not in (4, 6) or not all(parts):
+        raise WordmaskError(
+            f"got {line!r}; write label | settings | backbone | values, or these and "
+            "| words | supervision"
+        )
+    label, text, backbone, numbers, *given = parts
+    if given and given[1].partition(" (")[0] not in SUPERVISION:
+        raise unknown("supervision", given[1], SUPERVISION)
     settings = () if text == "-" else tuple(Setting.parse(x, shared) for x in text.split(" or "))
     for setting in settings:
         _check_setting(setting)
@@ -244,7 +258,7 @@ def _read_row(line: str, columns: tuple[Column, ...], shared: Mapping[str, str])
     values = numbers.split()
     if len(values) != len(columns):
         raise WordmaskError(f"{label} has {len(values)} values for {len(columns)} columns")
-    return Row(label, settings, backbone, tuple(map(_read_value, values, columns)))
+    return Row(label, settings, backbone, tuple(map(_read_value, values, columns)), *given)
 
 
 def _read_value(text: str, column: Column) -> float | None:

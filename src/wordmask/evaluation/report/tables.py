@@ -56,6 +56,10 @@ RUN_COLUMNS: list[RunColumn] = [
     ("published", lambda f: _published(f, lambda number, _: f"{number:g}")),
     ("difference", lambda f: _published(f, lambda number, ours: f"{ours - number:+.1f}")),
 ]
+THEIRS: list[RunColumn] = [  # shown where they are known of a published number
+    ("words of the published", lambda f: getattr(headline(f.entry), "words", "")),
+    ("its supervision", lambda f: getattr(headline(f.entry), "supervision", "")),
+]
 
 
 def interval(found: Result) -> tuple[float | None, float | None]:
@@ -101,18 +105,20 @@ def own_tables(runs: Sequence[Result], costs: Sequence[Costs] = ()) -> list[Grid
 def _metric_table(name: str, runs: Sequence[Result]) -> Grid:
     """Every metric of every run on one set of pictures, in percent, and the times."""
     keys = list(dict.fromkeys(key for found in runs for key in found.entry["metrics"]))
-    heads = [NAME, *(head for head, _ in RUN_COLUMNS), *(SHORT.get(k, k) for k in keys)]
+    columns = [*RUN_COLUMNS, *(one for one in THEIRS if any(map(one[1], runs)))]
     rows = []
     for found in runs:
         metrics, seconds = found.entry["metrics"], found.entry["seconds"]
-        cells = [found.name, *(text(found) for _, text in RUN_COLUMNS)]
+        cells = [found.name, *(text(found) or "-" for _, text in columns)]
         cells += [percent(metrics.get(key)) for key in keys]
         rows.append([*cells, *(f"{1000 * seconds[k]:.0f}" for k in ("encode", "decide"))])
     note = "In percent; times in milliseconds for a picture. P, R and F1: which classes are in a "
     note += f"picture, means over classes or over all pairs of picture and class. {NAMES}"
     note += f" {OUTSIDE}" if any("†" in row[1] for row in rows) else ""
+    heads = [NAME, *(head for head, _ in columns), *(SHORT.get(k, k) for k in keys)]
     heads += ["encode, ms", "decide, ms"]
-    return Grid(f"All metrics: {name}", heads, rows, note, words=("95 % interval", "words"))
+    words = ("95 % interval", "words", *(head for head, _ in THEIRS))
+    return Grid(f"All metrics: {name}", heads, rows, note, words=words)
 
 
 def _classes(runs: Sequence[Result]) -> bool:
@@ -213,9 +219,10 @@ def paper_tables(
 def with_ours(table: Table, runs: Iterable[Result], costs: Sequence[Costs] = ()) -> Grid | None:
     """A table of a paper, our number after theirs in every cell; None if we have none."""
     rows, ours = [], 0
-    known = list(runs)
+    known, noted = list(runs), any(row.supervision for row in table.rows)
     for row in table.rows:
         cells = [row.label, row.backbone]
+        cells += [row.words or "-", row.supervision or "-"] if noted else []
         for column, value in zip(table.columns, row.values, strict=True):
             if column.dataset in COSTS:
                 mine = cost_value(row, column.dataset, table, costs)
@@ -227,7 +234,8 @@ def with_ours(table: Table, runs: Iterable[Result], costs: Sequence[Costs] = ())
         rows.append(cells)
     if not ours:
         return None
-    heads = ["method", "backbone"]
+    words = ["backbone", *(["words used", "supervision"] if noted else [])]
+    heads = ["method", *words]
     for column in table.columns:
         name = COSTS.get(column.dataset, column.dataset)
         name += "" if column.metric == "miou" else f" {METRICS[column.metric]}"
@@ -236,7 +244,7 @@ def with_ours(table: Table, runs: Iterable[Result], costs: Sequence[Costs] = ())
     if costs and any(column.dataset in COSTS for column in table.columns):
         where = dict.fromkeys(f"{one.settings['device']}, {one.settings['dtype']}" for one in costs)
         note = f"{note} Ours: {'; '.join(where)}.".strip()
-    return Grid(f"{table.source}: {table.title}", heads, rows, note, ("backbone",))
+    return Grid(f"{table.source}: {table.title}", heads, rows, note, tuple(words))
 
 
 def our_value(

@@ -161,6 +161,21 @@ RELEASED: dict[str, Source] = {
             "the same where both are known.",
         ),
     ),
+    "pearl": Source(
+        "PEARL's released code (c26062b), in SCLIP's harness",
+        {**_HARNESS, "variant": "official", "names": "sclip"},
+        {
+            "voc21": {"background": "threshold:0.1:*"},
+            "context60": {"background": "threshold:0.1:*"},
+            "coco_object": {"background": "threshold:0.1:**"},
+            "cityscapes": {"short_side": 560, "key_weight": 0.3, "grid": 224},
+            "ade150": {"key_weight": 0.3},
+        },
+        notes=(
+            "Known of the release are key_weight, grid and the logit scale; words, sizes, windows "
+            "and thresholds are those of SCLIP's family.",
+        ),
+    ),
     "resclip": Source(
         "ResCLIP's released code (0e085f7)",
         {**_HARNESS, "variant": "official", "names": "sclip"},
