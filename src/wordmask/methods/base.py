@@ -89,7 +89,11 @@ class Method(Preprocessing):
     @property
     def unexported(self) -> str:
         """Why the method cannot be exported as a graph; "" if it can."""
-        return f"it needs a second network, {' and '.join(self.networks)}" if self.networks else ""
+        if self.networks:
+            return f"it needs a second network, {' and '.join(self.networks)}"
+        if type(self).whole_maps is not Method.whole_maps:
+            return "what it does to the maps of whole pictures is no part of a graph"
+        return ""
 
     # -- what all share -------------------------------------------------------------------------
 
