@@ -43,7 +43,7 @@ from wordmask.vocabulary import scene_words, templates
 
 PRECISIONS = ("fp32", "fp16", "int8")
 NAMES = {"fp32": "float32", "fp16": "float16", "int8": "int8"}
-FEW = 4096  # numbers of a tensor that is not worth rounding
+FEW = 512  # numbers of a tensor that is not worth rounding
 
 
 @dataclass(frozen=True)
@@ -371,15 +371,27 @@ def _quantise(path: Path) -> None:
 
     Weights use 7 bits, since sums of 8 by 8 overflow on processors without VNNI.
     """
+    import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
+    model = onnx.load(path)
+    graph = model.graph
+    ranks = {one.name: len(one.dims) for one in graph.initializer}
+    # the stored positions are no weights of a layer
+    others = [
+        one.name
+        for one in graph.node
+        if one.op_type == "MatMul" and any(ranks.get(name, 2) != 2 for name in one.input)
+    ]
+    del graph.value_info[:]  # shapes of weights, which the tool turns without changing these
     full = path.with_suffix(".full.onnx")
-    path.replace(full)
+    onnx.save(model, full)
     try:
         quantize_dynamic(
             full,
             path,
             op_types_to_quantize=["MatMul", "Gather"],  # integer convolutions are not everywhere
+            nodes_to_exclude=others,
             per_channel=True,
             reduce_range=True,
             weight_type=QuantType.QInt8,
