@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from tiny import tiny_vfm
@@ -125,6 +126,16 @@ CHEAP: dict[str, tuple[list[str], Callable[[ModuleType], dict[str, Any]]]] = {
     "refine": (
         ["--classes", "3", "--repeats", "1", "--side", "8", "--heads", "2"],
         lambda module: {},
+    ),
+    "words": (
+        ["--shared", ".", "--sets", "A", "--limit", "1", "maskclip"],
+        lambda module: {
+            "SETS": {"A": lambda data: [(COFFEE, np.ones((400, 600), np.uint8))]},
+            "load": lambda shared: (tiny_vision(), F.normalize(torch.randn(20, 16), dim=1), {}),
+            "load_rows": lambda shared: (torch.randn(140, 16), [[i, i + 20] for i in range(20)]),
+            "background_of": lambda name, data, stem, target: target.astype(np.int64),
+            "build": lambda run: (create_method(run, None, {"short_side": 48})[0], []),
+        },
     ),
     "throughput": (
         ["--pictures", "2", "--rounds", "1", "--classes", "3"],

@@ -53,7 +53,7 @@ def test_extending(tmp_path):
     """The examples of docs/extending.md are those of the example package, and all of them run."""
     text = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
     files = dict(marked(text, "file"))
-    assert set(files) == {"qk_mean.py", "smooth.py", "halves.py"}
+    assert set(files) == {"qk_mean.py", "smooth.py", "level.py", "halves.py"}
     for name, content in files.items():
         assert content == (PLUGIN / name).read_text(encoding="utf-8"), name
         assert len(content.splitlines()) <= 60

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import json
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -19,6 +21,7 @@ from wordmask.methods.naclip import gaussian
 from wordmask.methods.pearl.propagation import text_matrix
 from wordmask.methods.rf_clip import cluster_texts, move_texts
 from wordmask.methods.sc_clip import outlier_scores, outliers
+from wordmask.refiners.freecp import FreeCp
 from wordmask.text_queries import TextQueries
 from wordmask.towers.clip import ClipTower, Need, position_embedding
 from wordmask.windows import ScoreMap, Tile, Window
@@ -480,6 +483,78 @@ def test_resclip_variants(case, golden_clip, golden_inputs):
     segmenter, encoding, texts = resclip(golden_clip, golden_inputs, case, repaired)
     features = segmenter.method.second_pass(segmenter.towers, encoding, texts)
     close(features[0].flatten(1).T, golden["path_repaired.features.B"], FEATURES)
+
+
+# -- FreeCP -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Described(FreeCp):
+    """FreeCP whose crops are compared with descriptions, which the golden vectors hold."""
+
+    rows: ClassVar[torch.Tensor]
+
+    def _compare(self, words, pixels, boxes, names):
+        return super()._compare(
+            replace(words, texts=replace(words.texts, embeddings=self.rows)), pixels, boxes, names
+        )
+
+
+def freecp(golden_clip, golden_inputs, case, variant, setting):
+    """ClearCLIP with FreeCP at the thresholds of a setting: the segmenter, encoding and texts."""
+    meta = json.loads((GOLDEN / "freecp" / case / "meta.json").read_text())
+    found = meta["parameters"]["settings"][setting]
+    Described.rows = load("freecp", case)["crop_text"][[3, 4, 5, 6, 7, 0, 1, 2]]
+    step = Described(
+        redundancy=found["rp_thres"], ambiguity=found["ap_thres"], **FreeCp.variants[variant]
+    )
+    segmenter = Segmenter.from_pretrained(golden_clip, "clearclip", refine=step)
+    rows = golden_inputs["text_features"]
+    texts = segmenter.encode_text(rows[:5], rows[5:])
+    return segmenter, segmenter.encode(golden_inputs[f"image.{case}"]), texts
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    ("variant", "setting"),
+    [("official", "low"), ("official", "high"), ("repaired", "full_boxes.low")],
+)
+def test_freecp(case, variant, setting, golden_clip, golden_inputs):
+    golden = load("freecp", case)
+    segmenter, encoding, texts = freecp(golden_clip, golden_inputs, case, variant, setting)
+    (scored,) = segmenter.score(encoding, texts)
+    size = encoding.pixel_size
+    maps = scored.maps.rows(0, size[0], size)
+    close(maps[:, ::4, ::4], golden[f"{setting}.maps"], COSINES)
+    assert np.array_equal(scored.labels(), golden[f"{setting}.labels"].numpy())
+    kept = maps.flatten(1).amax(1).nonzero()[:, 0]
+    assert kept.tolist() == golden[f"{setting}.kept"].tolist()
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("variant", ["official", "repaired"])
+def test_freecp_inside(case, variant, golden_clip, golden_inputs):
+    golden = load("freecp", case)
+    prefix = "full_boxes." if variant == "repaired" else ""
+    setting = f"{prefix}low"
+    segmenter, encoding, texts = freecp(golden_clip, golden_inputs, case, variant, setting)
+    (step,) = segmenter.refiners
+    scores = segmenter.method.scores(segmenter.towers, encoding, texts)[0]
+    p = torch.softmax(step.logit_scale * scores, dim=0)
+    if "probabilities" in golden:
+        close(p[[5, 6, 7, 0, 1, 2, 3, 4]], golden["probabilities"], 5e-5)  # 100 times cosines
+    if "mean_attention" in golden:
+        need = step.need(segmenter.tower.depth)
+        trace = segmenter.tower.trace(golden_inputs[f"image.{case}"], need)
+        mean = trace.attention_sum[0, :, 1:, 1:].mean(0) / (segmenter.tower.depth - 1)
+        close(mean, golden["mean_attention"], COSINES)
+    scaled = (p - p.min()) / (p.max() - p.min())
+    r = step.refine_maps(scaled[:5], encoding.prepared[0, step][0])
+    close(r, golden[f"{prefix}refined"][3:], COSINES)
+    scores = step.redundancy_scores(p[:5], r)
+    close(scores, golden[f"{prefix}redundancy_score"], COSINES)
+    kept = (scores > step.redundancy).nonzero()[:, 0]
+    assert kept.tolist() == golden[f"{setting}.kept_after_redundancy"].tolist()
 
 
 # -- PEARL -----------------------------------------------------------------------------------------

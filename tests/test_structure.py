@@ -25,6 +25,7 @@ LAYERS = (
         "sliding",
         "windows",
         "affinity",
+        "boxes",
         "devices",
         "vocabulary",
         "colours",

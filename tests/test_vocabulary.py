@@ -17,7 +17,9 @@ from wordmask.errors import WordmaskError
 from wordmask.vocabulary import (
     Background,
     Vocabulary,
+    negative_candidates,
     pick_distractors,
+    pick_negatives,
     scene_words,
     templates,
 )
@@ -205,6 +207,8 @@ def test_each_strategy_and_its_description() -> None:
         "kind": "names",
         "distractors": ["sky", "wall"],
     }
+    assert Background.negatives(8).describe() == {"kind": "negatives", "count": 8}
+    assert Background.of("negatives") == Background.negatives(64)
     assert Background.names(["sky", "wall"]) == Background.names("sky", "wall", "sky")
     assert Background.threshold(0.3).describe() == {"kind": "threshold", "probability": 0.3}
     assert Background.complement().describe() == {"kind": "complement", "power": 2.0}
@@ -219,6 +223,8 @@ def test_each_strategy_and_its_description() -> None:
     [
         ("none", Background.none()),
         ("auto", Background.auto()),
+        ("negatives", Background.negatives()),
+        ("negatives:8", Background.negatives(8)),
         ("names:sky;wall;", Background.names("sky", "wall")),
         ("names:a: b", Background.names("a: b")),
         ("threshold:0.3", Background.threshold(0.3)),
@@ -473,3 +479,42 @@ def test_a_background_in_one_string_shows_the_list_to_write():
 def test_texts_of_the_command_line_add_up():
     words = Vocabulary.parse("cat", "sofa, couch; dog")
     assert words.classes == (("cat",), ("sofa", "couch"), ("dog",))
+
+
+# ---- negatives
+
+
+def test_negatives_by_facility_location() -> None:
+    """Against the sum over all candidates of the largest cosine, tried for each choice."""
+    rng = np.random.default_rng(3)
+    words, offered = rng.normal(size=(2, 5)), rng.normal(size=(30, 5))
+    offered[7] = words[1] + 0.05 * rng.normal(size=5)  # too close
+    unit = offered / np.linalg.norm(offered, axis=1, keepdims=True)
+    cosines = unit @ unit.T
+    far = [i for i in range(30) if max(unit[i] @ w / np.linalg.norm(w) for w in words) <= 0.9]
+    assert 7 not in far
+    chosen: list[int] = []
+    for _ in range(6):
+        gains = {
+            i: sum(max(cosines[j, k] for k in [*chosen, i]) for j in far)
+            for i in far
+            if i not in chosen
+        }
+        chosen.append(max(gains, key=lambda i: gains[i]))
+    assert pick_negatives(words, offered, 6) == sorted(chosen)
+    assert pick_negatives(words, offered, 100) == far
+    with pytest.raises(WordmaskError, match="with a word; name the background"):
+        pick_negatives(words, np.repeat(words, 3, axis=0))
+
+
+def test_candidates_are_the_names_of_both_data_sets_once() -> None:
+    found = negative_candidates()
+    assert len(found) == len(set(found)) == 263
+    assert {"traffic light", "sky", "brick wall", "windowpane", "door"} <= set(found)
+    assert not any("-" in name or name.endswith(" other") for name in found)
+
+
+@pytest.mark.parametrize("text", ["negatives:0", "negatives:-3", "negatives:some"])
+def test_bad_numbers_of_negatives(text: str) -> None:
+    with pytest.raises(WordmaskError, match="negatives"):
+        Background.parse(text)

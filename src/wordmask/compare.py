@@ -338,10 +338,8 @@ class _Labeller:
     def __init__(self, contenders: Sequence[Contender]):
         self.contenders = contenders
         self.keys = [(c.view, c.segmenter.method.encoding_key()) for c in contenders]
-        first: dict[Hashable, Segmenter] = {}
-        for key, one in zip(self.keys, contenders, strict=True):
-            first.setdefault(key, one.segmenter)
-        self.encoders, self.towers = share_encoders(first)
+        users = zip(self.keys, [one.segmenter for one in contenders], strict=True)
+        self.encoders, self.towers = share_encoders(users)
 
     def __call__(self, image: np.ndarray) -> tuple[np.ndarray, ...]:
         encoded: dict[Hashable, list[Any]] = {}

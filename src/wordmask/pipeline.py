@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,14 +13,48 @@ from torch import Tensor
 
 from wordmask.devices import check_finite
 from wordmask.encoding import DenseFeatures, Encoding
+from wordmask.errors import WordmaskError
 from wordmask.methods.base import Method, Towers
 from wordmask.progress import stage, steps
-from wordmask.refiners.base import Refiner, RefinerInput
+from wordmask.refiners.base import Refiner, RefinerInput, WordScores, WordStep
+from wordmask.scoring import Rule
 from wordmask.text_queries import TextQueries
-from wordmask.windows import ScoreMap
+from wordmask.towers.clip import Need, Trace
+from wordmask.windows import ScoreMap, Window
 
 BATCH = 8  # pictures or windows in one forward pass on a GPU
 CPU_BATCH = 1  # on a CPU one at a time: as fast, with a fraction of the memory
+
+
+class Recorder:
+    """A tower that records what a step on words needs in the method's own pass; else the same.
+
+    Methods that never pass their pixels on as they are, or that sum the attention of other blocks,
+    record nothing.
+    """
+
+    def __init__(self, tower: Any, need: Need):
+        self._tower = tower
+        self._need = need
+        self._seen: tuple[Tensor, Trace] | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._tower, name)
+
+    def trace(self, pixels: Tensor, need: Need, position: str = "bicubic_offset") -> Trace:
+        """See `ClipTower.trace`."""
+        try:
+            joined = need | self._need
+        except WordmaskError:  # the method sums the attention of other blocks
+            return self._tower.trace(pixels, need, position)
+        trace: Trace = self._tower.trace(pixels, joined, position)
+        self._seen = pixels, trace
+        return trace
+
+    def trace_of(self, pixels: Tensor) -> Trace | None:
+        """The trace of these pixels, if there was one; forgets it."""
+        seen, self._seen = self._seen, None
+        return seen[1] if seen is not None and seen[0] is pixels else None
 
 
 @dataclass(frozen=True)
@@ -43,6 +77,11 @@ class Pipeline:
         """How many pictures or windows go through the network together."""
         return CPU_BATCH if self.towers.clip.device.type == "cpu" else BATCH
 
+    @property
+    def word_steps(self) -> tuple[WordStep, ...]:
+        """The refiners that change the scores of words, in their order."""
+        return tuple(one for one in self.refiners if isinstance(one, WordStep) and one.active)
+
     @torch.inference_mode()
     def encode(
         self,
@@ -58,22 +97,33 @@ class Pipeline:
         `Segmenter.encode`.
         """
         windows = self.method.place_windows(pixels.shape[2], pixels.shape[3])
-        batch = pixels
-        if windows:
-            crops = [pixels[..., y : y + h, x : x + w] for y, x, h, w in windows]
-            batch = torch.stack(crops, dim=1).flatten(0, 1)  # windows of a picture side by side
-        batch, pad = self.method.pad(batch, self.towers.clip.patch)
+        batch, pad = self._cut(pixels, windows)
         given = {} if regions is None else {"regions": regions}
+        towers = self.towers
+        recorders: dict[WordStep, Recorder] = {}
+        for step in self.word_steps:
+            if step.keeps:
+                recorders[step] = Recorder(towers.clip, step.need(towers.clip.depth))
+                towers = replace(towers, clip=recorders[step])  # type: ignore[arg-type]
+        parts: list[DenseFeatures] = []
+        kept: dict[WordStep, list[Tensor]] = {step: [] for step in recorders}
         with stage(self.method.name):
-            batches = steps(
-                "windows" if windows else "pictures", batch.split(self.at_once), len(batch), len
-            )
-            parts = [self.method.encode(self.towers, x, **given) for x in batches]
+            batches = batch.split(self.at_once)
+            name = "windows" if windows else "pictures"
+            for x in steps(name, batches, len(batch), len):
+                parts.append(self.method.encode(towers, x, **given))
+                for step, recorder in recorders.items():
+                    trace = recorder.trace_of(x)
+                    kept[step] += [] if trace is None else [step.keep(trace)]
         dense = DenseFeatures.join(parts)
         check_finite(dense.features, "the image features", self.towers.clip.dtype)
         encoding = Encoding(
             dense.features, dense.state, pixels, tuple(sizes), pad, windows, tuple(images), single
         )
+        for step, found in kept.items():
+            if len(found) == len(batches):
+                for i, own in enumerate(torch.cat(found).split(len(windows) or 1)):
+                    encoding.prepared[i, step] = own
         if self.low_memory:  # refiners are prepared one after the other in `score`
             self.towers.networks.release()
         else:
@@ -87,8 +137,10 @@ class Pipeline:
     def prepare_refiner(self, encoding: Encoding, i: int, refiner: Refiner) -> Any:
         """What a refiner needs of picture i, computed once and cached in the encoding.
 
-        With `low_memory` nothing is cached.
+        With `low_memory` nothing is cached but for steps on words.
         """
+        if isinstance(refiner, WordStep):
+            return self._keep(encoding, i, refiner)
         prepared = encoding.prepared.get((i, refiner))
         if prepared is None:
             networks = self.towers.networks
@@ -102,6 +154,38 @@ class Pipeline:
             if not self.low_memory:
                 encoding.prepared[i, refiner] = prepared
         return prepared
+
+    def _cut(
+        self, pixels: Tensor, windows: Sequence[Window]
+    ) -> tuple[Tensor, tuple[int, int, int, int]]:
+        """Pixels (B, 3, H', W') as passes see them, the windows of a picture side by side; pad."""
+        if windows:
+            crops = [pixels[..., y : y + h, x : x + w] for y, x, h, w in windows]
+            pixels = torch.stack(crops, dim=1).flatten(0, 1)
+        return self.method.pad(pixels, self.towers.clip.patch)
+
+    def _keep(self, encoding: Encoding, i: int, step: WordStep) -> Tensor | None:
+        """What a step on words needs of a pass over picture i, which it may get of its own."""
+        if not step.keeps:
+            return None
+        need = step.need(self.towers.clip.depth)
+        if (i, step) not in encoding.prepared:
+            batch, _ = self._cut(encoding.pixels[i : i + 1], encoding.windows)
+            with stage(step.name):
+                found = [
+                    step.keep(self.towers.clip.trace(x, need, self.method.position))
+                    for x in batch.split(self.at_once)
+                ]
+            encoding.prepared[i, step] = torch.cat(found)
+        kept: Tensor = encoding.prepared[i, step]
+        return kept
+
+    def rule(self, encoding: Encoding, i: int) -> Rule:
+        """The rule by which the scores of picture i become labels."""
+        rule = self.method.rule(encoding, i)
+        for step in self.word_steps:
+            rule = step.rule(rule)
+        return rule
 
     def score(
         self, encodings: Sequence[Encoding], texts: Sequence[TextQueries]
@@ -119,9 +203,7 @@ class Pipeline:
             coarse = [
                 maps
                 for e, queries in zip(encodings, texts, strict=True)
-                for maps in self.method.whole_maps(
-                    e, e.score_maps(self._scores(e, queries)), queries
-                )
+                for maps in self._maps(e, queries)
             ]
         if not self.low_memory:
             for (encoding, i), before in zip(pictures, coarse, strict=True):
@@ -141,10 +223,39 @@ class Pipeline:
         for (encoding, i), before, after in zip(pictures, coarse, fine, strict=True):
             yield encoding, i, before, after
 
+    def _maps(self, encoding: Encoding, texts: TextQueries) -> list[ScoreMap]:
+        """The score map of each picture of an encoding, before refiners of maps."""
+        maps = encoding.score_maps(self._scores(encoding, texts))
+        if any(step.gives_class_maps for step in self.word_steps):
+            return maps  # no longer the method's
+        return self.method.whole_maps(encoding, maps, texts)
+
     def _scores(self, encoding: Encoding, texts: TextQueries) -> Tensor:
-        """The method's scores of all pictures of an encoding."""
-        scores = self.method.scores(self.towers, encoding, texts)
-        check_finite(scores, f"the scores of {self.method.name}", self.towers.clip.dtype)
+        """The method's scores of all pictures of an encoding, after the steps on words."""
+        each = encoding.split() if self.word_steps else [encoding]
+        return torch.cat([self._rescore(one, texts, self.word_steps) for one in each])
+
+    def _rescore(
+        self, encoding: Encoding, texts: TextQueries, word_steps: Sequence[WordStep]
+    ) -> Tensor:
+        """The method's scores after these steps on words, which take one picture."""
+        if not word_steps:
+            scores = self.method.scores(self.towers, encoding, texts)
+            check_finite(scores, f"the scores of {self.method.name}", self.towers.clip.dtype)
+            return scores
+        *before, step = word_steps
+        given = WordScores(
+            self._rescore(encoding, texts, before),
+            texts,
+            encoding.features,
+            self._cut(encoding.pixels, encoding.windows)[0],
+            self._keep(encoding, 0, step),
+            self.towers.clip,
+            lambda others: self._rescore(encoding, others, before),
+        )
+        with stage(step.name):
+            scores = step.rescore(given)
+        check_finite(scores, f"the scores after {step.name}", self.towers.clip.dtype)
         return scores
 
     @torch.inference_mode()
@@ -154,7 +265,7 @@ class Pipeline:
         """The score map of picture i after refiners."""
         size = encoding.pixel_size
         for refiner in refiners:
-            if not refiner.active:
+            if isinstance(refiner, WordStep) or not refiner.active:
                 continue
             prepared = self.prepare_refiner(encoding, i, refiner)
             grid = refiner.grid(prepared)

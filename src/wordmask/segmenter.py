@@ -20,7 +20,7 @@ from wordmask.images import DEFAULT_MAX_PIXELS, decode_reduced, read_image
 from wordmask.methods import Method, read_method
 from wordmask.methods.base import Towers
 from wordmask.pipeline import Pipeline
-from wordmask.refiners import Refiner, read_refiners
+from wordmask.refiners import Refiner, WordStep, check_words, read_refiners
 from wordmask.scoring import Scored
 from wordmask.segmentation import Segmentation, Segmentations
 from wordmask.text_queries import TextEncoder, TextQueries, are_features
@@ -138,8 +138,8 @@ class Segmenter:
                 cache, and `~/.cache/wordmask` (or $WORDMASK_CACHE) for text.
             local_files_only: never use the network.
             tokenizer: for a model in memory; else the checkpoint's own.
-            refine: refiners of the method's maps, in order: "diffusion,pamr" or a list of names,
-                classes, pairs (name, options) and `Refiner`s; see `list_refiners()`.
+            refine: steps on words and refiners of maps, in order: "freecp,pamr" or a list of
+                names, classes, pairs (name, options) and `Refiner`s; see `list_refiners()`.
             networks: auxiliary models of methods and refiners, loaded when first needed: by kind
                 (`wordmask.towers.auxiliary.KINDS`), each given like `model`.
             low_memory: free auxiliary models as soon as they are no longer needed, and move CLIP
@@ -152,6 +152,7 @@ class Segmenter:
         """
         chosen, variant = _read_method(model, method, variant, options)
         refiners = read_refiners(refine)
+        check_words(chosen.name, chosen.class_maps, refiners)
         loaded = load_clip(
             model,
             device=device,
@@ -191,6 +192,7 @@ class Segmenter:
         other = copy.copy(self)
         other.method, other.variant = _read_method(self.source, method, variant, options)
         other.refiners = read_refiners(refine)
+        check_words(other.method.name, other.method.class_maps, other.refiners)
         other.tower = self.tower.with_settings(other.method.activation, other.method.norm_eps)
         return other
 
@@ -203,6 +205,12 @@ class Segmenter:
     def towers(self) -> Towers:
         """The networks as methods take them."""
         return Towers(self.tower, self.text, self.networks)
+
+    @property
+    def class_maps(self) -> bool:
+        """Whether labels are made of maps of classes, and not of scores of names."""
+        steps = [one for one in self.refiners if isinstance(one, WordStep)]
+        return self.method.class_maps or any(one.gives_class_maps for one in steps)
 
     @property
     def pipeline(self) -> Pipeline:
@@ -348,8 +356,8 @@ class Segmenter:
                 synonyms. Text features of your own: a dict of names and float tensors, (E,) or
                 (N, E) for N synonyms, or one tensor (C, E), whose classes are then called
                 "class 1" to "class C".
-            background: a `Background`, "none", "auto", a list of names, a tensor (K, E), or None:
-                "auto" if words are names, and none if they are text features.
+            background: a `Background`, "none", "auto", "negatives", a list of names, a tensor
+                (K, E), or None: "auto" if words are names, and none if they are text features.
 
         Raises:
             WordmaskError: no words, a word given twice or also as background, text features of
@@ -416,7 +424,7 @@ class Segmenter:
             yield Scored(
                 maps=fine,
                 texts=queries[id(encoding)],
-                rule=self.method.rule(encoding, i),
+                rule=self.pipeline.rule(encoding, i),
                 size=encoding.sizes[i],
                 patches=encoding.patches(self.tower.patch),
                 coarse=None if fine is coarse else coarse,

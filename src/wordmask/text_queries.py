@@ -13,10 +13,13 @@ from torch import Tensor
 
 from wordmask.errors import WordmaskError, unknown
 from wordmask.vocabulary import (
+    NEGATIVES,
     Background,
     Vocabulary,
     as_list,
+    negative_candidates,
     pick_distractors,
+    pick_negatives,
     scene_words,
     templates,
 )
@@ -189,7 +192,9 @@ class TextEncoder:
                     "as a list, or another background"
                 )
             names, classes = self._features(words)
-            if strategy.distractors:
+            if strategy.kind == "negatives":
+                strategy, rows = self._negatives(strategy, torch.cat(classes))
+            elif strategy.distractors:
                 rows = self._embed(strategy.distractors)
             return TextQueries.of(classes, rows, names, strategy)
         vocabulary = Vocabulary.of(words)
@@ -200,6 +205,8 @@ class TextEncoder:
             known = self._embed(stock)
             chosen = pick_distractors(embeddings, known, vocabulary.queries, stock)
             rows = known[chosen]
+        elif strategy.kind == "negatives":
+            strategy, rows = self._negatives(strategy, embeddings)
         elif strategy.distractors:
             rows = self._embed(strategy.distractors)
         classes = list(embeddings.split([len(names) for names in vocabulary]))
@@ -222,6 +229,14 @@ class TextEncoder:
         if self.pooling == "mean":
             classes = [F.normalize(x, dim=-1).mean(0, keepdim=True) for x in classes]
         return names, classes
+
+    def _negatives(self, strategy: Background, words: Tensor) -> tuple[Background, Tensor]:
+        """The strategy with the names that it chose, and their embeddings."""
+        candidates = negative_candidates()
+        known = self._embed(candidates)
+        chosen = pick_negatives(words, known, strategy.count or NEGATIVES)
+        names = tuple(candidates[i] for i in chosen)
+        return dataclasses.replace(strategy, distractors=names), known[chosen]
 
     def _embed(self, names: Sequence[str]) -> Tensor:
         if self.text is None:

@@ -24,6 +24,8 @@ TEMPLATE_LISTS = ("openai", "cliper", "maskclip", "single", "tips")
 # A stock word is too close to a word if its cosine lies more than this many standard deviations
 # above the mean of that word's cosines over the whole stock. See `pick_distractors`.
 CLOSE_IN_MEANING = 1.75
+NEGATIVES = 64  # chosen, and the text cosine above which a candidate is too close to a word
+TOO_CLOSE = 0.90
 MIN_DISTRACTORS = 24
 MOST_SHOWN = 12  # names in a message
 
@@ -141,18 +143,20 @@ class Vocabulary:
 
 @dataclass(frozen=True)
 class Background:
-    """How pixels that show none of the words are found: they get label 0 by one of five rules.
+    """How pixels that show none of the words are found: they get label 0 by one of six rules.
 
-    Build one with `none`, `names`, `threshold`, `complement` or `auto`; `kind` says which it is.
+    Build one with `none`, `names`, `threshold`, `complement`, `auto` or `negatives`; `kind` says
+    which it is.
     `distractors` are extra names in the softmax; their pixels get label 0, whatever the kind. With
     `overlap` some may be names of a class too, and take its pixels, as released lists have it.
     """
 
-    kind: Literal["none", "names", "threshold", "complement", "auto"]
+    kind: Literal["none", "names", "threshold", "complement", "auto", "negatives"]
     distractors: tuple[str, ...] = ()
     probability: float | None = None
     power: float | None = None
     overlap: bool = False
+    count: int | None = None
 
     @classmethod
     def none(cls) -> Background:
@@ -189,30 +193,44 @@ class Background:
         return cls("auto")
 
     @classmethod
+    def negatives(cls, count: int = NEGATIVES) -> Background:
+        """Choose so many names of COCO-Stuff and ADE20K, far from the user's words, as distractors.
+
+        See `pick_negatives`; the chosen ones are the `distractors` of the encoded words.
+        """
+        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+            raise WordmaskError(f"the number of negatives must be 1 or more, not {count!r}")
+        return cls("negatives", count=count)
+
+    @classmethod
     def of(cls, value: Any) -> Background:
-        """Return `value`, a Background, "none", "auto" or a list of names, as a Background."""
+        """Return `value`, a Background, "none", "auto", "negatives" or a list of names, as one."""
         if isinstance(value, cls):
             return value
+        if isinstance(value, str) and value == "negatives":
+            return cls.negatives()
         if isinstance(value, str):
             if value in ("none", "auto"):
                 return cls(value)  # type: ignore[arg-type]
             raise WordmaskError(
-                f"unknown background {value!r}; choose 'none' or 'auto', give a list of names, as "
-                f"in {as_list(value)}, or use Background.threshold or Background.complement"
+                f"unknown background {value!r}; choose 'none', 'auto' or 'negatives', give a list "
+                f"of names, as in {as_list(value)}, or use Background.threshold or "
+                "Background.complement"
             )
         if isinstance(value, Iterable):
             return cls.names(*_ordered(value, "background names"))
         raise WordmaskError(
-            f"a background must be a Background, 'none', 'auto' or a list of names; received "
-            f"{type(value).__name__}"
+            "a background must be a Background, 'none', 'auto', 'negatives' or a list of names; "
+            f"received {type(value).__name__}"
         )
 
     @classmethod
     def parse(cls, text: str) -> Background:
         """Read the command line's form.
 
-        `none`, `auto`, `names:sky;wall`, `threshold:0.3`, `complement`, `complement:2`; names may
-        follow a number: `threshold:0.3:sky;wall`, `complement:2:sky;wall`.
+        `none`, `auto`, `negatives`, `negatives:32`, `names:sky;wall`, `threshold:0.3`,
+        `complement`, `complement:2`; names may follow a number: `threshold:0.3:sky;wall`,
+        `complement:2:sky;wall`.
         """
         kind, _, rest = text.strip().partition(":")
         if kind in ("none", "auto"):
@@ -221,8 +239,18 @@ class Background:
             return cls(kind)  # type: ignore[arg-type]
         if kind == "names":
             return cls.names(_semicolons(rest))
+        if kind == "negatives":
+            if rest and not rest.strip().isdecimal():
+                raise WordmaskError(
+                    f"the background negatives takes a whole number, as in negatives:32: {text!r}"
+                )
+            return cls.negatives(int(rest)) if rest else cls.negatives()
         if kind not in ("threshold", "complement"):
-            raise unknown("background", kind, ["none", "auto", "names", "threshold", "complement"])
+            raise unknown(
+                "background",
+                kind,
+                ["none", "auto", "negatives", "names", "threshold", "complement"],
+            )
         number, colon, tail = rest.partition(":")
         names = _semicolons(tail) if colon else []
         if kind == "threshold":
@@ -248,6 +276,7 @@ class Background:
             "power": self.power,
             "distractors": list(self.distractors) or None,
             "overlap": self.overlap or None,
+            "count": self.count,
         }
         return {key: value for key, value in parts.items() if value is not None}
 
@@ -280,6 +309,53 @@ def templates(source: str | Path | Sequence[str]) -> tuple[str, ...]:
 def scene_words() -> tuple[str, ...]:
     """Return the stock of general scene words from which `Background.auto` takes distractors."""
     return tuple(_lines(_packaged("scene_words.txt")))
+
+
+def negative_candidates() -> tuple[str, ...]:
+    """Return the names of COCO-Stuff and ADE20K, from which `Background.negatives` chooses.
+
+    Of several names of a class the first. COCO-Stuff's "wall-brick" is "brick wall" here, and its
+    "sky-other" and "door-stuff" are "sky" and "door".
+    """
+    found: dict[str, None] = {}
+    for file in ("coco_stuff", "ade20k"):
+        for line in _lines(_packaged(f"datasets/names/plain/{file}.txt")):
+            parts = line.split("\t")[0].split("-")
+            found[" ".join(x for x in reversed(parts) if x not in ("other", "stuff"))] = None
+    return tuple(found)
+
+
+def pick_negatives(
+    word_embeddings: np.ndarray | torch.Tensor,
+    candidate_embeddings: np.ndarray | torch.Tensor,
+    count: int = NEGATIVES,
+) -> list[int]:
+    """Choose candidates that stand for what a picture may show besides the user's words.
+
+    `word_embeddings` (N, E), `candidate_embeddings` (S, E); rows need not be unit. Left out are
+    candidates whose cosine with a word is above 0.90. Of the others `count` are chosen by facility
+    location: greedily, each time the one that raises most the sum over all others of the largest
+    cosine with a chosen one; of equal ones the first. Returns increasing indices, of all if there
+    are fewer. Source: the audit of wookat/ovss-vocab-audit, 2026.
+
+    Raises WordmaskError if every candidate is too close.
+    """
+    words, offered = _unit_rows(word_embeddings), _unit_rows(candidate_embeddings)
+    far = np.flatnonzero((offered @ words.T).max(axis=1) <= TOO_CLOSE)
+    if not len(far):
+        raise WordmaskError(
+            f"all {len(offered)} candidates for negatives have a text cosine above {TOO_CLOSE} "
+            "with a word; name the background, as in names:sky;wall"
+        )
+    cosines = np.round(offered[far] @ offered[far].T, 6)  # the same choice on every machine
+    covered = np.full(len(far), -1.0)
+    chosen: list[int] = []
+    for _ in range(min(count, len(far))):
+        gain = np.maximum(cosines, covered).sum(axis=1)
+        gain[chosen] = -np.inf
+        chosen.append(int(gain.argmax()))
+        covered = np.maximum(covered, cosines[chosen[-1]])
+    return sorted(far[chosen].tolist())
 
 
 def pick_distractors(

@@ -29,6 +29,9 @@ def test_background_rules():
     assert read_background("names", ["sky, wall"], None, words) == Background.names("sky", "wall")
     assert read_background("threshold", [], 0, words) == Background.threshold(0.3)
     assert read_background("complement", [], 3, words) == Background.complement(3)
+    assert read_background("negatives", ["sky"], None, words) == Background.negatives()
+    assert read_background("negatives", [], 8, words) == Background.negatives(8)
+    assert "one of 8 names far from yours" in understood(words, Background.negatives(8))
     with pytest.raises(WordmaskError, match="there are no background words"):
         read_background("names", [], None, words)
     with pytest.raises(WordmaskError, match="both a class and a background name"):

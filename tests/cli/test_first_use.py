@@ -175,7 +175,7 @@ def test_lists_go_on_after_their_last_name():
     assert complete.entries("clip,cliper:pa") == ["clip,cliper:paper"]
     assert complete.entries("cliper+pa") == ["cliper+pamr"]
     assert complete.refiners("diffusion,pamr:f") == ["diffusion,pamr:fine"]
-    assert complete.refiners("diffusion,p") == ["diffusion,pamr"]
+    assert complete.refiners("diffusion,p") == ["diffusion,pamr", "diffusion,ptc"]
     assert complete.protocol("o") == ["official"]
     assert complete.background("thr") == ["threshold:"]
 

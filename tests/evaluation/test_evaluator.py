@@ -40,6 +40,7 @@ from wordmask.evaluation.views import view_picture, view_target
 from wordmask.evaluation.workers import Workers
 from wordmask.methods import METHODS, create_method
 from wordmask.refiners import REFINERS
+from wordmask.towers.clip import ClipTower
 from wordmask.user_code import load_object
 
 TINY = "wordmask/tiny-clip"
@@ -616,6 +617,31 @@ def test_refiners_are_prepared_once_for_all_thresholds(folder, tiny, tmp_path, m
         "none", "none", "pamr", "pamr"
     ]  # fmt: skip
     assert results["runs"][0]["miou"] != results["runs"][2]["miou"]
+
+
+def test_steps_on_words_share_a_pass_with_their_method(folder, tiny, tmp_path, monkeypatch):
+    """The attention that FreeCP needs is recorded in ClearCLIP's pass, for both variants."""
+    passes = count_calls(monkeypatch, ClipTower, "trace")
+    steps = ("+freecp", "+freecp:purge", "+ptc")
+    never = "freecp.ambiguity=2"  # no boxes are cut out
+    plan = make_plan(
+        folder,
+        tiny[0],
+        methods=("clearclip", *(f"clearclip{step}" for step in steps)),
+        limit=2,
+        calibration=True,
+    )
+    alone = make_plan(
+        folder, tiny[0], methods=("clearclip+freecp",), settings=(NATIVE, never), limit=2
+    )
+    entries = evaluate(plan, tmp_path / "all")["runs"]
+    passes.clear()
+    evaluate(alone, tmp_path / "alone")
+    assert len(passes) == 2
+    assert "calibration_error" in entries[0]["metrics"]
+    assert "calibration_error" not in entries[1]["metrics"]
+    refine = [entry["protocol"]["settings"]["refine"] for entry in entries]
+    assert refine == ["none", "freecp", "freecp:purge", "ptc"]
 
 
 # -- weights and words --------------------------------------------------------------------------

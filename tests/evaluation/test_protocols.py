@@ -29,7 +29,7 @@ from wordmask.towers.auxiliary import KINDS as NETWORK_KINDS
 from wordmask.vocabulary import Background, Vocabulary
 
 SETS = [name for name in BENCHMARKS if name != "folder"]
-KINDS = ("none", "names", "threshold", "complement", "auto")
+KINDS = ("none", "names", "threshold", "complement", "auto", "negatives")
 BY_ID = {table.id: table for table in TABLES}
 
 
@@ -121,6 +121,20 @@ BY_ID = {table.id: table for table in TABLES}
         ("pearl", "voc21", "ViT-B/16", {"coupling": "diagonal", "key_weight": 0.08, "grid": 80}),
         ("pearl", "ade150", "ViT-B/16", {"key_weight": 0.3, "grid": 80}),
         ("pearl", "cityscapes", "ViT-B/16", {"key_weight": 0.3, "grid": 224}),
+        (
+            "clearclip+freecp",
+            "voc21",
+            "ViT-B/16",
+            {"freecp.redundancy": 0.15, "freecp.ambiguity": 0.8, "freecp.full_boxes": False},
+        ),
+        (
+            "sclip+freecp:purge+pamr",
+            "ade150",
+            "ViT-B/16",
+            {"freecp.redundancy": 0.05, "freecp.maps": "method"},
+        ),
+        ("resclip+ptc", "voc21", "ViT-B/16", {"ptc.patches": 100, "ptc.momentum": 0.3}),
+        ("resclip+ptc", "voc20", "ViT-B/16", {"ptc.patches": 40, "ptc.momentum": 0.1}),
         (
             "cliptrase",
             "voc21",

@@ -13,8 +13,6 @@ from wordmask.methods import create_method
 from wordmask.methods.car import method as module
 from wordmask.methods.car.visual_prompts import Prompter, blur, ellipse_around
 from wordmask.methods.clip_es.maps import (
-    affinity,
-    component_boxes,
     cosine_maps,
     gradcam,
     over_maximum,
@@ -95,49 +93,6 @@ def test_gradcam_by_hand():
 
 
 # -- spreading --------------------------------------------------------------------------------
-
-
-def test_affinity_by_hand():
-    """One round on [[1, 3], [1, 1]]: columns to 1/2 1/2, 3/4 1/4, then rows; symmetric; squared."""
-    once = torch.tensor([[0.5 / 1.25, 0.75 / 1.25], [0.5 / 0.75, 0.25 / 0.75]])
-    symmetric = (once + once.T) / 2
-    ours = affinity(torch.tensor([[1.0, 3.0], [1.0, 1.0]]), rounds=1)
-    assert torch.allclose(ours, symmetric @ symmetric)
-
-
-def test_affinity_approaches_a_symmetric_doubly_stochastic_map():
-    a = affinity(torch.rand(9, 9, generator=torch.Generator().manual_seed(0)) + 0.1, rounds=50)
-    assert torch.allclose(a, a.T, atol=1e-5)
-    assert torch.allclose(a.sum(1), torch.ones(9), atol=1e-4)
-    identity = torch.eye(5)
-    assert torch.equal(affinity(identity), identity)
-
-
-def test_boxes_by_hand():
-    """A diagonal pair is one component; the far pixel is another; an empty mask has none."""
-    mask = torch.tensor(
-        [
-            [1, 0, 0, 0, 0],
-            [0, 1, 0, 0, 0],
-            [1, 0, 0, 0, 1],
-            [0, 0, 0, 0, 0],
-            [0, 1, 1, 0, 0],
-        ],
-        dtype=torch.bool,
-    )
-    expected = torch.zeros(5, 5, dtype=torch.bool)
-    expected[:3, :2] = True
-    expected[2, 4] = True
-    expected[4, 1:3] = True
-    boxes = component_boxes(torch.stack([mask, torch.zeros_like(mask), mask.T]))
-    assert torch.equal(boxes[0], expected)
-    assert not boxes[1].any()
-    assert torch.equal(boxes[2], expected.T)
-
-
-def test_a_winding_component_is_one_box():
-    mask = torch.tensor([[1, 1, 1, 1], [0, 0, 0, 1], [1, 1, 1, 1], [1, 0, 0, 0]], dtype=torch.bool)
-    assert component_boxes(mask[None]).all()
 
 
 def test_maps_are_spread_from_inside_the_boxes_alone():

@@ -13,10 +13,18 @@ from places import GOLDEN
 from tiny import tiny_clip, tiny_sam, tiny_vfm
 from wordmask import Segmenter, WordmaskError
 from wordmask.methods import METHODS
-from wordmask.refiners import REFINERS, Refiner, RefinerInput, create_refiner, read_refiners
+from wordmask.refiners import (
+    REFINERS,
+    Refiner,
+    RefinerInput,
+    WordStep,
+    create_refiner,
+    read_refiners,
+)
 from wordmask.towers.auxiliary import AuxiliaryModels
 
-VARIANTS = [(name, variant) for name in sorted(REFINERS) for variant in REFINERS[name].variants]
+OF_MAPS = [name for name in sorted(REFINERS) if not issubclass(REFINERS[name], WordStep)]
+VARIANTS = [(name, variant) for name in OF_MAPS for variant in REFINERS[name].variants]
 METHOD_VARIANTS = [(name, v) for name, method in METHODS.items() for v in method.variants]
 FIRST_VARIANTS = [(name, next(iter(method.variants))) for name, method in METHODS.items()]
 WORDS = 4

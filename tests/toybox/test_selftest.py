@@ -17,7 +17,7 @@ from wordmask.errors import WordmaskError
 from wordmask.methods import METHODS
 from wordmask.methods.clip import Clip
 from wordmask.metrics import Boundary, Confusion
-from wordmask.refiners import REFINERS
+from wordmask.refiners import REFINERS, WordStep
 from wordmask.toybox import selftest
 
 WEIGHTS = Path(wordmask.__file__).parent / "networks" / "tiny-clip" / "model.safetensors"
@@ -111,7 +111,9 @@ def test_what_is_registered_joins(monkeypatch):
     assert set(refined) == {
         n for n in REFINERS if REFINERS[n].network in ("none", *selftest.NETWORKS)
     }
-    assert {one.method for one in refined.values()} == {selftest.REFINED}
+    for name, one in refined.items():
+        words = issubclass(REFINERS[name], WordStep)
+        assert one.method == (selftest.REWORDED if words else selftest.REFINED)
     every = selftest.candidates(variants=True, refiners=[])
     assert every == [(name, v, "") for name in sorted(METHODS) for v in METHODS[name].variants]
     assert selftest.candidates(["clip", "clip"]) == [("clip", "paper", "")]

@@ -14,7 +14,7 @@ from wordmask.app.engine import Engine
 from wordmask.app.job import Settings
 from wordmask.methods import METHODS, Method
 from wordmask.options import EXTRAS, Options, describe, is_installed
-from wordmask.refiners import REFINERS, Refiner
+from wordmask.refiners import REFINERS, Refiner, WordStep
 from wordmask.registry import split_variant
 from wordmask.towers.auxiliary import KINDS
 
@@ -39,6 +39,8 @@ def needs(one: type[Options]) -> str:
     """What a method or refiner needs besides CLIP, in a sentence."""
     if not is_installed(one):
         return f'Not installed here: `pip install "wordmask[{one.extra}]"` ({EXTRAS[one.extra]}).'
+    if issubclass(one, WordStep):
+        return "Needs a method that compares cosines, not class maps."
     if one.network == "none":
         return "Needs nothing besides CLIP."
     kind = KINDS[one.network]

@@ -11,10 +11,11 @@ from wordmask.options import parse_assignment
 from wordmask.refiners import REFINERS, Refiner, read_refiners
 from wordmask.registry import split_variant
 from wordmask.towers.built_in import own_options
-from wordmask.vocabulary import TEMPLATE_LISTS, Background, Vocabulary
+from wordmask.vocabulary import NEGATIVES, TEMPLATE_LISTS, Background, Vocabulary
 
 RULES = {  # for pixels that show none of the words
     "auto": "automatic",
+    "negatives": "chosen negatives",
     "none": "every pixel gets a word",
     "names": "my own words",
     "threshold": "unsure pixels",
@@ -104,8 +105,9 @@ def read_background(
 ) -> Background:
     """The background of a rule of `RULES`, checked against the words.
 
-    names: what is background; used but by "auto" and "none".
-    number: of "threshold" the probability, of "complement" the power; 0 or None: 0.3 and 2.
+    names: what is background; used but by "auto", "negatives" and "none".
+    number: of "threshold" the probability, of "complement" the power, of "negatives" how many; 0
+        or None: 0.3, 2 and 64.
     """
     listed = [part.strip() for name in names for part in name.replace(";", ",").split(",")]
     listed = [name for name in listed if name]
@@ -117,6 +119,8 @@ def read_background(
         found = Background.threshold(number or 0.3, listed)
     elif rule == "complement":
         found = Background.complement(number or 2.0, listed)
+    elif rule == "negatives":
+        found = Background.negatives(int(number or NEGATIVES))
     else:
         found = Background.of(rule)
     found.check(words)
@@ -132,6 +136,7 @@ def understood(words: Vocabulary, background: Background) -> str:
     also = f", or most like {names}" if names else ""
     rule = {
         "auto": "what general scene words fit better",
+        "negatives": f"what fits better one of {background.count} names far from yours",
         "none": "none, every pixel gets one of the words",
         "names": f"what is most like {names}",
         "threshold": f"where no word is {background.probability} probable{also}",

@@ -41,7 +41,11 @@ WORK: dict[str, Any] = {"concurrency_id": "networks", "concurrency_limit": 1}
 PRIVATE: dict[str, Any] = {"api_visibility": "private"}
 SHOW_PLACE = "() => document.querySelectorAll('#wm-more [role=tab]')[1].click()"
 SHOWN_BY_BROWSERS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
-NUMBERS = {"threshold": (0.3, "Threshold"), "complement": (2.0, "Power")}  # of rules
+NUMBERS = {
+    "threshold": (0.3, "Threshold"),
+    "complement": (2.0, "Power"),
+    "negatives": (64, "Names"),
+}  # of rules
 SIMPLE = ("auto", "none", "names")  # rules for the background outside the expert settings
 
 
@@ -262,10 +266,12 @@ def _picture_tab(engine: Engine, scratch: Path) -> Parts:
                             ("as above", ""),
                             ("unsure pixels", "threshold"),
                             ("complement", "complement"),
+                            ("chosen negatives", "negatives"),
                         ],
                         value="",
                         label="Background rule",
-                        info="threshold on the probability of the best word, or (1 - p)^power",
+                        info="threshold on the probability of the best word, (1 - p)^power, or "
+                        "names of other things",
                         elem_id="wm-special",
                     )
                     number = gr.Number(

@@ -80,7 +80,7 @@ def segment_folder(
             and pairs (name, one of these).
         words: a Vocabulary, a list of names (or of lists of synonyms) or a dict.
         out: the folder of the results.
-        background: a Background, "none", "auto" or a list of names.
+        background: a Background, "none", "auto", "negatives" or a list of names.
         formats: among `wordmask.formats.FORMATS`, such as "labels" (NAME_labels.png, pixel values
             are labels), "overlay" (NAME_overlay.jpg), "json" (NAME.json: pixel shares and
             provenance) and "coco" (coco.json, of the whole folder, written at the end).

@@ -16,7 +16,7 @@ import typer
 import wordmask
 
 PROTOCOLS = ("official", "paper", "untuned")
-BACKGROUNDS = ("auto", "none", "names:", "threshold:", "complement:")
+BACKGROUNDS = ("auto", "negatives", "none", "names:", "threshold:", "complement:")
 
 
 def parts(package: str) -> dict[str, list[str]]:

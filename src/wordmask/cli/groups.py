@@ -171,8 +171,8 @@ class WordOptions(Group):
             "-b",
             metavar="RULE",
             help="How pixels that show none of the words are found: auto (by general scene "
-            "words), none (every pixel gets a word), threshold:0.3, complement:2, or "
-            "names:sky;wall.",
+            "words), negatives (by 64 names far from yours; or negatives:N), none (every pixel "
+            "gets a word), threshold:0.3, complement:2, or names:sky;wall.",
             autocompletion=complete.background,
             rich_help_panel=WORDS,
         ),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -146,10 +146,8 @@ class PictureEvaluator:
             for i, run in enumerate(task.runs)
         ]
         self.preparing: dict[tuple[int, Any], float] = {}  # seconds, by encoding and refiner
-        first: dict[Hashable, Segmenter] = {}
-        for key, run in zip(self.keys, self.runs, strict=True):
-            first.setdefault(key, run.segmenter)
-        self.encoders, self.towers = share_encoders(first, plan.share)
+        users = zip(self.keys, [run.segmenter for run in self.runs], strict=True)
+        self.encoders, self.towers = share_encoders(users, plan.share)
 
     def count(self, sample: Sample, condition: Condition) -> PictureCounts:
         """Count one picture with every run."""
@@ -174,7 +172,7 @@ class PictureEvaluator:
             if self.plan.image_level:  # the maximum over the pieces of the picture
                 scores = torch.stack([one.image_scores() for one in scored]).amax(0).numpy()
                 scores = words.scores(scores, self.bench.classes)
-            if self.plan.calibration and not run.segmenter.method.class_maps:
+            if self.plan.calibration and not run.segmenter.class_maps:
                 confidence = np.concatenate(
                     [one.confidence(part) for one, part in zip(scored, labels, strict=True)], axis=1
                 )

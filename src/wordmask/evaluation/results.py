@@ -201,7 +201,7 @@ def _text(path: Any) -> str | None:
 
 def _calibration(run: Run, counted: Metrics) -> dict[str, Any]:
     """Pixels, mean confidence and accuracy in every bin; a note for methods without them."""
-    if run.segmenter.method.class_maps:
+    if run.segmenter.class_maps:
         return {"note": "no calibration error: it gives class maps and no probabilities"}
     confidence, accuracy = counted.calibration.curve()
     pixels = counted.calibration.counts[0].tolist()

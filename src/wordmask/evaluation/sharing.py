@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable
 from typing import Any
 
 from torch import Tensor
@@ -17,6 +17,7 @@ from torch import Tensor
 from wordmask.devices import synchronise
 from wordmask.errors import WordmaskError
 from wordmask.methods import Method
+from wordmask.refiners import WordStep
 from wordmask.segmenter import Segmenter
 from wordmask.towers.clip import Need, Trace
 
@@ -90,27 +91,40 @@ class SharedTower:
 
 
 def share_encoders(
-    segmenters: Mapping[Hashable, Segmenter], share: bool = True
+    users: Iterable[tuple[Hashable, Segmenter]], share: bool = True
 ) -> tuple[dict[Hashable, Segmenter], list[SharedTower]]:
     """Segmenters that only encode, with one pass of the network for methods of the same pixels.
 
     Args:
-        segmenters: one for each encoding, by any key.
+        users: those of one key share an encoding. One whose steps on words keep a part of the pass
+            has a pass of its own.
         share: False: every one has a pass of its own.
 
     Returns:
-        The encoders by key, without refiners; and the towers to `forget` after each picture.
+        The encoders by key, without refiners of maps; and the towers to `forget` after each
+        picture.
     """
+    segmenters: dict[Hashable, Segmenter] = {}
+    keeping: dict[Hashable, dict[WordStep, None]] = {}
+    for key, one in users:
+        segmenters.setdefault(key, one)
+        steps = {step: None for step in one.pipeline.word_steps if step.keeps}
+        keeping.setdefault(key, {}).update(steps)
     encoders: dict[Hashable, Segmenter] = {}
     towers: list[SharedTower] = []
     depth = next(iter(segmenters.values())).tower.depth
-    for members, need in share_passes([one.method for one in segmenters.values()], depth):
-        users = {key: one for key, one in segmenters.items() if one.method in members}
+    for key, segmenter in segmenters.items():
+        if keeping[key]:
+            encoders[key] = segmenter.with_method(segmenter.method)
+            encoders[key].refiners = tuple(keeping[key])
+    others = {key: one for key, one in segmenters.items() if key not in encoders}
+    for members, need in share_passes([one.method for one in others.values()], depth):
+        sharing = {key: one for key, one in others.items() if one.method in members}
         tower = None
         if share and len(members) > 1:
-            tower = SharedTower(next(iter(users.values())).tower, need)
+            tower = SharedTower(next(iter(sharing.values())).tower, need)
             towers.append(tower)
-        for key, segmenter in users.items():
+        for key, segmenter in sharing.items():
             encoders[key] = segmenter.with_method(segmenter.method)
             if tower is not None:
                 encoders[key].tower = tower  # type: ignore[assignment]

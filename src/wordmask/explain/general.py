@@ -206,7 +206,7 @@ def refined(subject: Subject) -> list[Image.Image]:
     scored = subject.scored
     if scored.coarse is None:
         raise NotDrawableError(
-            "the picture 'refined' needs a refiner; give --refine, as in diffusion"
+            "the picture 'refined' needs a refiner of maps; give --refine, as in diffusion"
         )
     photo = subject.photo(320)
     before, after = scored.coarse, scored.maps

@@ -1,10 +1,13 @@
 """The refiners, one per file. Importing this package registers them all."""
 
-from wordmask.refiners import diffusion, lposs, pamr, sam, vfm
+from wordmask.refiners import diffusion, freecp, lposs, pamr, ptc, sam, vfm, vip
 from wordmask.refiners.base import (
     REFINERS,
     Refiner,
     RefinerInput,
+    WordScores,
+    WordStep,
+    check_words,
     create_refiner,
     list_refiners,
     read_refiners,
@@ -15,13 +18,19 @@ __all__ = [
     "REFINERS",
     "Refiner",
     "RefinerInput",
+    "WordScores",
+    "WordStep",
+    "check_words",
     "create_refiner",
     "diffusion",
+    "freecp",
     "list_refiners",
     "lposs",
     "pamr",
+    "ptc",
     "read_refiners",
     "register_refiner",
     "sam",
     "vfm",
+    "vip",
 ]

@@ -1,8 +1,12 @@
-"""The base of all refiners: each prepares a picture once, then refines any score maps of it."""
+"""The base of all refiners: each prepares a picture once, then refines any score maps of it.
+
+Steps on words (`WordStep`) come first: they change what the method's words score in one picture.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import itertools
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -12,7 +16,10 @@ from torch import Tensor
 from wordmask.errors import WordmaskError
 from wordmask.options import Options, check_class, create
 from wordmask.registry import Registry, split_variant
+from wordmask.scoring import Rule
+from wordmask.text_queries import TextQueries
 from wordmask.towers.auxiliary import AuxiliaryModels
+from wordmask.towers.clip import ClipTower, Need, Trace
 
 
 @dataclass(frozen=True)
@@ -59,6 +66,60 @@ class Refiner(Options):
         raise TypeError(f"{type(self).__name__} does not implement refine")
 
 
+@dataclass(frozen=True, eq=False)
+class WordScores:
+    """The scores of one picture's words, the input of `WordStep.rescore`. W windows, or one.
+
+    Attributes:
+        scores: (W, Q, h, w) of a method that compares cosines, after the steps before.
+        texts: the Q names.
+        features: (W, E, h', w') of the method, before L2 normalisation.
+        pixels: (W, 3, H, W) normalised, as CLIP got them.
+        kept: what `WordStep.keep` returned, (W, ...), or None.
+        tower: CLIP.
+        again: the scores by other texts of as many rows.
+    """
+
+    scores: Tensor
+    texts: TextQueries
+    features: Tensor
+    pixels: Tensor
+    kept: Tensor | None
+    tower: ClipTower
+    again: Callable[[TextQueries], Tensor]
+
+
+@dataclass(frozen=True)
+class WordStep(Refiner):
+    """Changes the scores of words before any refiner of maps, whatever method compares cosines."""
+
+    @property
+    def gives_class_maps(self) -> bool:
+        """Whether maps of classes at least 0 come out, and not scores of names."""
+        return False
+
+    @property
+    def keeps(self) -> bool:
+        """Whether it needs a part of CLIP's pass; then it has `need` and `keep`."""
+        return False
+
+    def need(self, depth: int) -> Need:
+        """What it needs of CLIP's pass; recorded in that of the method where this is possible."""
+        return Need()
+
+    def keep(self, trace: Trace) -> Tensor:
+        """What `rescore` needs of a pass, (B, ...): kept, so that other words cost no pass."""
+        raise TypeError(f"{type(self).__name__} does not implement keep")
+
+    def rescore(self, words: WordScores) -> Tensor:
+        """New scores (W, Q, h, w) of the same names, or maps (W, C, h, w) of the classes."""
+        raise TypeError(f"{type(self).__name__} does not implement rescore")
+
+    def rule(self, rule: Rule) -> Rule:
+        """The rule that turns the new scores into labels, given that of the method."""
+        return rule
+
+
 REFINERS: Registry[type[Refiner]] = Registry(
     "refiner", "wordmask.refiners", partial(check_class, Refiner)
 )
@@ -96,7 +157,7 @@ def read_refiners(
             (name or class, options).
 
     Raises:
-        WordmaskError: an unknown name, variant or option.
+        WordmaskError: an unknown name, variant or option; a step on words after something else.
     """
     if given is None:
         return ()
@@ -122,4 +183,25 @@ def read_refiners(
                 "or a pair (name, options)"
             )
         refiners.append(create_refiner(chosen, variant, options)[0])
+    for before, one in itertools.pairwise(refiners):
+        words = isinstance(before, WordStep) and not before.gives_class_maps
+        if isinstance(one, WordStep) and not words:
+            raise WordmaskError(
+                f"got {before.name} before {one.name}, which changes the scores of words; put "
+                f"{one.name} first, as in {one.name},{before.name}"
+            )
     return tuple(refiners)
+
+
+def check_words(method: str, class_maps: bool, refiners: Iterable[Refiner]) -> None:
+    """Refuse steps on words for a method of class maps.
+
+    Raises:
+        WordmaskError: which step, and what it needs.
+    """
+    for one in refiners:
+        if class_maps and isinstance(one, WordStep):
+            raise WordmaskError(
+                f"got {one.name} with {method}, which makes class maps of its own; {one.name} "
+                "changes the scores of words: take a method that compares cosines, as clearclip"
+            )

@@ -19,14 +19,15 @@ from wordmask.methods import METHODS
 from wordmask.metrics import Boundary, Confusion
 from wordmask.options import Options, is_installed
 from wordmask.progress import steps
-from wordmask.refiners import REFINERS
+from wordmask.refiners import REFINERS, WordStep
 from wordmask.segmenter import Segmenter
 from wordmask.towers.built_in import CLIP as MODEL
 from wordmask.towers.built_in import NETWORKS, OPTIONS
 from wordmask.toybox import scenes as toybox
 from wordmask.vocabulary import Background
 
-REFINED = "cliper"  # the method with which refiners are measured
+REFINED = "cliper"  # the method with which refiners of maps are measured
+REWORDED = "clearclip"  # the same of steps on words
 WORDS = 20  # to choose from in each scene: all 8 grounds and 12 looks, the scene's among them
 
 # The same for all methods and variants, over their own options, whatever model is measured.
@@ -100,8 +101,8 @@ def candidates(
     Args:
         methods: names or FILE.py:NAME; None for every registered method.
         variants: all variants and not only each method's first.
-        refiners: each is measured on the maps of `REFINED`; None for every registered refiner if
-            `methods` is None too, else for none.
+        refiners: each is measured on the maps of `REFINED`, steps on words on those of
+            `REWORDED`; None for every registered one if `methods` is None too, else for none.
         networks: kinds of auxiliary models that are available besides the built-in ones.
 
     Returns:
@@ -126,9 +127,16 @@ def candidates(
         for name in dict.fromkeys(methods)
         for variant in pick(METHODS[name])
     ]
-    base = next(iter(METHODS[REFINED].variants))
+
+    def host(name: str) -> str:
+        return REWORDED if issubclass(REFINERS[name], WordStep) else REFINED
+
     return chosen + [
-        Candidate(REFINED, base, name if number == 0 else f"{name}:{variant}")
+        Candidate(
+            host(name),
+            next(iter(METHODS[host(name)].variants)),
+            name if number == 0 else f"{name}:{variant}",
+        )
         for name in dict.fromkeys(refiners)
         for number, variant in enumerate(pick(REFINERS[name]))
     ]

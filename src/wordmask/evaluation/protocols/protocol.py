@@ -19,7 +19,7 @@ from wordmask.errors import WordmaskError, unknown
 from wordmask.evaluation.protocols.settings import RELEASED, STATED, UNTUNED, Source
 from wordmask.methods import METHODS, create_method, parse_option
 from wordmask.options import parse_assignment
-from wordmask.refiners import REFINERS, read_refiners
+from wordmask.refiners import REFINERS, check_words, read_refiners
 from wordmask.registry import split_variant
 from wordmask.vocabulary import Background
 
@@ -72,7 +72,7 @@ class Entry:
         method = METHODS.resolve(entry.method).name
         refiners = entry.refiners and tuple(map(_resolve_refiner, entry.refiners))
         create_method(method, entry.variant)
-        read_refiners(refiners)
+        check_words(method, METHODS[method].class_maps, read_refiners(refiners))
         return cls(method, entry.variant, refiners)
 
     @classmethod

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from wordmask.boxes import attention_affinity, component_boxes, fill_boxes
 from wordmask.progress import steps
 from wordmask.towers.clip import ClipTower, Trace
 
@@ -61,23 +62,14 @@ def gradcam(logits: Tensor, signed: Tensor) -> Tensor:
 
 
 def affinities(trace: Trace) -> Tensor:
-    """The affinities (B, L, L) from the summed attention of a pass, the mean over its heads."""
+    """The affinities (B, L, L) from the summed attention of a pass, the mean over its heads.
+
+    Source: CLIP-ES, section 3.3.
+    """
     assert trace.attention_sum is not None
     patches = trace.grid[0] * trace.grid[1]
     attention = trace.attention_sum.mean(1)[:, -patches:, -patches:]
-    return torch.stack([affinity(a) for a in attention])
-
-
-def affinity(attention: Tensor, rounds: int = 3) -> Tensor:
-    """The affinity that spreads maps: attention (L, L) made doubly stochastic, symmetric, squared.
-
-    Columns are divided by their sums, then rows, `rounds` times (CLIP-ES, section 3.3).
-    """
-    for _ in range(rounds):
-        attention = attention / attention.sum(0, keepdim=True)
-        attention = attention / attention.sum(1, keepdim=True)
-    attention = (attention + attention.T) / 2
-    return attention @ attention
+    return torch.stack([attention_affinity(a) for a in attention])
 
 
 def spread_in_boxes(maps: Tensor, spread: Tensor, threshold: float) -> Tensor:
@@ -85,7 +77,7 @@ def spread_in_boxes(maps: Tensor, spread: Tensor, threshold: float) -> Tensor:
 
     Returns them divided by their maxima. Source: CLIP-ES, section 3.3.
     """
-    boxes = component_boxes(maps > threshold)
+    boxes = fill_boxes(component_boxes(maps > threshold), maps)
     return over_maximum((maps * boxes).flatten(1) @ spread.T).view_as(maps)
 
 
@@ -93,33 +85,3 @@ def over_maximum(maps: Tensor) -> Tensor:
     """Each map (n, L) divided by its maximum; a map of zeros stays."""
     peak = maps.amax(1, keepdim=True)
     return torch.where(peak > 0, maps / peak, 0)
-
-
-def component_boxes(masks: Tensor) -> Tensor:
-    """The bounding boxes of all 8-connected components of each mask (n, h, w), filled; bool.
-
-    Computed on the CPU: every step looks at its result, and Apple's GPUs have no float64.
-    """
-    device, masks = masks.device, masks.cpu()
-    count = masks.numel()
-    number = torch.arange(1, count + 1, dtype=torch.float64)
-    number = number.view(masks.shape) * masks
-    while True:  # the highest number of a component reaches all of it
-        wider = F.max_pool2d(number[:, None], 3, 1, 1)[:, 0] * masks
-        if torch.equal(wider, number):
-            break
-        number = wider
-    n, y, x = masks.nonzero(as_tuple=True)
-    _, which = number[n, y, x].unique(return_inverse=True)
-    edges = []
-    for values in (n, y, x):
-        for reduce in ("amin", "amax"):
-            size = int(which.max()) + 1 if len(which) else 0
-            edge = values.new_zeros(size).scatter_reduce(
-                0, which, values, reduce, include_self=False
-            )
-            edges.append(edge.tolist())
-    boxes = torch.zeros_like(masks)
-    for owner, _, top, bottom, left, right in zip(*edges, strict=True):
-        boxes[owner, top : bottom + 1, left : right + 1] = True
-    return boxes.to(device)

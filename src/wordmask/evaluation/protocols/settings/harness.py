@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from wordmask.evaluation.protocols.settings.source import Settings, Source
@@ -24,6 +25,18 @@ _HARNESS: dict[str, Any] = {
 }
 
 _PAMR: dict[str, Any] = {"pamr": {"base": {"steps": 10, "dilations": (8, 16), "at": "picture"}}}
+
+# Steps on words, by the cards of their releases. FreeCP's windows are 384 (Cityscapes: 224) by 112.
+_FREECP: dict[str, Settings] = {
+    "base": {"variant": "official", "redundancy": 0.1},
+    "voc21": {"redundancy": 0.15, "ambiguity": 0.8},
+    "voc20": {"redundancy": 0.15},
+    "coco_object": {"redundancy": 0.15, "ambiguity": 0.8},
+    "cityscapes": {"ambiguity": 0.8},
+    "ade150": {"redundancy": 0.05},
+    "coco_stuff": {"redundancy": 0.05},
+}
+_WORDS: dict[str, Any] = {"freecp": _FREECP, "ptc": {"voc21": {"variant": "voc21"}}}
 
 _CLEARCLIP: dict[str, Any] = {
     **_HARNESS,
@@ -215,6 +228,11 @@ RELEASED: dict[str, Source] = {
         },
         notes=("The code pads windows to multiples of 56 pixels, here to whole patches.",),
     ),
+}
+
+RELEASED = {
+    name: replace(source, refiners={**_WORDS, **source.refiners})
+    for name, source in RELEASED.items()
 }
 
 STATED: dict[str, Source] = {
