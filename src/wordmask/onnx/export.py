@@ -219,6 +219,8 @@ class ScoresGraph(nn.Module):
 class GraphTexts(TextQueries):
     """Texts of which only a graph knows the numbers."""
 
+    _parts: tuple[Tensor, Tensor, Tensor]
+
     def __init__(self, foreground: Tensor, background: Tensor, owner: Tensor, classes: Tensor):
         embeddings = torch.cat([foreground, background])
         super().__init__(embeddings, owner, ())
@@ -227,17 +229,17 @@ class GraphTexts(TextQueries):
     @property
     def classes(self) -> int:
         """C."""
-        return self._parts[2].shape[0]  # type: ignore[attr-defined]
+        return self._parts[2].shape[0]
 
     @property
     def foreground(self) -> Tensor:
         """The rows that belong to a class."""
-        return self._parts[0]  # type: ignore[attr-defined]
+        return self._parts[0]
 
     @property
     def background(self) -> Tensor:
         """The rows of background names."""
-        return self._parts[1]  # type: ignore[attr-defined]
+        return self._parts[1]
 
     def pool_foreground(self, scores: Tensor, dim: int) -> Tensor:
         """Maximum over the names of each class."""
@@ -307,9 +309,9 @@ def _write_text(text: TextTower, out: Path, precision: str) -> dict[str, int]:
 
 def _rule(rule: Rule) -> dict[str, Any]:
     """The rule of a method as plain values, see `decision.make_rule`."""
-    if type(rule) in (SoftmaxRule, MixtureRule):
-        return {"kind": "softmax", **asdict(rule), "mixture": isinstance(rule, MixtureRule)}  # type: ignore[call-overload]
-    if type(rule) is ClassMapRule:
+    if isinstance(rule, SoftmaxRule) and type(rule) in (SoftmaxRule, MixtureRule):
+        return {"kind": "softmax", **asdict(rule), "mixture": isinstance(rule, MixtureRule)}
+    if isinstance(rule, ClassMapRule) and type(rule) is ClassMapRule:
         return {"kind": "class maps", **asdict(rule)}
     raise WordmaskError(f"got the rule {type(rule).__name__}, which ONNX Runtime's side lacks")
 
