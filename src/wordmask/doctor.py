@@ -237,7 +237,7 @@ def _requirements(extra: str) -> dict[str, Any]:
     """The packages that wordmask's own metadata name for an extra, or "", and their versions."""
     from packaging.requirements import Requirement
 
-    found = {}
+    found: dict[str, Any] = {}
     for text in metadata.requires("wordmask") or ():
         one = Requirement(text)
         always = one.marker is None or one.marker.evaluate({"extra": ""})

@@ -239,8 +239,8 @@ class Segmenter:
         image_labels: Sequence[Sequence[str | int] | None],
     ) -> Iterator[Segmentation]:
         """Segment what `prepare` read, pictures of one size together; labels as for `score_all`."""
-        known = image_labels if any(one is not None for one in image_labels) else None
-        for scored in self.score_all(self.encode_each(prepared), texts, known):
+        given = [image_labels] if any(one is not None for one in image_labels) else []
+        for scored in self.score_all(self.encode_each(prepared), texts, *given):
             yield scored.segmentation()
 
     def encode(

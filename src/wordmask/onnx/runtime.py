@@ -289,7 +289,7 @@ class OnnxSegmenter:
     def prepare(self, image: Any) -> Prepared:
         """Read a picture and make pixels of it: what `encode` does before the network."""
         picture = read_image(image, max_pixels=self.max_pixels)
-        return Prepared(picture, self._pixels(picture), picture.shape[:2])
+        return Prepared(picture, self._pixels(picture), (picture.shape[0], picture.shape[1]))
 
     def prepare_reduced(self, content: bytes, name: str) -> Prepared:
         """As `prepare`, from the content of a file; a large JPEG is decoded at a reduced size."""
