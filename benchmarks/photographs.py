@@ -7,7 +7,8 @@ classes. Counted are the pixels of these classes alone, and every pixel gets one
 The network is a supervised ViT-Ti whose classifier rows stand in for text (short side 224), the VFM
 is DINOv2-S. A run is METHOD+REFINER+...; a part is NAME, NAME:VARIANT, and options after commas.
 Printed are the mIoU over the classes present and the pixel accuracy in per cent, with 95 %
-intervals over pictures drawn with replacement, and CPU seconds for a picture.
+intervals over pictures drawn with replacement, CPU seconds for a picture, and with windows how many
+times as often labels change at their borders as elsewhere.
 """
 
 from __future__ import annotations
@@ -26,8 +27,9 @@ from transformers import CLIPVisionModelWithProjection
 
 from wordmask import Segmenter
 from wordmask.datasets import VOID
+from wordmask.evaluation.evaluator import window_seams
 from wordmask.methods.base import METHODS, create_method
-from wordmask.metrics import Confusion
+from wordmask.metrics import Confusion, Seams
 from wordmask.metrics.bootstrap import PerPicture
 from wordmask.options import parse_assignment
 from wordmask.refiners.base import REFINERS, create_refiner
@@ -109,9 +111,12 @@ def measure(segmenter: Segmenter, texts: torch.Tensor, pictures: list[Any]) -> s
     """One cell of the table."""
     confusion, each = Confusion(20, background=False), PerPicture(20, background=False)
     begin = time.process_time()
-    queries = segmenter.encode_text(texts, "none")
+    queries, seams = segmenter.encode_text(texts, "none"), Seams()
     for path, target in pictures:
-        labels = segmenter.score(segmenter.encode(path), queries).labels().astype(np.int64)
+        encoding = segmenter.encode(path)
+        labels = segmenter.score(encoding, queries).labels().astype(np.int64)
+        found = window_seams(segmenter, [encoding], [labels])
+        seams.counts += 0 if found is None else found
         counted = np.where(target > 0, target, np.int64(VOID))
         pairs = confusion.count(counted, labels)
         confusion.add(pairs)
@@ -122,7 +127,9 @@ def measure(segmenter: Segmenter, texts: torch.Tensor, pictures: list[Any]) -> s
     for name in ("miou_present", "pixel_accuracy"):
         low, high = intervals[name]
         cells.append(f"{100 * means[name]:.1f} [{100 * low:.1f}, {100 * high:.1f}]")
-    return f"{' / '.join(cells)}, {seconds:.2f} s"
+    ratio = seams.summary()["ratio"]
+    borders = "" if ratio is None else f", seams {ratio:.2f}"
+    return f"{' / '.join(cells)}, {seconds:.2f} s{borders}"
 
 
 def load(shared: Path) -> tuple[torch.nn.Module, torch.Tensor, dict[str, Any]]:

@@ -127,6 +127,10 @@ CHEAP: dict[str, tuple[list[str], Callable[[ModuleType], dict[str, Any]]]] = {
         ["--classes", "3", "--repeats", "1", "--side", "8", "--heads", "2"],
         lambda module: {},
     ),
+    "serve_load": (
+        ["--engines", "here", "--clients", "2", "--seconds", "2"],
+        lambda module: {"SIZE": (16, 32), "PICTURES": 2},
+    ),
     "words": (
         ["--shared", ".", "--sets", "A", "--limit", "1", "maskclip"],
         lambda module: {

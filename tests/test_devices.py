@@ -37,9 +37,14 @@ OTHERS = [  # options with which a method uses networks or steps that its varian
     ("car", "paper", {"classifier": "second"}),
     ("cliper", "official-v2", {"window": 32, "stride": 16}),
     ("cliptrase", "official", {"clusters": "vfm", "masks": "sam"}),
+    ("corrclip", "repaired", {"region_maps": "attention", "window": 32, "stride": 16}),
+    ("gla_clip", "paper", {"window": 32, "stride": 16}),
     ("maskclip", "harness", {"key_smoothing": 0.5, "prompt_denoising": 0.5}),
+    ("ov_stitcher", "repaired", {"window": 32, "stride": 16}),
+    ("proxyclip", "paper", {"window": 32, "stride": 16, "stitch": True}),
     ("rf_clip", "paper", {"window": 32, "stride": 16, "sink_channels": (1, 2), "sigma": 1.5}),
     ("sclip", "paper", {"window": 32, "stride": 16, "area_threshold": 0.1}),
+    ("sclip", "paper", {"window": 32, "stride": 16, "stitch": True}),
 ]
 METHOD_CASES = [(name, v, {}) for name in sorted(METHODS) for v in METHODS[name].variants] + OTHERS
 REFINER_CASES = [

@@ -16,6 +16,12 @@ from transformers import (
     CLIPTextConfig,
     CLIPTokenizer,
     CLIPVisionConfig,
+    EomtConfig,
+    EomtForUniversalSegmentation,
+    EomtImageProcessorPil,
+    Mask2FormerConfig,
+    Mask2FormerForUniversalSegmentation,
+    Mask2FormerImageProcessorPil,
     Sam2Config,
     Sam2HieraDetConfig,
     Sam2Model,
@@ -24,6 +30,7 @@ from transformers import (
     SamMaskDecoderConfig,
     SamModel,
     SamVisionConfig,
+    SwinConfig,
     ViTConfig,
     ViTModel,
 )
@@ -267,3 +274,68 @@ def tiny_vfm(patch: int = 8, image_size: int = 56, seed: int = 2) -> ViTModel:
             else:
                 parameter.copy_(noise / parameter[0].numel() ** 0.5)
     return model
+
+
+def tiny_panoptic(kind: str = "eomt", seed: int = 0) -> Any:
+    """Build a random Mask2Former or EoMT with decided masks, in evaluation mode."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if kind == "mask2former":
+            backbone = SwinConfig(
+                image_size=64,
+                embed_dim=8,
+                depths=[1, 1, 1, 1],
+                num_heads=[1, 1, 2, 2],
+                window_size=2,
+                out_features=["stage1", "stage2", "stage3", "stage4"],
+            )
+            model: Any = Mask2FormerForUniversalSegmentation(
+                Mask2FormerConfig(
+                    backbone_config=backbone,
+                    feature_size=32,
+                    mask_feature_size=32,
+                    hidden_dim=32,
+                    encoder_feedforward_dim=32,
+                    encoder_layers=1,
+                    decoder_layers=2,
+                    num_attention_heads=2,
+                    dim_feedforward=32,
+                    num_queries=24,
+                    num_labels=5,
+                )
+            )
+        else:
+            model = EomtForUniversalSegmentation(
+                EomtConfig(
+                    hidden_size=32,
+                    num_hidden_layers=3,
+                    num_attention_heads=2,
+                    image_size=64,
+                    num_blocks=1,
+                    num_queries=8,
+                    num_labels=5,
+                )
+            )
+            for name, parameter in model.named_parameters():
+                if "mask_head" in name and parameter.ndim > 1:
+                    torch.nn.init.normal_(parameter, std=2 * parameter[0].numel() ** -0.5)
+            torch.nn.init.normal_(model.query.weight)
+        torch.nn.init.normal_(model.class_predictor.weight, std=20.0)  # sure of the labels
+    return model.eval()
+
+
+def save_tiny_panoptic(folder: str | Path, kind: str = "eomt") -> tuple[Any, Any]:
+    """Write a random Mask2Former or EoMT in the hub's format; returns it with its processor.
+
+    It sees pictures at 64 pixels.
+    """
+    model = tiny_panoptic(kind)
+    if kind == "eomt":
+        size = {"shortest_edge": 64, "longest_edge": 64}
+        processor: Any = EomtImageProcessorPil(size=size, do_pad=True)
+    else:
+        size = {"shortest_edge": 64, "longest_edge": 96}
+        processor = Mask2FormerImageProcessorPil(size=size, size_divisor=32)
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return model, processor

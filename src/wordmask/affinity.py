@@ -63,6 +63,37 @@ class ByRows(Affinity):
         """All rows, (L, L)."""
         return self.rows(slice(None)).float()
 
+    def mix(self, maps: Tensor, grid: tuple[int, int]) -> Tensor:
+        """A U x for maps x on another grid, U their bilinear resizing to this affinity's grid.
+
+        If that grid is much coarser and maps are many, (A U) x is cheaper: a row of A is itself a
+        map and is resized to the coarse grid, one axis after the other.
+
+        Args:
+            maps: (C, h', w').
+            grid: h, w with h w = L.
+
+        Returns:
+            (C, h, w), in the type and on the device of the maps.
+        """
+        x = maps.to(torch.promote_types(maps.dtype, torch.float32))
+        saved = len(x) * (1 - x[0].numel() / self.size)  # products for each entry of A
+        coarse = saved > 3 * x.shape[2]  # measured cost of resizing to the coarse grid
+        if coarse:
+            along_y = _resizing(x.shape[1], grid[0]).to(x)  # (h, h')
+            along_x = _resizing(x.shape[2], grid[1]).to(x)  # (w, w')
+        elif x.shape[1:] != grid:
+            x = F.interpolate(x[None], size=grid, mode="bilinear")[0]
+        values = x.flatten(1).T  # (h' w', C)
+        out = values.new_empty(self.size, len(x))
+        for block in self.blocks():
+            weights = self.rows(block).to(x)
+            if coarse:
+                narrow = weights.unflatten(1, grid) @ along_x  # (n, h, w')
+                weights = (along_y.T @ narrow).flatten(1)
+            out[block] = weights @ values
+        return out.T.unflatten(1, grid).to(maps)
+
 
 class Dense(ByRows):
     """An affinity given as a matrix (L, L), rows summing to 1."""
@@ -362,37 +393,6 @@ class MaskedSoftmax(ByRows):
             weights[empty] = 0
             weights[empty, itself] = 1
         return weights
-
-    def mix(self, maps: Tensor, grid: tuple[int, int]) -> Tensor:
-        """A U x for maps x on another grid, U their bilinear resizing to this affinity's grid.
-
-        If that grid is much coarser and maps are many, (A U) x is cheaper: a row of A is itself a
-        map and is resized to the coarse grid, one axis after the other.
-
-        Args:
-            maps: (C, h', w').
-            grid: h, w with h w = L.
-
-        Returns:
-            (C, h, w), in the type and on the device of the maps.
-        """
-        x = maps.to(self.keys)
-        saved = len(x) * (1 - x[0].numel() / self.size)  # products for each entry of A
-        coarse = saved > 3 * x.shape[2]  # measured cost of resizing to the coarse grid
-        if coarse:
-            along_y = _resizing(x.shape[1], grid[0]).to(x)  # (h, h')
-            along_x = _resizing(x.shape[2], grid[1]).to(x)  # (w, w')
-        elif x.shape[1:] != grid:
-            x = F.interpolate(x[None], size=grid, mode="bilinear")[0]
-        values = x.flatten(1).T  # (h' w', C)
-        out = values.new_empty(self.size, len(x))
-        for block in self.blocks():
-            weights = self.rows(block)
-            if coarse:
-                narrow = weights.unflatten(1, grid) @ along_x  # (n, h, w')
-                weights = (along_y.T @ narrow).flatten(1)
-            out[block] = weights @ values
-        return out.T.unflatten(1, grid).to(maps)
 
 
 def _times(rows: Tensor, x: Tensor) -> Tensor:

@@ -268,7 +268,7 @@ def compare(
             target = _read_target(Path(targets), given, texts.classes)
         else:
             target = _check_target(targets[i], image, texts.classes)
-        rows.append(Row(name, image, target, label(image)))
+        rows.append(Row(name, image, target, label(image, name)))
     note = f"{segmenter.source}. Each method with its own defaults{_but(changes)}."
     has_background = texts.strategy.kind != "none" and any(
         row.target is not None and (row.target == 0).any() for row in rows
@@ -326,7 +326,9 @@ def compare_benchmark(
     for sample in steps("pictures", chosen):
         image = read_image(sample.image)
         shown = np.concatenate(view_picture(image, view), axis=1)
-        rows.append(Row(sample.id, shown, view_target(sample.target(), view), label(image)))
+        rows.append(
+            Row(sample.id, shown, view_target(sample.target(), view), label(image, sample.id))
+        )
     note = f"{bench.title} ({name}), {contenders[0].segmenter.source}, protocol {plan.protocol}"
     note += f"{_but(plan.settings)}."
     return _finish(contenders, rows, bench.has_background, note)
@@ -341,13 +343,14 @@ class _Labeller:
         users = zip(self.keys, [one.segmenter for one in contenders], strict=True)
         self.encoders, self.towers = share_encoders(users)
 
-    def __call__(self, image: np.ndarray) -> tuple[np.ndarray, ...]:
+    def __call__(self, image: np.ndarray, name: str) -> tuple[np.ndarray, ...]:
         encoded: dict[Hashable, list[Any]] = {}
         found = []
         for key, one in zip(self.keys, self.contenders, strict=True):
             if key not in encoded:
                 pieces = view_picture(image, one.view)
-                encoded[key] = [self.encoders[key].encode(piece) for piece in pieces]
+                encoder = self.encoders[key]
+                encoded[key] = [encoder.encode(piece, name=name) for piece in pieces]
             with stage(one.label):
                 parts = [one.segmenter.score(piece, one.texts).labels() for piece in encoded[key]]
             found.append(np.concatenate(parts, axis=1))

@@ -592,7 +592,7 @@ def _tilde(path: str | os.PathLike[str]) -> str:
 
 def _read_as(folder: Path) -> str:
     """The flag that takes a snapshot of a repository; "" if none does, or nothing can be told."""
-    from wordmask.towers import diffusion, families, sam, vfm
+    from wordmask.towers import diffusion, families, panoptic, sam, vfm
 
     def value(name: str, key: str) -> str:
         try:
@@ -606,6 +606,8 @@ def _read_as(folder: Path) -> str:
     kind = value("config.json", "model_type")
     if kind in families.FAMILIES:
         return "--model"
+    if kind in panoptic.MODELS:
+        return "--mask2former" if kind == "mask2former" else "--eomt"
     return "--sam" if kind in sam.MODELS else "--vfm" if kind in vfm.FAMILIES else ""
 
 
@@ -621,10 +623,12 @@ def _lacking(folder: Path, flag: str) -> list[str]:
 
 def _files(flag: str) -> Files:
     """The files of the networks that a flag takes."""
-    from wordmask.towers import diffusion, families
+    from wordmask.towers import diffusion, families, panoptic
     from wordmask.towers.fetch import Files
 
-    known = {"--diffusion": diffusion.FILES, "--vfm": Files(), "--sam": Files()}
+    known = dict.fromkeys(("--vfm", "--sam", "--sam2"), Files())
+    known |= dict.fromkeys(("--mask2former", "--eomt"), panoptic.FILES)
+    known |= {"--diffusion": diffusion.FILES}
     return known.get(flag, families.FILES)
 
 

@@ -62,6 +62,9 @@ class Encoding:
         windows: the windows shared by all pictures of the batch; empty for whole pictures.
         images: the upright uint8 pictures; empty if a tensor was given.
         single: one picture was given, and not a list or a batch.
+        names: the file or id of every picture, "" for one that has none; empty for a tensor.
+        regions: the region map (h, w) that the method used, of every picture; empty for a method
+            that uses none.
         prepared: cached outputs of `Refiner.prepare`, by picture and refiner.
     """
 
@@ -73,6 +76,8 @@ class Encoding:
     windows: tuple[Window, ...] = ()
     images: tuple[np.ndarray, ...] = ()
     single: bool = False
+    names: tuple[str, ...] = ()
+    regions: tuple[Tensor, ...] = ()
     prepared: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
@@ -122,6 +127,8 @@ class Encoding:
                     sizes=self.sizes[i : i + 1],
                     images=self.images[i : i + 1],
                     single=True,
+                    names=self.names[i : i + 1],
+                    regions=self.regions[i : i + 1],
                     prepared={
                         (0, *key[1:]): value
                         for key, value in self.prepared.items()

@@ -19,6 +19,14 @@ class ImageError(WordmaskError):
     """A picture that cannot be read or used."""
 
 
+class TooLargeImage(ImageError):  # noqa: N818 (an ImageError)
+    """A picture with more pixels than are allowed, or than fit into memory."""
+
+
+class UnknownFormat(ImageError):  # noqa: N818 (an ImageError)
+    """Content that is no picture, or one of a format that is not read."""
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether Python, torch or a GPU had no memory left; torch has no one kind of error for it."""
     return isinstance(error, MemoryError) or (

@@ -23,7 +23,7 @@ import numpy.typing as npt
 from PIL import Image
 from PIL.ExifTags import Base
 
-from wordmask.errors import ImageError, WordmaskError, unknown
+from wordmask.errors import ImageError, TooLargeImage, UnknownFormat, WordmaskError, unknown
 from wordmask.memory import free_memory
 
 RGB = npt.NDArray[np.uint8]
@@ -221,6 +221,7 @@ def _open(stream: BinaryIO, shown: str) -> Image.Image:
     if _is_heic(prefix + stream.read(240)):
         return _open_heic(stream, shown)
     reasons: list[str] = []
+    damaged = False
     tried: set[str] = set()
     for load_decoders in (Image.preinit, Image.init):  # the common formats first, then all
         load_decoders()
@@ -241,9 +242,10 @@ def _open(stream: BinaryIO, shown: str) -> Image.Image:
                     return factory(stream, "")
             except (SyntaxError, IndexError, TypeError, struct.error) as error:
                 if accepted:  # it begins as this format does
+                    damaged = True
                     reasons.append(f"damaged {name} file ({_reason(error)})")
     why = "; ".join(reasons) or "it is not a picture in a known format"
-    raise ImageError(f"cannot read {shown}: {why}")
+    raise (ImageError if damaged else UnknownFormat)(f"cannot read {shown}: {why}")
 
 
 def _is_heic(start: bytes) -> bool:
@@ -280,7 +282,7 @@ def _decode(
     # PIL holds 4 bytes a pixel (twice where it turns the picture), the array 3
     needed, free = 11 * width * height, free_memory("cpu")
     if free is not None and needed > free:
-        raise ImageError(
+        raise TooLargeImage(
             f"cannot read {shown}: {width} x {height} pixels need about {needed / 2**30:.1f} GiB,"
             f" but {max(free, 0) / 2**30:.1f} GiB are free; `wordmask large` takes it in tiles"
         )
@@ -302,7 +304,7 @@ def _check_pixels(width: int, height: int, shown: str, max_pixels: int | None) -
     if width < 1 or height < 1:
         raise ImageError(f"cannot read {shown}: it has no pixels ({width} x {height})")
     if max_pixels is not None and width * height > max_pixels:
-        raise ImageError(
+        raise TooLargeImage(
             f"cannot read {shown}: {width} x {height} is {width * height} pixels, the limit is"
             f" {max_pixels}; `wordmask large` takes pictures of any size in tiles; else make it"
             " smaller, or raise max_pixels"

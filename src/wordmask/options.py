@@ -18,7 +18,11 @@ from typing import Any, ClassVar, Literal, TypeVar
 from wordmask.errors import WordmaskError, unknown
 from wordmask.registry import Registry, check_name
 
-EXTRAS = {"cluster": "sklearn", "diffusion": "diffusers"}  # extra -> package that it installs
+EXTRAS = {
+    "cluster": "sklearn",
+    "diffusion": "diffusers",
+    "regions": "skimage",
+}  # extra -> package that it installs
 
 
 @dataclass(frozen=True)

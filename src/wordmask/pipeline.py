@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from wordmask.devices import check_finite
@@ -17,9 +18,11 @@ from wordmask.errors import WordmaskError
 from wordmask.methods.base import Method, Towers
 from wordmask.progress import stage, steps
 from wordmask.refiners.base import Refiner, RefinerInput, WordScores, WordStep
+from wordmask.region_maps import nearest, region_map
 from wordmask.scoring import Rule
 from wordmask.text_queries import TextQueries
 from wordmask.towers.clip import Need, Trace
+from wordmask.towers.stitched import StitchedTower
 from wordmask.windows import ScoreMap, Window
 
 BATCH = 8  # pictures or windows in one forward pass on a GPU
@@ -90,46 +93,40 @@ class Pipeline:
         images: Sequence[np.ndarray] = (),
         single: bool = False,
         regions: Tensor | None = None,
+        names: Sequence[str] = (),
     ) -> Encoding:
         """Encode normalised pixels (B, 3, H', W'), whole or in windows.
 
-        sizes, images, single: as in `Encoding`; regions: (1, H, W), of one picture, see
+        sizes, images, single, names: as in `Encoding`; regions: (1, H, W), of one picture, see
         `Segmenter.encode`.
         """
-        windows = self.method.place_windows(pixels.shape[2], pixels.shape[3])
-        batch, pad = self._cut(pixels, windows)
-        given = {} if regions is None else {"regions": regions}
-        towers = self.towers
-        recorders: dict[WordStep, Recorder] = {}
-        for step in self.word_steps:
-            if step.keeps:
-                recorders[step] = Recorder(towers.clip, step.need(towers.clip.depth))
-                towers = replace(towers, clip=recorders[step])  # type: ignore[arg-type]
-        parts: list[DenseFeatures] = []
-        kept: dict[WordStep, list[Tensor]] = {step: [] for step in recorders}
-        with stage(self.method.name):
-            batches = batch.split(self.at_once)
-            name = "windows" if windows else "pictures"
-            for x in steps(name, batches, len(batch), len):
-                parts.append(self.method.encode(towers, x, **given))
-                for step, recorder in recorders.items():
-                    trace = recorder.trace_of(x)
-                    kept[step] += [] if trace is None else [step.keep(trace)]
-        dense = DenseFeatures.join(parts)
-        check_finite(dense.features, "the image features", self.towers.clip.dtype)
+        method, clip = self.method, self.towers.clip
+        windows: tuple[Window, ...] = ()
+        if method.windows_apart:
+            windows = method.place_windows(pixels.shape[2], pixels.shape[3], clip.patch)
+        batch, pad = method.pad(cut(pixels, windows), clip.patch)
+        maps: tuple[Tensor, ...] = () if regions is None else tuple(regions)
         encoding = Encoding(
-            dense.features, dense.state, pixels, tuple(sizes), pad, windows, tuple(images), single
+            batch, None, pixels, tuple(sizes), pad, windows, tuple(images), single, tuple(names)
         )
+        source = method.region_source
+        if source is not None:
+            if regions is None:
+                maps = tuple(self._region_map(source, encoding, i) for i in range(len(encoding)))
+            inside = torch.stack([nearest(one, encoding.pixel_size) for one in maps])
+            regions = pad_regions(cut(inside, windows), pad).to(clip.device)
+        dense, kept = self._encode(batch, len(windows), regions)
+        check_finite(dense.features, "the image features", clip.dtype)
+        encoding = replace(encoding, features=dense.features, state=dense.state, regions=maps)
         for step, found in kept.items():
-            if len(found) == len(batches):
-                for i, own in enumerate(torch.cat(found).split(len(windows) or 1)):
-                    encoding.prepared[i, step] = own
+            for i, own in enumerate(found.split(len(windows) or 1)):
+                encoding.prepared[i, step] = own
         if self.low_memory:  # refiners are prepared one after the other in `score`
             self.towers.networks.release()
         else:
             for i in range(len(encoding)):
                 for refiner in self.refiners:
-                    if refiner.active:
+                    if refiner.active or refiner.decides:
                         self.prepare_refiner(encoding, i, refiner)
         return encoding
 
@@ -137,32 +134,54 @@ class Pipeline:
     def prepare_refiner(self, encoding: Encoding, i: int, refiner: Refiner) -> Any:
         """What a refiner needs of picture i, computed once and cached in the encoding.
 
-        With `low_memory` nothing is cached but for steps on words.
+        With `low_memory` nothing is cached but for steps on words and what labels are decided by.
         """
         if isinstance(refiner, WordStep):
             return self._keep(encoding, i, refiner)
         prepared = encoding.prepared.get((i, refiner))
         if prepared is None:
-            networks = self.towers.networks
-            pixels = encoding.pixels[i].to(networks.device)
-            if encoding.images:
-                image = torch.from_numpy(encoding.images[i]).to(pixels).permute(2, 0, 1) / 255
-            else:
-                image = self.method.unnormalise(pixels, self.towers.clip)
             with stage(refiner.name):
-                prepared = refiner.prepare(RefinerInput(image, pixels), networks)
-            if not self.low_memory:
+                prepared = refiner.prepare(self._picture(encoding, i), self.towers.networks)
+            if not self.low_memory or refiner.decides:
                 encoding.prepared[i, refiner] = prepared
         return prepared
 
-    def _cut(
-        self, pixels: Tensor, windows: Sequence[Window]
-    ) -> tuple[Tensor, tuple[int, int, int, int]]:
-        """Pixels (B, 3, H', W') as passes see them, the windows of a picture side by side; pad."""
-        if windows:
-            crops = [pixels[..., y : y + h, x : x + w] for y, x, h, w in windows]
-            pixels = torch.stack(crops, dim=1).flatten(0, 1)
-        return self.method.pad(pixels, self.towers.clip.patch)
+    def _encode(
+        self, batch: Tensor, windows: int, regions: Tensor | None
+    ) -> tuple[DenseFeatures, dict[WordStep, Tensor]]:
+        """The method's passes over pictures or their windows, and what steps on words keep of them.
+
+        windows: of each picture, 0 if it is taken whole; regions: for each row of the batch.
+        """
+        method, towers, at_once = self.method, self.towers, self.at_once
+        if method.stitch:
+            stitched: Any = StitchedTower(towers.clip, method.window, method.stride, at_once)
+            towers = replace(towers, clip=stitched)
+        recorders: dict[WordStep, Recorder] = {}
+        for step in self.word_steps:
+            if step.keeps:
+                recorders[step] = Recorder(towers.clip, step.need(towers.clip.depth))
+                towers = replace(towers, clip=recorders[step])  # type: ignore[arg-type]
+        batches = batch.split(windows or 1 if method.joint_windows else at_once)
+        own = [None] * len(batches) if regions is None else regions.split(len(batches[0]))
+        parts: list[DenseFeatures] = []
+        kept: dict[WordStep, list[Tensor]] = {step: [] for step in recorders}
+        pairs = list(zip(batches, own, strict=True))
+        with stage(method.name):
+            for x, inside in steps(
+                "windows" if windows else "pictures", pairs, len(batch), lambda pair: len(pair[0])
+            ):
+                given: dict[str, Any] = {} if inside is None else {"regions": inside}
+                parts.append(method.encode(towers, x, **given))
+                for step, recorder in recorders.items():
+                    trace = recorder.trace_of(x)
+                    kept[step] += [] if trace is None else [step.keep(trace)]
+        whole = {k: torch.cat(v) for k, v in kept.items() if len(v) == len(batches)}
+        return DenseFeatures.join(parts), whole
+
+    def _passes(self, encoding: Encoding) -> Tensor:
+        """Pixels of an encoding as passes see them, the windows of a picture side by side."""
+        return self.method.pad(cut(encoding.pixels, encoding.windows), self.towers.clip.patch)[0]
 
     def _keep(self, encoding: Encoding, i: int, step: WordStep) -> Tensor | None:
         """What a step on words needs of a pass over picture i, which it may get of its own."""
@@ -170,7 +189,7 @@ class Pipeline:
             return None
         need = step.need(self.towers.clip.depth)
         if (i, step) not in encoding.prepared:
-            batch, _ = self._cut(encoding.pixels[i : i + 1], encoding.windows)
+            batch = self._passes(replace(encoding, pixels=encoding.pixels[i : i + 1]))
             with stage(step.name):
                 found = [
                     step.keep(self.towers.clip.trace(x, need, self.method.position))
@@ -180,11 +199,31 @@ class Pipeline:
         kept: Tensor = encoding.prepared[i, step]
         return kept
 
+    def _picture(self, encoding: Encoding, i: int) -> RefinerInput:
+        """Picture i of an encoding as refiners take it."""
+        pixels = encoding.pixels[i].to(self.towers.networks.device)
+        if encoding.images:
+            image = torch.from_numpy(encoding.images[i]).to(pixels).permute(2, 0, 1) / 255
+        else:
+            image = self.method.unnormalise(pixels, self.towers.clip)
+        name = encoding.names[i] if encoding.names else ""
+        return RefinerInput(image, pixels, name, encoding.sizes[i])
+
+    def _region_map(self, source: str, encoding: Encoding, i: int) -> Tensor:
+        """The region map of picture i."""
+        picture = self._picture(encoding, i)
+        return region_map(
+            source, picture.image, self.towers.networks, name=picture.name, size=picture.size
+        )
+
     def rule(self, encoding: Encoding, i: int) -> Rule:
-        """The rule by which the scores of picture i become labels."""
+        """How scores of picture i of an encoding become labels."""
         rule = self.method.rule(encoding, i)
-        for step in self.word_steps:
-            rule = step.rule(rule)
+        for refiner in self.refiners:
+            if isinstance(refiner, WordStep):
+                rule = refiner.rule(None, rule) if refiner.active else rule
+            elif refiner.decides:
+                rule = refiner.rule(self.prepare_refiner(encoding, i, refiner), rule)
         return rule
 
     def score(
@@ -213,6 +252,9 @@ class Pipeline:
         fine = coarse
         with self._parked():
             for refiner in self.refiners:
+                if refiner.decides:
+                    for encoding, i in pictures:
+                        self.prepare_refiner(encoding, i, refiner)
                 fine = [
                     self._refine(encoding, i, maps, [refiner])
                     for (encoding, i), maps in steps(
@@ -248,7 +290,7 @@ class Pipeline:
             self._rescore(encoding, texts, before),
             texts,
             encoding.features,
-            self._cut(encoding.pixels, encoding.windows)[0],
+            self._passes(encoding),
             self._keep(encoding, 0, step),
             self.towers.clip,
             lambda others: self._rescore(encoding, others, before),
@@ -273,10 +315,22 @@ class Pipeline:
                 grid = encoding.patches(self.towers.clip.patch)
             maps = scores.tiles[0].scores if grid is None else scores.rows(0, grid[0], grid)
             with stage(refiner.name):
-                maps = refiner.refine(prepared, maps)
+                maps = self._refined(refiner, prepared, maps)
             check_finite(maps, f"the maps refined by {refiner.name}", self.towers.networks.dtype)
             scores = ScoreMap.whole(maps, size)
         return scores
+
+    def _refined(self, refiner: Refiner, prepared: Any, maps: Tensor) -> Tensor:
+        """Maps (R, h, w) after a refiner; one that takes probabilities gets and gives them.
+
+        Of the probabilities p that it gives, the scores are log(p) / scale, of which they are the
+        softmax again, so that every rule and later refiner takes them as it takes cosines.
+        """
+        if self.method.class_maps or not refiner.of_probabilities:
+            return refiner.refine(prepared, maps)
+        scale = self.method.logit_scale
+        refined = refiner.refine(prepared, torch.softmax(scale * maps, dim=0))
+        return refined.clamp_min(torch.finfo(refined.dtype).tiny).log() / scale
 
     @contextmanager
     def _parked(self) -> Iterator[None]:
@@ -291,3 +345,19 @@ class Pipeline:
             yield
         finally:
             clip.model.to(place)
+
+
+def cut(x: Tensor, windows: Sequence[Window]) -> Tensor:
+    """The windows of pictures (B, ..., H, W), side by side: (B * windows, ..., h, w)."""
+    if not windows:
+        return x
+    crops = [x[..., y : y + h, left : left + w] for y, left, h, w in windows]
+    return torch.stack(crops, dim=1).flatten(0, 1)
+
+
+def pad_regions(regions: Tensor, pad: tuple[int, int, int, int]) -> Tensor:
+    """Region maps (B, H, W) with the pad at (top, left, bottom, right) as a region of its own."""
+    top, left, bottom, right = pad
+    if not any(pad):
+        return regions
+    return F.pad(regions, (left, right, top, bottom), value=int(regions.max()) + 1)

@@ -37,9 +37,12 @@ class Preprocessing(Options):
         norm_eps: epsilon of the blocks' layer norms; None leaves them as they are.
         mean, std: normalisation; None takes that of the checkpoint if stated, else CLIP's.
         window, stride: sliding windows in pixels; window 0 takes the whole picture.
+        stitch: join the windows before the last block, which then sees the whole picture, so that
+            no seams show; see `towers.stitched`. Off, windows are labelled apart and averaged.
     """
 
     own_windows: ClassVar[bool] = False  # the method's `encode` slides windows itself
+    joint_windows: ClassVar[bool] = False  # `encode` takes all windows of a picture at once
 
     short_side: int | None = 336
     long_side: int = 2048
@@ -53,6 +56,7 @@ class Preprocessing(Options):
     std: tuple[float, ...] | None = None
     window: int = 0
     stride: int = 112
+    stitch: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -63,13 +67,22 @@ class Preprocessing(Options):
                 f"got window={self.window}, stride={self.stride}, short_side={self.short_side}, "
                 f"long_side={self.long_side}; sizes are pixels above 0 (window 0: whole picture)"
             )
+        if self.stitch and (self.own_windows or self.joint_windows):
+            raise WordmaskError(
+                f"got stitch=True for {self.name}, which joins windows in a way of its own; leave "
+                "stitch out"
+            )
+        if self.stitch and not self.window:
+            raise WordmaskError(
+                "got stitch=True without windows; give their size too, as window=224"
+            )
 
     def pass_key(self) -> Hashable:
         """All options of this class: everything that a pass depends on but the outputs it keeps."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(Preprocessing)}
         if not self.window:
             return tuple((values | {"stride": 0}).items())
-        return (*values.items(), self.own_windows)
+        return (*values.items(), self.own_windows, self.joint_windows)
 
     def prepare(self, picture: np.ndarray, tower: ClipTower) -> Tensor:
         """Resize and normalise an upright uint8 picture (H, W, 3).
@@ -105,13 +118,14 @@ class Preprocessing(Options):
         """Refuse a picture of (height, width) pixels that would not fit into memory once resized.
 
         Counted are the pixels as float32, and for L patches in one pass (of a window, if there are
-        windows) the (L, L) maps that are held at once and two (L, E) of every block.
+        windows apart) the (L, L) maps that are held at once and two (L, E) of every block.
 
         Raises:
             TooLargeError: more than the free memory of the device.
         """
         size = self.resized(height, width, tower)
-        sides = [min(side, self.window) if self.window else side for side in size]
+        apart = self.window and not self.stitch
+        sides = [min(side, self.window) if apart else side for side in size]
         patches = math.prod(-(-side // tower.patch) for side in sides)
         needed = 2 * 12 * math.prod(size)
         needed += 4 * (self.maps_held(tower) * patches**2 + 2 * tower.depth * patches * tower.width)
@@ -156,21 +170,44 @@ class Preprocessing(Options):
         shift, scale = pixels.new_tensor(self.normalisation(tower))[..., None, None]
         return pixels * scale + shift
 
-    def place_windows(self, height: int, width: int) -> tuple[Window, ...]:
-        """The windows over a picture of (H', W') pixels; none if it is taken whole."""
-        if not self.window or self.own_windows:
+    @property
+    def windows_apart(self) -> bool:
+        """Whether the pipeline cuts pictures into windows."""
+        return bool(self.window) and not (self.own_windows or self.stitch)
+
+    def place_windows(self, height: int, width: int, patch: int) -> tuple[Window, ...]:
+        """The windows over a picture of (H', W') pixels; none if it is taken whole.
+
+        Those that do not lie apart are of whole patches, and may begin outside, on padding.
+        """
+        if not self.window:
             return ()
-        windows = place_windows(height, width, self.window, self.stride)
+        if self.windows_apart:
+            windows = place_windows(height, width, self.window, self.stride)
+        else:
+            top, left, bottom, right = self.padding(height, width, patch)
+            grid = (height + top + bottom) // patch, (width + left + right) // patch
+            sizes = (max(side // patch, 1) for side in (self.window, self.stride))
+            windows = tuple(
+                Window(patch * y - top, patch * x - left, patch * h, patch * w)
+                for y, x, h, w in place_windows(*grid, *sizes)
+            )
         return windows if len(windows) > 1 else ()
+
+    def padding(self, height: int, width: int, patch: int) -> tuple[int, int, int, int]:
+        """What `pad` adds to a picture of (height, width) at (top, left, bottom, right)."""
+        if self.remainder == "drop":
+            return 0, 0, 0, 0
+        tall, wide = (-height) % patch, (-width) % patch
+        top, left = tall // 2, wide // 2
+        return top, left, tall - top, wide - left
 
     def pad(self, pixels: Tensor, patch: int) -> tuple[Tensor, tuple[int, int, int, int]]:
         """Pad (B, 3, H, W) to whole patches if `remainder` is "pad".
 
         Returns the pixels, and the padding at (top, left, bottom, right).
         """
-        if self.remainder == "drop":
-            return pixels, (0, 0, 0, 0)
-        tall, wide = (-pixels.shape[2]) % patch, (-pixels.shape[3]) % patch
-        top, left = tall // 2, wide // 2
-        pad = (top, left, tall - top, wide - left)
+        pad = self.padding(pixels.shape[2], pixels.shape[3], patch)
+        if not any(pad):
+            return pixels, pad
         return F.pad(pixels, (pad[1], pad[3], pad[0], pad[2])), pad

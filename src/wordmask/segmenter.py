@@ -55,11 +55,13 @@ class Prepared(NamedTuple):
         image: uint8 (H, W, 3); smaller if it was decoded at a reduced size.
         pixels: (3, H', W').
         size: (H, W).
+        name: its file or id, "" if it has none.
     """
 
     image: np.ndarray
     pixels: Tensor
     size: tuple[int, int]
+    name: str = ""
 
 
 class Segmenter:
@@ -244,15 +246,21 @@ class Segmenter:
             yield scored.segmentation()
 
     def encode(
-        self, image: Picture | Pictures, regions: np.ndarray | Tensor | None = None
+        self,
+        image: Picture | Pictures,
+        regions: np.ndarray | Tensor | None = None,
+        name: str | None = None,
     ) -> Encoding:
         """Encode a picture, or several that have the same size once resized, with the method.
 
         Args:
             image: a path, a PIL image, a uint8 array (H, W, 3), a list of these, or a float tensor
                 (B, 3, H, W) already normalised, which is not resized.
-            regions: integers (H, W), the true region of each pixel of one picture, for an upper
-                bound: a method with `takes_regions` lets patches attend within theirs alone.
+            regions: integers (H, W), the region of each pixel of one picture, for a method with
+                `takes_regions`: in place of the map that it makes itself, or, as true regions, for
+                an upper bound, within which alone patches attend.
+            name: the picture's file or id, by which a folder of region maps knows it; None: that
+                of the file that it is read from.
 
         Returns:
             An `Encoding`; `features` are (B, E, h, w) before L2 normalisation.
@@ -271,7 +279,13 @@ class Segmenter:
         sources: list[Any] = list(image) if isinstance(image, (list, tuple)) else [image]
         if not sources:
             raise WordmaskError("got an empty list of pictures; give at least one")
-        prepared = [self.prepare(source) for source in sources]
+        prepared = [self.prepare(source, name) for source in sources]
+        if regions is not None and tuple(regions.shape[1:]) != prepared[0].size:
+            (height, width), (h, w) = prepared[0].size, regions.shape[1:]
+            raise WordmaskError(
+                f"got regions of {w} x {h} pixels for a picture of {width} x {height}; give one "
+                "for each of its pixels"
+            )
         shapes = sorted({tuple(one.pixels.shape[1:]) for one in prepared})
         if len(shapes) > 1:
             raise WordmaskError(
@@ -280,16 +294,19 @@ class Segmenter:
             )
         return self.encode_prepared(prepared, single, regions)
 
-    def prepare(self, image: Any) -> Prepared:
+    def prepare(self, image: Any, name: str | None = None) -> Prepared:
         """Read a picture and make pixels of it: what `encode` does before the network.
 
         It takes no lock and may run in a thread of its own, ahead of the network.
 
-        image: a path, a PIL image or a uint8 array (H, W, 3).
+        image: a path, a PIL image or a uint8 array (H, W, 3); name: as for `encode`.
         """
         picture = read_image(image, max_pixels=self.max_pixels)
         size = picture.shape[0], picture.shape[1]
-        return Prepared(picture, self.method.prepare(picture, self.tower), size)
+        if name is None:  # PIL's pictures know their file
+            path = image if isinstance(image, (str, os.PathLike)) else None
+            name = os.fspath(path) if path else str(getattr(image, "filename", ""))
+        return Prepared(picture, self.method.prepare(picture, self.tower), size, name)
 
     def prepare_reduced(self, content: bytes, name: str) -> Prepared:
         """As `prepare`, from the content of a file; a large JPEG is decoded at a reduced size.
@@ -303,7 +320,7 @@ class Segmenter:
             return 2 * height, 2 * width
 
         picture, size = decode_reduced(content, name, twice, max_pixels=self.max_pixels)
-        return Prepared(picture, self.method.prepare(picture, self.tower), size)
+        return Prepared(picture, self.method.prepare(picture, self.tower), size, name)
 
     def encode_prepared(
         self, prepared: Sequence[Prepared], single: bool = False, regions: Tensor | None = None
@@ -313,7 +330,8 @@ class Segmenter:
         whole = all(one.image.shape[:2] == one.size for one in prepared)
         images = [one.image for one in prepared] if whole else []
         pixels = torch.stack([one.pixels for one in prepared])
-        return self.pipeline.encode(pixels, sizes, images, single, regions)
+        names = [one.name for one in prepared]
+        return self.pipeline.encode(pixels, sizes, images, single, regions, names)
 
     def encode_each(self, prepared: Sequence[Prepared]) -> list[Encoding]:
         """Encode prepared pictures of any size, those of one size together: an encoding each."""

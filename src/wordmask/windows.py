@@ -13,6 +13,31 @@ from wordmask.sliding import Window as Window
 from wordmask.sliding import place_windows as place_windows
 
 
+class GridMean:
+    """What windows have on the grid of a picture, averaged where they overlap; only sums are held.
+
+    grid: h, w of the picture. Windows are counted in cells of this grid.
+    """
+
+    def __init__(self, grid: tuple[int, int]):
+        self.hits = torch.zeros(*grid, 1)
+        self.total: Tensor | None = None
+
+    def add(self, window: Window, cells: Tensor) -> None:
+        """Add cells (B, height, width, D) of a window."""
+        top, left, height, width = window
+        here = slice(top, top + height), slice(left, left + width)
+        if self.total is None:
+            self.total = cells.new_zeros(len(cells), *self.hits.shape[:2], cells.shape[3]).float()
+        self.total[:, here[0], here[1]] += cells
+        self.hits[here] += 1
+
+    def mean(self) -> Tensor:
+        """The mean, (B, h, w, D) float32; every cell must be in a window."""
+        assert self.total is not None
+        return self.total / self.hits.to(self.total)
+
+
 class Tile(NamedTuple):
     """One map on its patch grid and the pixels that it covers.
 

@@ -86,6 +86,7 @@ def test_sources_that_nothing_uses():
     refuse("vfm", "clip", (), "add --refine vfm")
     refuse("vfm", "clip", None, "clip does not use it; leave it out")
     refuse("classifier", "clip", (), "--set classifier=second")
+    refuse("sam2", "clip", (), "add --refine vote --set vote.region_maps=sam2")
     sources = NetworkOptions(["vfm=x"])
     assert sources.check(read_method("proxyclip")[0], None) == {"vfm": "x"}
     assert sources.check(read_method("clip")[0], read_refiners("vfm")) == {"vfm": "x"}

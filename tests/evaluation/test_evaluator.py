@@ -176,6 +176,47 @@ def test_true_regions_are_told_to_the_method(folder, tiny, tmp_path):
         )
 
 
+def test_seams_are_counted_where_windows_meet(folder, tiny, tmp_path):
+    """Counted by hand from labels at the borders of windows, which joined windows do not show."""
+    plan = make_plan(
+        folder, tiny[0], methods=("clearclip", "cliper"), sweep=("window=0,16",), limit=8,
+        settings=(NATIVE, "stride=16", "background=none"), calibration=False,
+    )  # fmt: skip
+    results = evaluate(plan, tmp_path / "apart")
+    whole, apart, no_window, own = results["runs"]
+    for one in (whole, no_window):
+        assert "seam_ratio" not in one["metrics"]
+    segmenter = Segmenter.from_pretrained(tiny[0], "clearclip", options=_options(apart))
+    pairs = np.zeros((2, 2))  # elsewhere and at borders: pairs, changes
+    for sample in benchmark("folder").open(folder)[:8]:
+        labels = segmenter(sample.image, tiny[1], "none").labels
+        for axis in (0, 1):
+            length = labels.shape[axis]
+            ends = {min(i * 16, length - 16) + e for i in range(-(-length // 16)) for e in (0, 16)}
+            differ = np.diff(labels.astype(int), axis=axis) != 0
+            for line in range(1, length):
+                row = differ.take(line - 1, axis)
+                pairs[int(line in ends)] += row.size, row.sum()
+    rates = pairs[:, 1] / pairs[:, 0]
+    found = apart["metrics"]
+    assert found["changes_elsewhere"] == pytest.approx(rates[0])
+    assert found["changes_at_seams"] == pytest.approx(rates[1])
+    assert found["seam_ratio"] == pytest.approx(rates[1] / rates[0])
+    assert own["metrics"]["seam_ratio"] < found["seam_ratio"]
+    joined = dataclasses.replace(
+        plan,
+        methods=("clearclip",),
+        sweep=(),
+        settings=(*plan.settings, "window=16", "stitch=true"),
+    )
+    (one,) = evaluate(joined, tmp_path / "joined")["runs"]
+    assert one["metrics"]["seam_ratio"] < 0.6 * found["seam_ratio"]
+    table = markdown(results)
+    (row,) = (line for line in table.splitlines() if line.startswith("| `clearclip window=16` |"))
+    assert f"| {found['seam_ratio']:.2f} |" in row
+    assert "across the borders of windows" in table
+
+
 def test_results_hold_all_that_they_depend_on(unbroken):
     results, _ = unbroken
     assert json.loads(json.dumps(results, allow_nan=False)) == results

@@ -176,7 +176,7 @@ def test_the_papers_protocol_is_not_the_official_one():
 def test_a_file_from_before_a_setting_existed_has_its_default():
     run = state("clearclip", "voc20")
     settings = run.entry["protocol"]["settings"]
-    del settings["regions"]
+    del settings["regions"], settings["stitch"]
     assert ("ClearCLIP, supplement, Table 2", "miou", 80.9) in numbers(run)
     del settings["window"]
     near = find_near(run)

@@ -129,15 +129,15 @@ def test_words_that_cannot_be_read():
 
 
 def test_outlines_of_a_ring_keep_its_hole():
-    from wordmask.integrations.objects import simple_outlines
+    from wordmask.objects import outlines, simplify
     from wordmask.regions import Region
 
     mask = np.zeros((20, 20), bool)
     mask[2:18, 2:18] = True
     mask[6:14, 6:14] = False
     region = Region(1, "a", (2, 2, 18, 18), int(mask.sum()), None, mask[2:18, 2:18])
-    (outline,) = simple_outlines(region, 0.5, "cvat")
-    x, y = outline.T
+    (outline,) = outlines(region)
+    x, y = simplify(outline, 0.5, "cvat").T
     area = abs(x @ np.roll(y, 1) - y @ np.roll(x, 1)) / 2
     assert area == mask.sum()
     assert len(polygons(mask)[0].holes) == 1

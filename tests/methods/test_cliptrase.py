@@ -18,7 +18,7 @@ from wordmask import Background, Segmenter, WordmaskError
 from wordmask.methods import create_method
 from wordmask.methods.cliptrase.clusters import dbscan, prototypes
 from wordmask.methods.cliptrase.method import Regions, correlate, region_bias
-from wordmask.methods.cliptrase.vote import _RegionMeans
+from wordmask.region_vote import _RegionMeans
 from wordmask.scoring import Scored
 from wordmask.text_queries import TextQueries
 
@@ -140,7 +140,8 @@ def test_the_mean_logit_decides(case, name, golden_clip, golden_inputs):
 
 
 def region_means(scored: Scored) -> torch.Tensor:
-    return _RegionMeans(scored, scored.rule.regions).rows(0, scored.size[0], scored.size)
+    regions = scored.rule._region_of_pixels(scored)
+    return _RegionMeans(scored, regions).rows(0, scored.size[0], scored.size)
 
 
 # -- semantic correlation recovery ------------------------------------------------------------

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
+import torch
 
 from wordmask.metrics import Seams
 
@@ -39,3 +41,22 @@ def test_nothing_at_the_lines():
     seams.update(np.zeros((2, 2), np.uint8))
     assert seams.summary()["at_seams"] is None
     assert seams.summary()["elsewhere"] == 0
+
+
+@pytest.mark.parametrize(("scale", "lines"), [(1, [4]), (2, [7, 8, 9]), (0.5, [2])])
+def test_borders_of_windows_on_a_picture_of_another_size(scale, lines):
+    """Columns between which a map that jumps at a border is mixed of both sides: found by hand."""
+    windows = [(0, 0, 8, 4), (0, 4, 8, 4)]
+    side = int(8 * scale)
+    maps = torch.zeros(1, 1, 8, 8)
+    maps[..., 4:] = 1.0  # each window its own value
+    seen = torch.nn.functional.interpolate(maps, size=(side, side), mode="bilinear")[0, 0, 0]
+    changes = [i + 1 for i in range(side - 1) if seen[i] != seen[i + 1]]
+    seams = Seams.of_windows(windows, (8, 8), np.zeros((side, side), np.uint8))
+    assert seams.columns.tolist() == lines
+    assert set(changes) <= set(lines)
+    assert seams.rows.tolist() == []
+    labels = (seen.numpy() > 0.4).astype(np.uint8)[None].repeat(side, 0)
+    counts = Seams.of_windows(windows, (8, 8), labels).counts
+    assert counts[1].tolist() == [side * len(lines), side]  # the only change of a row is there
+    assert counts[0, 1] == 0

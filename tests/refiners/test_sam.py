@@ -15,9 +15,18 @@ from places import GOLDEN
 from tiny import surgery_of_one, tiny_clip, tiny_sam
 from wordmask import Segmenter, WordmaskError
 from wordmask.refiners.base import RefinerInput, create_refiner
-from wordmask.refiners.sam import Sam, box_around, different, peak_places, text_to_points, vote
+from wordmask.refiners.sam import box_around, peak_places, text_to_points, vote
 from wordmask.towers.auxiliary import AuxiliaryModels
-from wordmask.towers.sam import Masks, SamTower, centres, load_sam, pick_evenly
+from wordmask.towers.sam import (
+    Masks,
+    SamTower,
+    centres,
+    choose_masks,
+    different,
+    good_masks,
+    load_sam,
+    pick_evenly,
+)
 
 VERSIONS = [1, 2]
 CPU = {"device": torch.device("cpu"), "dtype": torch.float32}
@@ -368,7 +377,7 @@ def test_choosing_masks():
     logits[1, 1, :, 2:] = 0.0  # unstable: grows to the whole picture
     logits[2, 1, :, 6:] = 9.0
     iou = torch.tensor([[0.95, 0.9], [0.3, 0.9], [0.99, 0.85]])
-    masks, quality = Sam().choose(*Sam().good_masks(Masks(logits, iou)))
+    masks, quality = choose_masks(*good_masks(Masks(logits, iou), 0.8), 0.7)
     assert torch.allclose(quality, torch.tensor([0.95, 0.85]))
     assert masks[0, :4].all()
     assert masks[1, :, 6:].all()
@@ -423,7 +432,7 @@ def test_the_grid_of_points_in_parts(model, monkeypatch):
     image = picture(40, 60)
     _, (masks, quality) = prepared_by("vote", model, image)
     assert len(masks) > 1
-    monkeypatch.setattr("wordmask.refiners.sam.PROMPTS", 2)
+    monkeypatch.setattr("wordmask.towers.sam.PROMPTS", 2)
     _, (parts, same) = prepared_by("vote", model, image)
     assert torch.equal(masks, parts)
     assert torch.allclose(quality, same, atol=1e-5)

@@ -59,7 +59,14 @@ def test_unknown_kinds_are_refused():
         models.load(["depth"])
     with pytest.raises(AttributeError, match="depth"):
         _ = models.depth
-    assert set(models.sources) == set(KINDS) == {"vfm", "diffusion", "sam", "classifier"}
+    assert (
+        set(models.sources)
+        == set(KINDS)
+        == {
+            *("vfm", "diffusion", "classifier"),
+            *("sam", "sam2", "mask2former", "eomt"),
+        }
+    )
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS))

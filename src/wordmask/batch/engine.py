@@ -86,7 +86,7 @@ class Mapper:
             if image is None:
                 limit = self.segmenter.max_pixels
                 image = decode_image(content, str(picture.path), max_pixels=limit)
-            return Loaded(number, picture, entry, self.segmenter.prepare(image))
+            return Loaded(number, picture, entry, self.segmenter.prepare(image, picture.name))
         except (WordmaskError, MemoryError, RuntimeError) as error:
             return Loaded(number, picture, entry, None, _reason(error, picture))
 

@@ -33,6 +33,7 @@ from wordmask.cli import (
     report,
     segment,
     selftest,
+    serve,
 )
 from wordmask.cli.common import one_line
 from wordmask.cli.help import Command, Group
@@ -57,6 +58,7 @@ for one in (
     refiners.refiners,
     demo.demo,
     page.app,
+    serve.serve,
     mcp.mcp,
     doctor.doctor,
     selftest.selftest,

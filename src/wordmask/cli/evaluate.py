@@ -257,7 +257,7 @@ def tabulate(found: dict[str, Any]) -> list[Table]:
     from rich import box
     from rich.table import Table
 
-    from wordmask.evaluation.summary import complete, headline, percent
+    from wordmask.evaluation.summary import complete, headline, percent, shown
 
     tables = []
     for name in dict.fromkeys(entry["dataset"] for entry in found["runs"]):
@@ -272,7 +272,9 @@ def tabulate(found: dict[str, Any]) -> list[Table]:
             title += f" of {first['expected']}"
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left")
         table.add_column("method", style="bold", overflow="fold")
-        for head in ("mIoU", "95 %", "plain", "published", "pixels", "ms"):
+        seams = any("seam_ratio" in entry["metrics"] for entry in entries)
+        extra = ["seams"] if seams else []
+        for head in ("mIoU", "95 %", "plain", "published", "pixels", *extra, "ms"):
             table.add_column(head, justify="right", no_wrap=True)
         for entry in entries:
             means, seconds = entry["metrics"], entry["seconds"]
@@ -285,6 +287,7 @@ def tabulate(found: dict[str, Any]) -> list[Table]:
                 percent(entry.get("plain")),
                 "-" if number is None else f"{number.value:g}",
                 percent(means["pixel_accuracy"]),
+                *([shown("seam_ratio", means.get("seam_ratio"))] if seams else []),
                 f"{1000 * (seconds['encode'] + seconds['decide']):.0f}",
             )
         tables.append(table)

@@ -361,7 +361,8 @@ class FullMethodOptions(RefinedMethodOptions):
         typer.Option(
             metavar="N[,STRIDE]",
             help="Slide windows of N pixels over the resized picture, with a stride of half a "
-            "window unless STRIDE is given; 0: take it whole.",
+            "window unless STRIDE is given; 0: take it whole. `--set stitch=true` joins them, so "
+            "that no seams show.",
             show_default="the method's",
             rich_help_panel=METHOD,
         ),
@@ -455,7 +456,9 @@ class NetworkOptions(Group):
         also: kinds that something else uses.
         """
         from wordmask.refiners import REFINERS
+        from wordmask.region_maps import SOURCES
 
+        regions = {kind for kind, _ in SOURCES.values()} - {*REFINERS}
         used = {kind for part in (method, *(refiners or ())) for kind in part.networks} | {*also}
         for kind in self.sources:
             if kind in used:
@@ -466,6 +469,8 @@ class NetworkOptions(Group):
             elif refiners is not None:
                 users = f"neither {method.name} nor a refiner uses it"
                 way = f"add --refine {kind}" if kind in REFINERS else way
+                if kind in regions:
+                    way = f"add --refine vote --set vote.region_maps={kind}"
             raise WordmaskError(f"got the auxiliary model {kind!r}, but {users}; {way}")
         return self.sources
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from torch import nn
 
 from wordmask.datasets import Sample, Samples
 from wordmask.devices import synchronise
+from wordmask.encoding import Encoding
 from wordmask.errors import WordmaskError
 from wordmask.evaluation.plan import CLEAN, Condition, Plan, check
 from wordmask.evaluation.progress import Progress, ProgressReporter
@@ -29,6 +30,7 @@ from wordmask.evaluation.sharing import share_encoders
 from wordmask.evaluation.views import view_target
 from wordmask.evaluation.workers import Workers, gather, start_workers
 from wordmask.images import read_image
+from wordmask.metrics.seams import Seams
 from wordmask.segmenter import Segmenter
 from wordmask.user_code import is_ours
 
@@ -160,7 +162,7 @@ class PictureEvaluator:
         counts = []
         for run, key, metrics in zip(self.runs, self.keys, self.metrics, strict=True):
             if key not in encoded:
-                encoded[key] = self._encode(key, image, target, run.protocol)
+                encoded[key] = self._encode(key, image, target, run.protocol, sample.id)
             encodings, encode = encoded[key]
             decide = self._prepare_refiners(run.segmenter, encodings)
             start = time.perf_counter()
@@ -182,6 +184,7 @@ class PictureEvaluator:
                 words.labels(np.concatenate(labels, axis=1)),
                 scores=scores,
                 confidence=confidence,
+                seams=window_seams(run.segmenter, encodings, labels),
             )
             counts.append(RunCounts(counted, round(encode, 5), round(decide, 5)))
         self.preparing.clear()
@@ -190,7 +193,12 @@ class PictureEvaluator:
         return PictureCounts(sample.id, tuple(counts))
 
     def _encode(
-        self, key: tuple[Any, ...], image: np.ndarray, target: np.ndarray, protocol: Protocol
+        self,
+        key: tuple[Any, ...],
+        image: np.ndarray,
+        target: np.ndarray,
+        protocol: Protocol,
+        name: str,
     ) -> tuple[list[Any], float]:
         """Encodings of the pieces of a picture, and the seconds that the method alone would take.
 
@@ -199,7 +207,7 @@ class PictureEvaluator:
         encoder = self.encoders[key]
         shared = getattr(encoder.tower, "seconds", 0.0)
         start = time.perf_counter()
-        encodings = encode_view(encoder, image, target, protocol)
+        encodings = encode_view(encoder, image, target, protocol, name)
         synchronise(encoder.tower.device)
         return encodings, time.perf_counter() - start + shared
 
@@ -216,3 +224,17 @@ class PictureEvaluator:
                     self.preparing[key] = time.perf_counter() - start
                 total += self.preparing[key]
         return total
+
+
+def window_seams(
+    segmenter: Segmenter, encodings: Sequence[Encoding], labels: Sequence[np.ndarray]
+) -> np.ndarray | None:
+    """`Seams.counts` at the borders of windows, over the pieces of a picture; None without."""
+    total: np.ndarray | None = None
+    for encoding, part in zip(encodings, labels, strict=True):
+        size = encoding.pixel_size
+        windows = segmenter.method.place_windows(*size, segmenter.tower.patch)
+        if windows:
+            counts = Seams.of_windows(windows, size, part).counts
+            total = counts if total is None else total + counts
+    return total

@@ -121,7 +121,7 @@ def _draw(
     """Picture, target and prediction side by side; and their classes, most pixels first."""
     view, image, target = run.protocol.view, read_image(sample.image), sample.target()
     shown = np.concatenate(view_picture(image, view), axis=1)
-    encodings = encode_view(run.segmenter, image, target, run.protocol)
+    encodings = encode_view(run.segmenter, image, target, run.protocol, sample.id)
     prediction = label(run, run.words(sample, target, bench), encodings)
     target = view_target(target, view)
     void = target == VOID

@@ -289,12 +289,16 @@ def prepare(
 
 
 def encode_view(
-    segmenter: Segmenter, image: np.ndarray, target: np.ndarray, protocol: Protocol
+    segmenter: Segmenter,
+    image: np.ndarray,
+    target: np.ndarray,
+    protocol: Protocol,
+    name: str | None = None,
 ) -> list[Encoding]:
     """The encodings of the pieces of a picture, told the true regions if the protocol says so."""
     pieces = view_picture(image, protocol.view)
     if protocol.regions == "none":
-        return [segmenter.encode(piece) for piece in pieces]
+        return [segmenter.encode(piece, name=name) for piece in pieces]
     known = view_regions(target, protocol.view)
     return [segmenter.encode(*one) for one in zip(pieces, known, strict=True)]
 

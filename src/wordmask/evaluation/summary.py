@@ -8,6 +8,7 @@ from typing import Any
 from wordmask.evaluation.markdown import markdown_table
 from wordmask.evaluation.published import Reported
 
+RATIOS = frozenset({"seam_ratio"})  # metrics that are no shares
 NAMES = (
     "Plain names: the mIoU of the same run with the benchmark's own words (`--names "
     "released,plain` makes it). Words: the names of the classes that the run was given + those of "
@@ -18,6 +19,13 @@ NAMES = (
 def percent(share: float | None) -> str:
     """A share as percent with one decimal, a dash for None."""
     return "-" if share is None else f"{100 * share:.1f}"
+
+
+def shown(key: str, value: float | None) -> str:
+    """A metric as tables show it: percent, or a plain ratio."""
+    if value is None or key not in RATIOS:
+        return percent(value)
+    return f"{value:.2f}"
 
 
 def complete(entry: Mapping[str, Any]) -> bool:
@@ -95,6 +103,7 @@ def _table(entries: Sequence[Mapping[str, Any]]) -> list[str]:
             ("image_map", "mAP"),
             ("boundary_miou_union", "boundary mIoU"),
             ("calibration_error", "ECE"),
+            ("seam_ratio", "seams"),
         )
         if any(key in entry["metrics"] for entry in entries)
     ]
@@ -137,7 +146,7 @@ def _table(entries: Sequence[Mapping[str, Any]]) -> list[str]:
                 percent(means["pixel_accuracy"]),
                 percent(means["mean_accuracy_present"]),
                 percent(means["frequency_weighted_iou"]),
-                *(percent(means.get(key)) for key, _ in extra),
+                *(shown(key, means.get(key)) for key, _ in extra),
                 f"{1000 * (seconds['encode'] + seconds['decide']):.0f}",
             ]
         )
@@ -177,6 +186,11 @@ def _legend(entries: Sequence[Mapping[str, Any]]) -> list[str]:
         lines[0] += (
             " ECE: expected calibration error in percent, over pixels in 15 bins of the "
             "probability of their label; 0 is best."
+        )
+    if any("seam_ratio" in e["metrics"] for e in entries):
+        lines[0] += (
+            " seams: how many times as often neighbouring pixels have different labels across the "
+            "borders of windows as elsewhere."
         )
     lines[0] += f" {NAMES}"
     if any(number.supervision for number in filter(None, map(headline, entries))):

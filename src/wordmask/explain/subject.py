@@ -206,7 +206,7 @@ def _whole(segmenter: Segmenter) -> Segmenter:
     method = segmenter.method
     if not method.window:
         return segmenter
-    return segmenter.with_method(replace(method, window=0), refine=segmenter.refiners)
+    return segmenter.with_method(replace(method, window=0, stitch=False), refine=segmenter.refiners)
 
 
 class Photo:

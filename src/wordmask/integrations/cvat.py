@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wordmask.integrations.objects import Labeller, simple_outlines
+from wordmask.objects import Labeller, outlines, simplify
 from wordmask.regions import need
 
 if TYPE_CHECKING:
@@ -50,8 +50,9 @@ class Function:
             if confidence < (context.conf_threshold or 0):
                 continue
             if context.conv_mask_to_poly:
-                for outline in simple_outlines(region, self.tolerance, "cvat"):
-                    points = outline.astype(float).ravel().tolist()
+                for outline in outlines(region):
+                    few = simplify(outline, self.tolerance, "cvat")
+                    points = few.astype(float).ravel().tolist()
                     shapes.append(self._cvat.polygon(region.label, points))
                 continue
             runs = self._masks.encode_mask(np.ascontiguousarray(region.pixels))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from wordmask.integrations.objects import Labeller
+from wordmask.objects import Labeller
 from wordmask.regions import need
 
 fo: Any = need("fiftyone", "fiftyone", "a model of FiftyOne")

@@ -17,7 +17,7 @@ from wordmask.towers.built_in import CLIP as BUILT_IN
 if TYPE_CHECKING:
     import napari.layers
 
-    from wordmask.integrations.objects import Labeller
+    from wordmask.objects import Labeller
 
 HINT = "Words with ; between classes and , between synonyms: cat; sofa, couch"
 
@@ -46,7 +46,7 @@ def picture_of(layer: napari.layers.Image) -> np.ndarray:
 
 @lru_cache(maxsize=1)
 def _labeller(words: str, model: str, method: str, background: str, refine: str) -> Labeller:
-    from wordmask.integrations.objects import Labeller
+    from wordmask.objects import Labeller
 
     return Labeller(words, model, method, background=background, refine=refine or None)
 
@@ -59,7 +59,7 @@ def segment(
     Args:
         image: the layer.
         words: `"cat; sofa, couch"`.
-        background, method, refine, model: as for `wordmask.integrations.objects.Labeller`.
+        background, method, refine, model: as for `wordmask.objects.Labeller`.
 
     Raises:
         WordmaskError: no image, words that cannot be read, a network that cannot be loaded.

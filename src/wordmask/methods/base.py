@@ -50,7 +50,7 @@ class Method(Preprocessing):
 
     year: ClassVar[int]
     class_maps: ClassVar[bool] = False  # scores are maps of classes and not cosines of names
-    takes_regions: ClassVar[bool] = False  # `encode` takes true regions (B, H, W), an upper bound
+    takes_regions: ClassVar[bool] = False  # `encode` takes region maps (B, H, W), also true ones
     # options that only `scores` and `rule` read: encodings do not depend on them
     scoring: ClassVar[frozenset[str]] = frozenset(
         {"templates", "pooling", "logit_scale", "area_threshold", "min_max"}
@@ -61,6 +61,11 @@ class Method(Preprocessing):
     logit_scale: float = 40.0
     area_threshold: float = 0.0
     min_max: bool = False
+
+    @property
+    def region_source(self) -> str | None:
+        """Where the region maps come from that `encode` takes, see `region_maps`; None: nowhere."""
+        return None
 
     def encoding_key(self) -> Hashable:
         """All that an encoding depends on; equal keys give equal encodings of a picture."""

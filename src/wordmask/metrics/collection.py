@@ -17,6 +17,14 @@ from wordmask.metrics.boundary import Boundary
 from wordmask.metrics.calibration import Calibration
 from wordmask.metrics.confusion import Confusion, Pairs, Void
 from wordmask.metrics.image_level import ImageLevel
+from wordmask.metrics.seams import Seams
+
+TYPES: dict[str, Any] = {  # of the arrays of `Counted`
+    "boundary": np.int64,
+    "scores": np.float32,
+    "calibration": np.int64,
+    "seams": np.int64,
+}
 
 
 @dataclass(frozen=True)
@@ -29,6 +37,7 @@ class Counted:
         boundary: of `Boundary.count`, or None.
         scores: (C,) float32 of `ImageLevel`, or None.
         calibration: of `Calibration.count`, or None.
+        seams: of `Seams.counts`, or None.
     """
 
     picture: str
@@ -36,19 +45,19 @@ class Counted:
     boundary: np.ndarray | None = None
     scores: np.ndarray | None = None
     calibration: np.ndarray | None = None
+    seams: np.ndarray | None = None
 
     def state(self) -> dict[str, Any]:
         """All counts as plain values for JSON; floats are restored exactly."""
-        arrays = {"boundary": self.boundary, "scores": self.scores, "calibration": self.calibration}
+        arrays = {name: getattr(self, name) for name in TYPES}
         plain = {name: array.tolist() for name, array in arrays.items() if array is not None}
         return {"picture": self.picture, "pairs": self.pairs.state(), **plain}
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> Counted:
         """Restore what `state` returned."""
-        types = {"boundary": np.int64, "scores": np.float32, "calibration": np.int64}
         arrays = {
-            name: np.array(state[name], kind) for name, kind in types.items() if name in state
+            name: np.array(state[name], kind) for name, kind in TYPES.items() if name in state
         }
         return cls(state["picture"], Pairs.from_state(state["pairs"]), **arrays)
 
@@ -62,8 +71,8 @@ class Metrics:
         calibration_bins: for `Calibration`.
 
     Attributes:
-        confusion, boundary, calibration, image_level, per_picture: the single metrics; boundary
-            may be None.
+        confusion, boundary, calibration, image_level, per_picture, seams: the single metrics;
+            boundary may be None.
     """
 
     def __init__(
@@ -80,6 +89,7 @@ class Metrics:
         self.calibration = Calibration(calibration_bins)
         self.image_level = ImageLevel(classes)
         self.per_picture = PerPicture(classes, background)
+        self.seams = Seams()
 
     def update(
         self,
@@ -89,9 +99,11 @@ class Metrics:
         *,
         scores: np.ndarray | None = None,
         confidence: np.ndarray | None = None,
+        seams: np.ndarray | None = None,
     ) -> None:
         """Count a picture: `add` the result of `count`; arguments as there."""
-        self.add(self.count(picture, target, prediction, scores=scores, confidence=confidence))
+        given = {"scores": scores, "confidence": confidence, "seams": seams}
+        self.add(self.count(picture, target, prediction, **given))
 
     def count(
         self,
@@ -101,6 +113,7 @@ class Metrics:
         *,
         scores: np.ndarray | None = None,
         confidence: np.ndarray | None = None,
+        seams: np.ndarray | None = None,
     ) -> Counted:
         """The counts of a picture, for `add`; `Metrics` is not changed.
 
@@ -109,6 +122,7 @@ class Metrics:
             target, prediction: (H, W) labels.
             scores: (C,) image-level scores of the classes, for mAP.
             confidence: (H, W), 0 to 1, for the calibration error.
+            seams: `Seams.counts` of the prediction, at the borders of windows.
 
         Raises:
             WordmaskError: arrays of wrong shapes or values.
@@ -121,6 +135,7 @@ class Metrics:
             None if self.boundary is None else self.boundary.count(target, prediction),
             self.image_level.check(scores),
             None if confidence is None else self.calibration.count(target, prediction, confidence),
+            seams,
         )
 
     def add(self, counted: Counted) -> None:
@@ -136,14 +151,21 @@ class Metrics:
             self.boundary.add(counted.boundary)
         if counted.calibration is not None:
             self.calibration.add(counted.calibration)
+        if counted.seams is not None:
+            self.seams.counts += counted.seams
 
-    def summary(self) -> dict[str, float]:
+    def summary(self) -> dict[str, float | None]:
         """Every number by name, without intervals; those that were not counted are left out."""
-        result = self.confusion.summary()
+        result: dict[str, float | None] = {**self.confusion.summary()}
         if self.boundary is not None:
             result["boundary_miou_union"] = self.boundary.mean_iou("union")
             result["boundary_miou_present"] = self.boundary.mean_iou("present")
         result |= {f"image_{name}": value for name, value in self.image_level.summary().items()}
         if self.calibration.counts[0].any():
             result["calibration_error"] = self.calibration.error()
+        if self.seams.counts[1, 0]:
+            rates = self.seams.summary()
+            result["changes_at_seams"] = rates["at_seams"]
+            result["changes_elsewhere"] = rates["elsewhere"]
+            result["seam_ratio"] = rates["ratio"]
         return result

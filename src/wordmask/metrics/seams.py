@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import numpy as np
@@ -29,6 +30,35 @@ class Seams:
         self.columns = np.unique(np.fromiter(columns, np.int64))
         self.ignore = ignore
         self.counts = np.zeros((2, 2), np.int64)
+
+    @classmethod
+    def of_windows(
+        cls,
+        windows: Iterable[tuple[int, int, int, int]],
+        inner: tuple[int, int],
+        labels: np.ndarray,
+    ) -> Seams:
+        """Seams of a picture at the borders of its windows, counted.
+
+        Where the labels are larger than the picture that the windows lay on, all lines are taken
+        between which their maps are interpolated across a border.
+
+        Args:
+            windows: (top, left, height, width) on a picture of `inner` (height, width) pixels.
+            labels: (H, W), of the picture at any size.
+        """
+        lines: list[list[int]] = []
+        windows = list(windows)
+        for axis in (0, 1):
+            scale = labels.shape[axis] / inner[axis]
+            ends = {side for one in windows for side in (one[axis], one[axis] + one[axis + 2])}
+            lines.append([])
+            for end in (end for end in ends if 0 < end < inner[axis]):
+                first = math.floor((end - 0.5) * scale - 0.5) + 1
+                lines[-1] += range(first, math.ceil((end + 0.5) * scale + 0.5))
+        seams = cls(lines[0], lines[1])
+        seams.update(labels)
+        return seams
 
     def update(self, labels: np.ndarray, top: int = 0, seen: int = 0) -> None:
         """Count labels (H, W), or a strip of them.

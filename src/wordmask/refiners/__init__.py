@@ -1,6 +1,6 @@
 """The refiners, one per file. Importing this package registers them all."""
 
-from wordmask.refiners import diffusion, freecp, lposs, pamr, ptc, sam, vfm, vip
+from wordmask.refiners import diffusion, freecp, lposs, pamr, ptc, sam, vfm, vip, vote
 from wordmask.refiners.base import (
     REFINERS,
     Refiner,
@@ -33,4 +33,5 @@ __all__ = [
     "sam",
     "vfm",
     "vip",
+    "vote",
 ]

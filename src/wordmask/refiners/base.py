@@ -9,7 +9,7 @@ import itertools
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -29,15 +29,22 @@ class RefinerInput:
     Attributes:
         image: (3, H, W) float32 in [0, 1], the picture as it was given.
         pixels: (3, H', W') float32, normalised, the input of CLIP.
+        name: its file or id, "" if it has none.
+        size: its (H, W) as it was given; None: that of `image`.
     """
 
     image: Tensor
     pixels: Tensor
+    name: str = ""
+    size: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
 class Refiner(Options):
     """Refines score maps, from the picture and the maps alone, whatever the method."""
+
+    # `refine` gets the probabilities of the names, softmax over all of them, in place of cosines
+    of_probabilities: ClassVar[bool] = False
 
     @property
     def active(self) -> bool:
@@ -52,13 +59,23 @@ class Refiner(Options):
         """The size (h, w) at which `refine` wants the maps; None: that of CLIP's patches."""
         return None
 
+    @property
+    def decides(self) -> bool:
+        """True if these options change labels, by `rule`, and not maps."""
+        return False
+
+    def rule(self, prepared: Any, rule: Rule) -> Rule:
+        """The rule by which scores become labels, from that of the method; see `decides`."""
+        return rule
+
     def refine(self, prepared: Any, scores: Tensor) -> Tensor:
         """Refine score maps of one picture.
 
         Args:
             prepared: what `prepare` returned.
-            scores: (R, h, w) float32 over the whole picture on any grid: cosines, or non-negative
-                class maps, depending on the method.
+            scores: (R, h, w) float32 over the whole picture on any grid: cosines (probabilities,
+                if the class says `of_probabilities`), or non-negative class maps, depending on the
+                method.
 
         Returns:
             (R, h', w') float32 over the whole picture, on the refiner's own grid.
@@ -115,7 +132,7 @@ class WordStep(Refiner):
         """New scores (W, Q, h, w) of the same names, or maps (W, C, h, w) of the classes."""
         raise TypeError(f"{type(self).__name__} does not implement rescore")
 
-    def rule(self, rule: Rule) -> Rule:
+    def rule(self, prepared: Any, rule: Rule) -> Rule:
         """The rule that turns the new scores into labels, given that of the method."""
         return rule
 

@@ -92,7 +92,7 @@ class FreeCp(WordStep):
         """Maps of the classes, but for `purge`."""
         return self.maps == "refined"
 
-    def rule(self, rule: Rule) -> Rule:
+    def rule(self, prepared: Any, rule: Rule) -> Rule:
         """Step 6's own, or the method's."""
         return PurgedRule() if self.gives_class_maps else rule
 

@@ -13,10 +13,7 @@ from wordmask.errors import WordmaskError
 from wordmask.progress import steps
 from wordmask.refiners.base import Refiner, RefinerInput, register_refiner
 from wordmask.towers.auxiliary import AuxiliaryModels
-from wordmask.towers.sam import PROMPTS, Masks, SamImage, centres
-
-STABLE = 1.0  # the shift of the logits' threshold under which a stable mask stays the same
-SMALL = 64  # long side of the grid on which masks are compared with each other
+from wordmask.towers.sam import SamImage, centres
 
 
 @register_refiner
@@ -75,15 +72,7 @@ class Sam(Refiner):
         embedded = networks.sam.embed(picture.image)
         if self.prompt != "vote":
             return embedded
-        axes = [
-            (torch.arange(self.points_per_side) + 0.5) / self.points_per_side * n
-            for n in embedded.size
-        ]
-        y, x = torch.meshgrid(*axes, indexing="ij")
-        points = torch.stack([x, y], -1).flatten(0, 1)[:, None]
-        some = steps("points", points.split(PROMPTS), len(points), len)
-        good = [self.good_masks(embedded.predict(prompts)) for prompts in some]
-        return self.choose(torch.cat([m for m, _ in good]), torch.cat([q for _, q in good]))
+        return embedded.everything(self.points_per_side, self.min_iou, self.max_overlap)
 
     def refine(self, prepared: Any, scores: Tensor) -> Tensor:
         """Scores (R, h, w) on the grid of SAM's masks."""
@@ -102,20 +91,6 @@ class Sam(Refiner):
             rest = ((1 - inside) * out[c]).sum() / (1 - inside).sum().clamp_min(1)
             out[c] = inside * mean + (1 - inside) * rest
         return out
-
-    def good_masks(self, masks: Masks) -> tuple[Tensor, Tensor]:
-        """The masks of `vote` that reach `min_iou`, (K, h, w) logits and quality (K,)."""
-        logits, iou = masks.logits.flatten(0, 1), masks.iou.flatten()
-        high = (logits > STABLE).flatten(1).sum(1)
-        low = (logits > -STABLE).flatten(1).sum(1)
-        good = (iou >= self.min_iou) & (high >= self.min_iou * low) & (high > 0)
-        return logits[good], iou[good]
-
-    def choose(self, logits: Tensor, quality: Tensor) -> tuple[Tensor, Tensor]:
-        """Drop masks that overlap a better one: (K, h, w) bool and quality (K,), best first."""
-        order = quality.argsort(descending=True, stable=True)
-        kept = order[different(logits[order], self.max_overlap)]
-        return logits[kept] > 0, quality[kept]
 
     def prompted(self, image: SamImage, scores: Tensor, classes: list[int]) -> list[Tensor]:
         """SAM's mask for each of the maps `classes`, (h, w) logits."""
@@ -151,22 +126,6 @@ def vote(masks: Tensor, quality: Tensor, scores: Tensor) -> Tensor:
     weight = quality.to(own).clamp_min(1e-3)  # an estimate may be below 0
     voted = (votes * weight) @ inside / (weight @ inside).clamp_min(1e-12)
     return torch.where(masks.any(0), voted.view_as(own), own)
-
-
-def different(logits: Tensor, most: float) -> Tensor:
-    """Indices of masks (K, h, w), best first, with no better mask at an IoU above `most`."""
-    scale = SMALL / max(logits.shape[1:])
-    if scale < 1 and len(logits):
-        size = [max(round(n * scale), 1) for n in logits.shape[1:]]
-        logits = F.interpolate(logits[:, None], size=size, mode="bilinear")[:, 0]
-    masks = (logits > 0).flatten(1).float()
-    area, both = masks.sum(1), masks @ masks.T
-    iou = both / (area[:, None] + area - both).clamp_min(1)
-    kept: list[int] = []
-    for k in range(len(masks)):
-        if not kept or iou[k, kept].max() <= most:
-            kept.append(k)
-    return torch.tensor(kept, dtype=torch.long, device=logits.device)
 
 
 def peak_places(scores: Tensor, where: Tensor, most: int, size: tuple[int, int]) -> Tensor:

@@ -83,6 +83,30 @@ register_kind(
 )
 register_kind(
     Kind(
+        "sam2",
+        "facebook/sam2.1-hiera-small",
+        "wordmask.towers.sam:load_sam",
+        "SAM 2, if it makes the regions (--set region_maps=sam2).",
+    )
+)
+register_kind(
+    Kind(
+        "mask2former",
+        "facebook/mask2former-swin-large-coco-panoptic",
+        "wordmask.towers.panoptic:load_panoptic",
+        "Mask2Former, if it makes the regions (--set region_maps=mask2former).",
+    )
+)
+register_kind(
+    Kind(
+        "eomt",
+        "tue-mps/coco_panoptic_eomt_large_640",
+        "wordmask.towers.panoptic:load_panoptic",
+        "EoMT, if it makes the regions (--set region_maps=eomt).",
+    )
+)
+register_kind(
+    Kind(
         "classifier",
         "openai/clip-vit-large-patch14",
         "wordmask.towers.families:load_classifier",

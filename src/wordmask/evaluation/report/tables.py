@@ -22,7 +22,15 @@ from wordmask.evaluation.report.costs import Costs, cost_value
 from wordmask.evaluation.report.differences import difference_table
 from wordmask.evaluation.report.grid import Grid
 from wordmask.evaluation.report.runs import Result
-from wordmask.evaluation.summary import NAMES, complete, headline, outside, percent, word_count
+from wordmask.evaluation.summary import (
+    NAMES,
+    complete,
+    headline,
+    outside,
+    percent,
+    shown,
+    word_count,
+)
 
 NAME = "method, protocol, model"
 SHORT = METRICS | {
@@ -37,6 +45,9 @@ SHORT = METRICS | {
     "boundary_miou_union": "boundary mIoU union",
     "boundary_miou_present": "boundary mIoU present",
     "calibration_error": "ECE",
+    "changes_at_seams": "changes at window borders",
+    "changes_elsewhere": "changes elsewhere",
+    "seam_ratio": "seams, their ratio",
 }
 OUTSIDE = (
     "† the number lies outside its interval: resampled pictures lack some of the rarer classes, "
@@ -110,7 +121,7 @@ def _metric_table(name: str, runs: Sequence[Result]) -> Grid:
     for found in runs:
         metrics, seconds = found.entry["metrics"], found.entry["seconds"]
         cells = [found.name, *(text(found) or "-" for _, text in columns)]
-        cells += [percent(metrics.get(key)) for key in keys]
+        cells += [shown(key, metrics.get(key)) for key in keys]
         rows.append([*cells, *(f"{1000 * seconds[k]:.0f}" for k in ("encode", "decide"))])
     note = "In percent; times in milliseconds for a picture. P, R and F1: which classes are in a "
     note += f"picture, means over classes or over all pairs of picture and class. {NAMES}"

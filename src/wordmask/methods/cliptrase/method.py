@@ -15,7 +15,7 @@ from wordmask.encoding import DenseFeatures, Encoding
 from wordmask.errors import WordmaskError
 from wordmask.methods.base import Method, Towers, cosine, register, to_grid
 from wordmask.methods.cliptrase.clusters import dbscan, prototypes
-from wordmask.methods.cliptrase.vote import RegionVote
+from wordmask.region_vote import RegionVote
 from wordmask.scoring import Rule, SoftmaxRule
 from wordmask.text_queries import TextQueries
 from wordmask.towers.clip import ClipTower, Need, Trace

@@ -53,6 +53,15 @@ _CLEARCLIP_SETS: dict[str, Settings] = {
     "coco_object": {"background": "threshold:0.4:*"},
     "cityscapes": {"window": 224, "stride": 224},
 }
+_PROXYCLIP_SETS: dict[str, Settings] = {
+    "voc21": {"background": "threshold:0.2:*"},
+    "context60": {"background": "threshold:0.15:*"},
+    "coco_object": {"background": "threshold:0.25:**"},
+    "cityscapes": {"short_side": 448, "window": 224},
+    "ade150": {"short_side": 448},
+    "ade847": {"short_side": 448},
+    "context459": {"short_side": 448},
+}
 _OTHER_IN_CLEARCLIP = (
     "Run in ClearCLIP's harness, whose tables hold the numbers that later papers cite.",
 )
@@ -217,16 +226,33 @@ RELEASED: dict[str, Source] = {
             "window": 336,
             "remainder": "pad",
         },
-        {
-            "voc21": {"background": "threshold:0.2:*"},
-            "context60": {"background": "threshold:0.15:*"},
-            "coco_object": {"background": "threshold:0.25:**"},
-            "cityscapes": {"short_side": 448, "window": 224},
-            "ade150": {"short_side": 448},
-            "ade847": {"short_side": 448},
-            "context459": {"short_side": 448},
-        },
+        _PROXYCLIP_SETS,
         notes=("The code pads windows to multiples of 56 pixels, here to whole patches.",),
+    ),
+    "gla_clip": Source(
+        "GLA-CLIP's released code (ba74915), in ProxyCLIP's harness",
+        {**_HARNESS, "variant": "official", "names": "proxyclip", "remainder": "pad"},
+        _PROXYCLIP_SETS,
+        notes=(
+            "Known of the release are its windows, scale and options; sizes and thresholds of data "
+            "sets are ProxyCLIP's, on which it is built.",
+        ),
+    ),
+    "ov_stitcher": Source(
+        "OV-Stitcher's released code (91a9489), in ProxyCLIP's harness",
+        {
+            **_HARNESS,
+            "variant": "official",
+            "names": "proxyclip",
+            "window": 336,
+            "remainder": "pad",
+            "region_maps": "sam2",
+        },
+        _PROXYCLIP_SETS,
+        notes=(
+            "Known of the release are its windows, scale, regions and options; sizes and "
+            "thresholds of data sets are ProxyCLIP's. Its 15 sentences a class are left out.",
+        ),
     ),
 }
 

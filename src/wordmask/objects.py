@@ -11,6 +11,7 @@ import numpy as np
 
 from wordmask.errors import WordmaskError
 from wordmask.regions import Region, need, polygons, regions
+from wordmask.scoring import Scored
 from wordmask.segmentation import Segmentation
 from wordmask.segmenter import Segmenter
 from wordmask.towers.auxiliary import DEFAULT_CLIP
@@ -73,23 +74,27 @@ class Labeller:
     def __call__(self, image: Any) -> tuple[Segmentation, list[Found]]:
         """Segment a picture (a path, a PIL image or a uint8 array (H, W, 3))."""
         scored = self.segmenter.score(self.segmenter.encode(image), self.texts)
-        result = scored.segmentation()
-        maps, sure = result.scores, None
-        try:
-            sure = scored.confidence(result.labels)
-        except WordmaskError:  # class maps and no probabilities: the share among all classes
-            maps = np.maximum(result.scores, 0)
-            maps = maps / np.maximum(maps.sum(0), 1e-12)
-        found = []
-        for region in regions(
-            result.labels, result.names, maps, components=True, min_area=self.min_area
-        ):
-            x0, y0, x1, y1 = region.box
-            confidence = region.score or 0.0
-            if sure is not None:
-                confidence = float(sure[y0:y1, x0:x1][region.pixels].mean(dtype=float))
-            found.append(Found(region, min(max(confidence, 0.0), 1.0)))
-        return result, found
+        return find(scored, self.min_area)
+
+
+def find(scored: Scored, min_area: int = 1) -> tuple[Segmentation, list[Found]]:
+    """The labels of a picture, and the connected parts of each class in them."""
+    result = scored.segmentation()
+    maps, sure = result.scores, None
+    assert maps is not None
+    try:
+        sure = scored.confidence(result.labels)
+    except WordmaskError:  # class maps and no probabilities: the share among all classes
+        maps = np.maximum(maps, 0)
+        maps = maps / np.maximum(maps.sum(0), 1e-12)
+    found = []
+    for region in regions(result.labels, result.names, maps, components=True, min_area=min_area):
+        x0, y0, x1, y1 = region.box
+        confidence = region.score or 0.0
+        if sure is not None:
+            confidence = float(sure[y0:y1, x0:x1][region.pixels].mean(dtype=float))
+        found.append(Found(region, min(max(confidence, 0.0), 1.0)))
+    return result, found
 
 
 def read_words(given: Any) -> Vocabulary:
@@ -103,24 +108,21 @@ def _is_file(text: str) -> bool:
     return text.endswith((".txt", ".json")) and Path(text).is_file()
 
 
-def simple_outlines(region: Region, tolerance: float, extra: str) -> list[np.ndarray]:
-    """Outlines (N, 2) of a region as x, y in the picture, with few points.
+def outlines(region: Region) -> list[np.ndarray]:
+    """Exact outlines (N, 2) of a region as x, y in the picture; holes are joined by a cut."""
+    return [part.ring() + region.box[:2] for part in polygons(region.pixels)]
 
-    Holes are joined to the outline by a cut. Every point of the exact outline is at most
-    `tolerance` pixels away (Douglas and Peucker); with 0 it is exact.
+
+def simplify(ring: np.ndarray, tolerance: float, extra: str) -> np.ndarray:
+    """An outline (N, 2) with few points, at most `tolerance` pixels away (Douglas and Peucker).
 
     extra: that of the tool, which installs scikit-image.
 
     Raises:
         WordmaskError: scikit-image is not installed.
     """
-    rings = [part.ring() + region.box[:2] for part in polygons(region.pixels)]
     if not tolerance:
-        return rings
+        return ring
     measure = need("skimage.measure", extra, "outlines with few points")
-    outlines = []
-    for ring in rings:
-        closed = np.concatenate([ring, ring[:1]])
-        few = measure.approximate_polygon(closed, tolerance)[:-1]
-        outlines.append(few if len(few) > 2 else ring)
-    return outlines
+    few: np.ndarray = measure.approximate_polygon(np.concatenate([ring, ring[:1]]), tolerance)
+    return few[:-1] if len(few) > 3 else ring

@@ -1,0 +1,240 @@
+"""Batches, the encodings that are kept, and what happens when there is too much."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from dataclasses import replace
+
+import httpx
+import numpy as np
+import pytest
+import torch
+from serving import WORDS, picture, png
+
+from wordmask import Background, Segmentation, Vocabulary
+from wordmask.errors import WordmaskError
+from wordmask.serve.engine import AS_STARTED, Ask, Encoded, How
+from wordmask.serve.limits import Limits, Problem
+from wordmask.serve.store import Store, dump
+
+
+def ask(seed: int = 0, words=WORDS, size=(48, 64), **changes) -> Ask:
+    asked = Ask(AS_STARTED, picture(seed, *size), Vocabulary(words), Background.none())
+    return Ask(**{**vars(asked), **changes})
+
+
+def test_a_bad_request_leaves_its_batch_mates_alone(engine, offline):
+    batch = [
+        ask(0),
+        ask(1, how=How(options=(("nothing", 1),))),
+        ask(2, size=(32, 80)),
+        ask(3, ["tree"], how=How(method="gem")),
+        ask(4, deadline=time.time() - 1),
+        Ask(words=Vocabulary(["dog"]), handle="nobody's", owner="me"),
+        ask(5),
+    ]
+    answers = engine.run(batch)
+    assert [getattr(one, "status", 200) for one in answers] == [200, 422, 200, 200, 504, 404, 200]
+    for one, answer in zip(batch, answers, strict=True):
+        if isinstance(answer, Segmentation):
+            method = offline if one.how == AS_STARTED else offline.with_method("gem")
+            assert (answer.labels == method(one.image, one.words, "none").labels).all()
+
+
+def test_a_picture_that_breaks_the_pass_breaks_its_own_alone(engine, monkeypatch, offline):
+    segmenter = engine.segmenter(AS_STARTED)
+    encode = type(segmenter).encode_prepared
+
+    def broken(self, prepared, *rest):
+        if any((one.image[0, 0] == 7).all() for one in prepared):
+            raise RuntimeError("the network does not like it")
+        return encode(self, prepared, *rest)
+
+    monkeypatch.setattr(type(segmenter), "encode_prepared", broken)
+    bad = np.full((48, 64, 3), 7, np.uint8)
+    answers = engine.run([ask(0), ask(image=bad), ask(1)])
+    assert [getattr(one, "status", 200) for one in answers] == [200, 500, 200]
+    assert "network" not in answers[1].message  # that is for the log
+    assert (answers[2].labels == offline(picture(1), WORDS, "none").labels).all()
+
+
+def test_pictures_of_one_method_are_encoded_together(engine, monkeypatch):
+    segmenter, sizes = engine.segmenter(AS_STARTED), []
+    encode = type(segmenter).encode_prepared
+
+    def watched(self, prepared, *rest):
+        sizes.append(len(prepared))
+        return encode(self, prepared, *rest)
+
+    monkeypatch.setattr(type(segmenter), "encode_prepared", watched)
+    engine.run([ask(i) for i in range(4)])
+    assert sizes == [4]
+
+
+def test_memory_that_runs_out_is_told(engine, monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(type(engine.segmenter(AS_STARTED)), "encode_each", full)
+    (answer,) = engine.run([ask()])
+    assert answer.status == 503
+    assert "memory" in answer.message
+
+
+def test_what_is_kept_ready_is_bounded(engine):
+    from wordmask.serve.engine import MOST_SEGMENTERS, MOST_TEXTS
+
+    for i in range(40):
+        how = How(options=(("logit_scale", 20.0 + i), ("templates", "single")))
+        engine._begin(ask(words=[f"word {i}"], how=how))
+    assert len(engine._segmenters) <= MOST_SEGMENTERS
+    assert len(engine._texts) <= MOST_TEXTS
+
+
+def test_words_of_requests_do_not_fill_the_disk(engine, monkeypatch, tmp_path):
+    assert engine.segmenter(AS_STARTED).text.cache_dir is None
+    assert engine.segmenter(How(method="gem")).text.cache_dir is None
+
+
+def test_networks_of_the_service_alone(make):
+    other = make(networks={})
+    other.recipe = replace(other.recipe, model="wordmask/tiny-clip")
+    other.segmenter(How(refine=("vfm",)))  # the built-in network brings its own
+    with pytest.raises(Problem, match="needs a sam"):
+        other.segmenter(How(refine=("sam",)))
+
+
+# -- encodings ------------------------------------------------------------------------------------
+
+
+def test_encodings_are_bounded_in_bytes_number_and_age(tmp_path):
+    store = Store(tmp_path / "kept", most_bytes=5000, most=3, seconds=60)
+    assert (tmp_path / "kept").stat().st_mode & 0o077 == 0
+    for i in range(5):
+        store.put(f"handle {i}", "me", bytes(1000))
+        time.sleep(0.01)
+    assert store.held()[0] == 3
+    with pytest.raises(Problem) as caught:
+        store.get("handle 1", "me")
+    assert caught.value.status == 404
+    assert store.get("handle 4", "me") == bytes(1000)
+    store.put("large", "me", bytes(4000))
+    assert store.held()[0] == 1
+    with pytest.raises(Problem) as caught:
+        store.put("larger", "me", bytes(6000))
+    assert caught.value.status == 413
+    store.seconds = 0.02
+    time.sleep(0.03)
+    with pytest.raises(Problem):
+        store.get("large", "me")
+    store.put("new", "me", b"")
+    assert store.held()[0] == 1  # what was too old is gone
+
+
+def test_a_folder_that_others_may_write_into_is_refused(tmp_path):
+    tmp_path.chmod(0o777)
+    with pytest.raises(WordmaskError, match="others may write"):
+        Store(tmp_path)
+
+
+def test_owner_and_handle_do_not_run_together(tmp_path):
+    store = Store(tmp_path)
+    store.put("a", "b c", 1)
+    for handle, owner in (("a b", "c"), ("a", "b"), ("b c", "a")):
+        with pytest.raises(Problem):
+            store.get(handle, owner)
+
+
+def test_a_picture_of_a_batch_is_kept_without_the_others():
+    batch = torch.zeros(100, 1000)
+    assert len(dump(batch[:1])) < 10_000
+
+
+def test_an_encoding_serves_another_process(engine, offline):
+    pictures = [picture(i) for i in range(2)]
+    asks = [Ask(image=one, handle=f"h{i}", owner="me") for i, one in enumerate(pictures)]
+    made = engine.run(asks)
+    assert all(isinstance(one, Encoded) for one in made)
+    other = engine.recipe.make_store()  # as another worker has it
+    how, encoding = other.get("h1", "me")
+    assert how == AS_STARTED
+    assert (
+        offline(encoding, WORDS, "none").labels == offline(picture(1), WORDS, "none").labels
+    ).all()
+
+
+# -- too much -------------------------------------------------------------------------------------
+
+
+class Slow:
+    """A backend that answers when it is told."""
+
+    def __init__(self, engine):
+        self.engine, self.store = engine, engine.store
+        self.go, self.asked = threading.Event(), 0
+
+    def ready(self) -> bool:
+        return self.go.is_set()
+
+    async def submit(self, one):
+        self.asked += 1
+        while not self.go.is_set():
+            await asyncio.sleep(0.01)
+        return self.engine.run([one])[0]
+
+
+def send(url, answers):
+    fields = {"data": {"words": "dog"}, "files": {"image": png(picture())}}
+    answers.append(httpx.post(url + "/v1/segment", timeout=60, **fields))
+
+
+def test_a_full_service_says_when_to_come_again(serve, make):
+    made = make(limits=Limits(requests=2))
+    slow = Slow(made)
+    served, answers = serve(slow, made), []
+    assert httpx.get(served.url + "/health/ready").status_code == 503
+    assert httpx.get(served.url + "/health/live").status_code == 200
+    threads = [threading.Thread(target=send, args=(served.url, answers)) for _ in range(2)]
+    for one in threads:
+        one.start()
+    while slow.asked < 2:
+        time.sleep(0.01)
+    refused = []
+    send(served.url, refused)
+    assert refused[0].status_code == 429
+    assert refused[0].headers["retry-after"] == "1"
+    slow.go.set()
+    for one in threads:
+        one.join()
+    assert [one.status_code for one in answers] == [200, 200]
+    send(served.url, refused)
+    assert refused[1].status_code == 200
+
+
+def test_a_request_that_takes_too_long_is_told(serve, make):
+    made = make(limits=Limits(seconds=0.2, requests=1))
+    slow = Slow(made)
+    served, answers = serve(slow, made), []
+    send(served.url, answers)
+    assert answers[0].status_code == 504
+    assert "0.2 seconds" in answers[0].json()["error"]["message"]
+    slow.go.set()
+    send(served.url, answers)  # its place is free again
+    assert answers[1].status_code == 200
+
+
+def test_a_client_that_is_told_to_come_again_does(serve, make):
+    from wordmask.client import Client
+
+    made = make(limits=Limits(requests=1))
+    slow = Slow(made)
+    served, answers = serve(slow, made), []
+    thread = threading.Thread(target=send, args=(served.url, answers))
+    thread.start()
+    while not slow.asked:
+        time.sleep(0.01)
+    threading.Timer(0.5, slow.go.set).start()
+    assert Client(served.url).segment(picture(), "dog").names == ("dog",)
+    thread.join()

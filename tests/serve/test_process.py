@@ -1,0 +1,152 @@
+"""`wordmask serve` as a process, with workers."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from serving import MODEL, WORDS, picture
+
+from wordmask.cli import run
+from wordmask.client import Client
+
+psutil = pytest.importorskip("psutil", reason="psutil is not installed")
+
+
+@dataclass
+class Process:
+    """The command, its client and its log."""
+
+    process: subprocess.Popen[bytes]
+    client: Client
+    log: Path
+
+    def lines(self) -> list[dict]:
+        return [json.loads(line) for line in self.log.read_text().splitlines() if line[:1] == "{"]
+
+    def family(self) -> list:
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+
+@pytest.fixture
+def start(tmp_path) -> Iterator:
+    """Starts the command on a free port and waits until it is ready."""
+    running: list[Process] = []
+
+    def started(*arguments: str) -> Process:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        log = tmp_path / "log.jsonl"
+        command = ["serve", "--model", MODEL, "--method", "naclip", "--offline", *arguments]
+        with log.open("wb") as file:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "wordmask", *command, "--port", str(port)],
+                stderr=file,
+                env={**os.environ, "OMP_NUM_THREADS": "1", "TMPDIR": str(tmp_path)},
+            )
+        one = Process(process, Client(f"http://127.0.0.1:{port}", tries=1), log)
+        running.append(one)
+        while not one.client.ready():
+            assert process.poll() is None, log.read_text()
+            time.sleep(0.1)
+        return one
+
+    yield started
+    for one in running:
+        family = one.family() if one.process.poll() is None else []
+        one.process.kill()
+        for child in family:
+            child.kill()
+
+
+def ask_all(client, seeds, answers):
+    """One request for each seed at the same time; answers by seed, or the errors."""
+
+    def ask(seed):
+        try:
+            answers[seed] = client.segment(picture(seed), WORDS, "none").labels
+        except Exception as error:
+            answers[seed] = error
+
+    threads = [threading.Thread(target=ask, args=(seed,)) for seed in seeds]
+    for one in threads:
+        one.start()
+    return threads
+
+
+def test_workers(start, offline, tmp_path):
+    """Answers are the library's; a killed worker comes back; SIGTERM loses nothing."""
+    served = start("--workers", "1", "--batch", "4")
+    client, answers = served.client, {}
+    for one in ask_all(client, range(8), answers):
+        one.join()
+    encoded = client.encode(picture(3))
+    worker = max(served.family(), key=lambda one: one.memory_full_info().uss)
+    threads = ask_all(client, range(8, 12), answers)
+    worker.kill()  # with requests on their way
+    for one in threads:
+        one.join()
+    assert client.score(encoded, WORDS, "none").labels.shape == (48, 64)  # kept all the same
+    family = served.family()
+    threads = ask_all(client, range(12, 24), answers)
+    time.sleep(0.2)
+    served.process.send_signal(signal.SIGTERM)
+    for one in threads:
+        one.join()
+    assert served.process.wait(60) == 0
+    assert not psutil.wait_procs(family, timeout=10)[1]
+
+    for seed, labels in sorted(answers.items()):
+        want = offline(picture(seed), WORDS, "none").labels
+        assert not isinstance(labels, Exception), (seed, labels, served.log.read_text())
+        assert (labels == want).all(), seed
+    assert len(answers) == 24
+    told = [one for one in served.lines() if one.get("path") == "/v1/segment"]
+    assert [one["status"] for one in told] == [200] * 24
+    assert len({one["request_id"] for one in told}) == 24
+    assert not list(tmp_path.glob("wordmask-serve-*"))  # its encodings are gone
+    for line in served.log.read_text().splitlines():
+        json.loads(line)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--engine", "other"], "unknown engine 'other'"),
+        (["--address", "127.0.0.1:1"], "add --engine ray"),
+        (["--batch", "0"], "got --batch 0; give 1 or more"),
+        (["--port", "80"], "got --port 80; give one of 1024 to 65535"),
+        (["--method", "nothing"], "unknown method 'nothing'"),
+        (["--host", "192.0.2.1"], "cannot serve at 192.0.2.1:8000"),
+    ],
+)
+def test_what_cannot_be_served_is_told_in_one_line(arguments, message, capsys):
+    assert run(["serve", "--model", MODEL, *arguments]) == 2
+    err = capsys.readouterr().err
+    assert message in err
+    assert err.startswith("wordmask: error: ")
+    assert err.count("\n") == 1
+
+
+def test_an_address_in_use(capsys):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert run(["serve", "--model", MODEL, "--port", str(port)]) == 2
+    assert "Address already in use" in capsys.readouterr().err
+
+
+def test_a_missing_part_is_named(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "fastapi", None)
+    assert run(["serve", "--model", MODEL]) == 2
+    assert 'pip install "wordmask[serve]"' in capsys.readouterr().err
