@@ -86,6 +86,10 @@ CHEAP: dict[str, tuple[list[str], Callable[[ModuleType], dict[str, Any]]]] = {
         ["--rounds", "1", "--images", "10"],
         lambda module: {"SIZE": (48, 64), "make_model": tiny_vision},
     ),
+    "exported": (
+        ["--methods", "clip", "--precisions", "fp32", "--rounds", "1"],
+        lambda module: {"SIZES": ((32, 48),), "make_model": tiny_vision},
+    ),
     "gpu": (
         ["--device", "cpu", "--methods", "clip", "--refiners", "pamr", "--rounds", "1"],
         lambda module: {},

@@ -8,6 +8,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from wordmask.errors import NO_TORCH
 from wordmask.version import __version__
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from wordmask.images import read_image
     from wordmask.large import segment_large
     from wordmask.methods import list_methods
+    from wordmask.onnx.runtime import OnnxSegmenter
     from wordmask.refiners import list_refiners
     from wordmask.segmentation import Segmentation
     from wordmask.segmenter import Segmenter
@@ -26,6 +28,7 @@ _HOMES = {
     "Background": "vocabulary",
     "Encoding": "encoding",
     "ImageError": "errors",
+    "OnnxSegmenter": "onnx.runtime",
     "Segmentation": "segmentation",
     "Segmenter": "segmenter",
     "Vocabulary": "vocabulary",
@@ -41,6 +44,7 @@ __all__ = [
     "Background",
     "Encoding",
     "ImageError",
+    "OnnxSegmenter",
     "Segmentation",
     "Segmenter",
     "Vocabulary",
@@ -56,7 +60,12 @@ __all__ = [
 
 def __getattr__(name: str) -> object:
     if name in _HOMES:
-        return getattr(import_module(f"wordmask.{_HOMES[name]}"), name)
+        try:
+            return getattr(import_module(f"wordmask.{_HOMES[name]}"), name)
+        except ModuleNotFoundError as error:
+            if error.name == "torch":
+                raise ModuleNotFoundError(NO_TORCH, name="torch") from None
+            raise
     raise AttributeError(f"module 'wordmask' has no attribute {name!r}")
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.compiler import is_compiling
 
 from wordmask.devices import for_float64, has_sparse
 from wordmask.errors import WordmaskError
@@ -323,7 +324,10 @@ class Sinkhorn:
             b.masked_fill_(b < 1 / tokens, 0)
         total = b.sum(-1, keepdim=True)
         empty = total == 0
-        if empty.any():
+        if is_compiling():
+            b = torch.where(empty, torch.eye(tokens, device=b.device), b)
+            total = total.masked_fill(empty, 1)
+        elif empty.any():
             b.diagonal(dim1=-2, dim2=-1).masked_fill_(empty[..., 0], 1)
             total = total.masked_fill(empty, 1)
         return b, total

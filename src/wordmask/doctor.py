@@ -16,15 +16,15 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wordmask.files import one_line, size_text
-from wordmask.options import EXTRAS
 from wordmask.towers.auxiliary import DEFAULT_CLIP, KINDS
 from wordmask.towers.built_in import CLIP as TINY
 from wordmask.user_code import describe_error, is_file
@@ -49,13 +49,15 @@ PURPOSES = {  # of extras that no method or refiner needs, told where they are a
     "label-studio": "Label Studio's brush strokes (--format)",
     "mcp": "a server for assistants (wordmask mcp)",
     "napari": "the widget of napari",
-    "onnx": "networks without torch (wordmask export)",
+    "onnx": "writing networks that need no torch (wordmask export)",
+    "onnx-runtime": "networks that need no torch (--backend onnxruntime)",
     "parquet": "Parquet manifests (wordmask segment)",
     "ray": "jobs on a cluster",
     "regions": "regions without a network",
     "serve": "the service (wordmask serve)",
     "siglip": "tokenizers of SigLIP 1 and TIPSv2",
     "supervision": "Segmentation.detections()",
+    "torch": "every network but exported ones",
 }
 DTYPES = ("float32", "float16", "bfloat16")
 CLOSE = 0.02  # cosines of another type or device may differ from the CPU's by this much
@@ -178,14 +180,9 @@ def _machine() -> Iterator[Finding]:
 
 def _free_memory() -> int | None:
     """Bytes that this process may still take, also in a container; None if it cannot be told."""
-    try:
-        import torch
+    from wordmask.memory import free_memory
 
-        from wordmask.memory import free_memory
-
-        return free_memory(torch.device("cpu"))
-    except Exception:  # `_devices` says that torch is broken
-        return None
+    return free_memory("cpu")
 
 
 def _packages() -> Iterator[Finding]:
@@ -211,19 +208,22 @@ def _package(name: str, wanted: Any, state: str) -> Finding:
 
 def _extras() -> Iterator[Finding]:
     """The optional parts, and what uses them."""
-    from wordmask.methods import METHODS
-    from wordmask.refiners import REFINERS
+    registries: tuple[Mapping[str, Any], ...] = ()
+    if find_spec("torch"):
+        from wordmask.methods import METHODS
+        from wordmask.refiners import REFINERS
 
+        registries = METHODS, REFINERS
     every = metadata.metadata("wordmask").get_all("Provides-Extra") or []
     for extra in every:
         if extra in ("all", "test"):
             continue
-        parts = [one for registry in (METHODS, REFINERS) for one in registry.values()]
+        parts = [one for registry in registries for one in registry.values()]
         users = sorted(one.name for one in parts if one.extra == extra)
         found = [_package(n, wanted, "absent") for n, wanted in _requirements(extra).items()]
         lacking = [one.name for one in found if one.state != "ok"]
         text = ", ".join(f"{one.name} {one.text}" for one in found)
-        if lacking and extra in EXTRAS:
+        if lacking and users:
             text += f"; {' and '.join(users)} cannot run"
         elif lacking and extra in PURPOSES:
             text += f"; for {PURPOSES[extra]}"
@@ -237,12 +237,17 @@ def _requirements(extra: str) -> dict[str, Any]:
     """The packages that wordmask's own metadata name for an extra, or "", and their versions."""
     from packaging.requirements import Requirement
 
-    found = {}
+    found: dict[str, Any] = {}
     for text in metadata.requires("wordmask") or ():
         one = Requirement(text)
         always = one.marker is None or one.marker.evaluate({"extra": ""})
         here = one.marker is None or one.marker.evaluate({"extra": extra})
-        if here and always == (not extra):
+        if not here or always != (not extra):
+            continue
+        if one.name == "wordmask":  # an extra that includes others
+            for other in sorted(one.extras):
+                found |= _requirements(other)
+        else:
             found[one.name] = one.specifier
     return found
 
@@ -252,6 +257,16 @@ def _requirements(extra: str) -> dict[str, Any]:
 
 def _devices() -> Iterator[Finding]:
     """Every device with every type, on the built-in network, compared with the CPU in float32."""
+    if not find_spec("torch"):
+        runtime = find_spec("onnxruntime") is not None
+        text = "torch is not installed; " + (
+            "exported networks alone can run (--backend onnxruntime)"
+            if runtime
+            else "nor is ONNX Runtime: no network can run"
+        )
+        todo = 'pip install "wordmask[torch]"'
+        yield Finding("cpu", "absent" if runtime else "broken", text, todo)
+        return
     try:
         import torch
     except Exception as error:
@@ -341,6 +356,9 @@ def _no_gpu(torch: Any) -> Finding:
 
 def _checkpoints(model: str) -> Iterator[Finding]:
     """Those that commands load by default, then any other in the hub's cache that can be read."""
+    if not find_spec("torch"):
+        yield Finding("hub", "skipped", "checkpoints need torch; an exported network is a folder")
+        return
     from wordmask.towers.diffusion import MIRRORS
 
     uses = {model: "--model"} | {kind.source: f"--{kind.name}" for kind in KINDS.values()}

@@ -5,6 +5,11 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+NO_TORCH = (
+    'this needs torch, which is not installed: pip install "wordmask[torch]"; networks that were '
+    'exported run without it: pip install "wordmask[onnx-runtime]", see docs/onnx.md'
+)
+
 
 class WordmaskError(ValueError):
     """Input that wordmask cannot use. The message is one line and names what was received."""

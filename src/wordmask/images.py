@@ -20,11 +20,8 @@ from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
-import torch
-import torch.nn.functional as F
 from PIL import Image
 from PIL.ExifTags import Base
-from torch import Tensor
 
 from wordmask.errors import ImageError, TooLargeImage, UnknownFormat, WordmaskError, unknown
 from wordmask.memory import free_memory
@@ -283,7 +280,7 @@ def _decode(
     width, height = image.size
     _check_pixels(width, height, shown, max_pixels)
     # PIL holds 4 bytes a pixel (twice where it turns the picture), the array 3
-    needed, free = 11 * width * height, free_memory(torch.device("cpu"))
+    needed, free = 11 * width * height, free_memory("cpu")
     if free is not None and needed > free:
         raise TooLargeImage(
             f"cannot read {shown}: {width} x {height} pixels need about {needed / 2**30:.1f} GiB,"
@@ -570,7 +567,7 @@ def prepare(
     mean: Sequence[float],
     std: Sequence[float],
     minimum_side: int = 1,
-) -> Tensor:
+) -> npt.NDArray[np.float32]:
     """Resize and normalise a picture for a vision tower.
 
     Args:
@@ -609,28 +606,38 @@ def prepare(
         minimum_side=minimum_side,
     )
     pixels = _resize(image, height, width, resample)  # (3, H', W'), whole numbers in 0..255
-    mean_column = torch.tensor(mean, dtype=torch.float32).view(3, 1, 1)
-    std_column = torch.tensor(std, dtype=torch.float32).view(3, 1, 1)
-    return pixels.div_(255).sub_(mean_column).div_(std_column)
+    pixels /= 255
+    pixels -= np.array(mean, np.float32)[:, None, None]
+    pixels /= np.array(std, np.float32)[:, None, None]
+    return pixels
 
 
-def _resize(image: RGB, height: int, width: int, resample: str) -> Tensor:
+def _resize(image: RGB, height: int, width: int, resample: str) -> npt.NDArray[np.float32]:
     unchanged = image.shape[:2] == (height, width)
     if not unchanged and resample != "cv2-bilinear":
         mode = Image.Resampling[resample.removeprefix("pil-").upper()]
         image = np.array(Image.fromarray(image).resize((width, height), mode))
     if unchanged or resample != "cv2-bilinear":
-        return torch.tensor(np.ascontiguousarray(image)).permute(2, 0, 1).float().contiguous()
-    channels = [  # one at a time: a large picture takes 12 bytes a pixel as float
-        F.interpolate(
-            torch.tensor(np.ascontiguousarray(image[..., c]))[None, None].float(),
-            (height, width),
-            mode="bilinear",
-            align_corners=False,
-        )
-        for c in range(3)
-    ]
-    return torch.cat(channels, dim=1)[0].add_(0.5).floor_()
+        return np.ascontiguousarray(image.transpose(2, 0, 1), np.float32)
+    upper, lower, down = _neighbours(image.shape[0], height)
+    left, right, across = _neighbours(image.shape[1], width)
+    pixels = np.zeros((3, height, width), np.float32)
+    for channel, out in enumerate(pixels):
+        plane = image[..., channel]
+        for rows, weight in ((upper, 1 - down), (lower, down)):
+            near = plane[rows].astype(np.float32)
+            out += weight[:, None] * (near[:, left] * (1 - across) + near[:, right] * across)
+    pixels += 0.5
+    return np.floor(pixels, out=pixels)
+
+
+def _neighbours(source: int, target: int) -> tuple[npt.NDArray[np.generic], ...]:
+    """For each of `target` places the two nearest of `source`, and the weight of the second."""
+    scale = np.float32(source) / np.float32(target)
+    at = (np.arange(target, dtype=np.float32) + np.float32(0.5)) * scale - np.float32(0.5)
+    at = at.clip(0)
+    low = np.minimum(at.astype(np.int64), source - 1)
+    return low, np.minimum(low + 1, source - 1), at - low.astype(np.float32)
 
 
 def find_images(inputs: Sequence[str | os.PathLike[str]]) -> list[Path]:

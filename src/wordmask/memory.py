@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 
-def free_memory(device: torch.device) -> int | None:
-    """Free memory of a device in bytes; None if unknown."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    if device.type == "mps":
+def free_memory(device: torch.device | str) -> int | None:
+    """Free memory of a device in bytes; None if unknown. That of "cpu" needs no torch."""
+    kind = device if isinstance(device, str) else device.type
+    if kind in ("cuda", "mps"):
+        import torch
+
+        if kind == "cuda":
+            return torch.cuda.mem_get_info(device)[0]
         return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
-    if device.type != "cpu":
+    if kind != "cpu":
         return None
     limits = [_free_of_machine(), _free_of_group(Path("/sys/fs/cgroup"))]
     return min((x for x in limits if x is not None), default=None)

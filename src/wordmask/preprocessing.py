@@ -91,7 +91,7 @@ class Preprocessing(Options):
         """
         mean, std = self.normalisation(tower)
         self.check_size(picture.shape[0], picture.shape[1], tower)
-        return prepare(
+        pixels = prepare(
             picture,
             short_side=self.short_side,
             long_side=self.long_side,
@@ -101,6 +101,7 @@ class Preprocessing(Options):
             std=std,
             minimum_side=tower.patch,
         )
+        return torch.from_numpy(pixels)
 
     def resized(self, height: int, width: int, tower: ClipTower) -> tuple[int, int]:
         """Height and width to which `prepare` resizes a picture."""

@@ -15,6 +15,7 @@ from wordmask import drawing
 from wordmask.drawing import UNLABELLED
 from wordmask.errors import WordmaskError, unknown
 from wordmask.files import write_atomically
+from wordmask.images import read_image
 from wordmask.regions import Polygon, Region, need, regions, run_lengths
 from wordmask.regions import polygons as outlines
 
@@ -318,8 +319,6 @@ class Segmentation:
         """The picture that was kept, or the one that is given, of the same size."""
         picture = self.image
         if image is not None:
-            from wordmask.images import read_image  # here, since it needs torch
-
             picture = np.asarray(read_image(image))
         if picture is None:
             raise WordmaskError(f"the picture was not kept; give it as {call}")

@@ -219,6 +219,32 @@ class Segmenter:
         """Method, refiners and networks combined."""
         return Pipeline(self.method, self.towers, self.refiners, self.low_memory)
 
+    @property
+    def at_once(self) -> int:
+        """How many pictures go through the network together."""
+        return self.pipeline.at_once
+
+    @property
+    def device(self) -> str:
+        """The kind of device of CLIP: "cpu", "cuda", "mps"."""
+        return self.tower.device.type
+
+    def load_networks(self) -> None:
+        """Load the auxiliary models of method and refiners, which are else loaded when needed."""
+        kinds = {kind for one in (self.method, *self.refiners) for kind in one.networks}
+        self.networks.load(sorted(kinds))
+
+    def segment_prepared(
+        self,
+        prepared: Sequence[Prepared],
+        texts: TextQueries,
+        image_labels: Sequence[Sequence[str | int] | None],
+    ) -> Iterator[Segmentation]:
+        """Segment what `prepare` read, pictures of one size together; labels as for `score_all`."""
+        given = [image_labels] if any(one is not None for one in image_labels) else []
+        for scored in self.score_all(self.encode_each(prepared), texts, *given):
+            yield scored.segmentation()
+
     def encode(
         self,
         image: Picture | Pictures,

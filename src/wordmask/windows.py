@@ -1,4 +1,4 @@
-"""Sliding windows over a picture, and score maps from which rows are read at any size."""
+"""Score maps, whole or in sliding windows, from which rows are read at any size."""
 
 from __future__ import annotations
 
@@ -9,29 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-
-class Window(NamedTuple):
-    """A window in pixels."""
-
-    top: int
-    left: int
-    height: int
-    width: int
-
-
-def place_windows(height: int, width: int, window: int, stride: int) -> tuple[Window, ...]:
-    """Windows over an H x W picture, row by row; the last ones are shifted back to end at the edge.
-
-    n = max(L - window + stride - 1, 0) // stride + 1 along each axis, as the SCLIP harness does; a
-    picture smaller than a window is taken as it is.
-    """
-
-    def starts(length: int) -> list[int]:
-        count = max(length - window + stride - 1, 0) // stride + 1
-        return [max(min(i * stride + window, length) - window, 0) for i in range(count)]
-
-    size = min(window, height), min(window, width)
-    return tuple(Window(y, x, *size) for y in starts(height) for x in starts(width))
+from wordmask.sliding import Window as Window
+from wordmask.sliding import place_windows as place_windows
 
 
 class GridMean:

@@ -152,12 +152,16 @@ def run_job(
     """Segment what is left to do of a job. Arguments and errors as for `segment_folder`."""
     from wordmask.batch.engine import run_here
     from wordmask.batch.manifest import write_manifest
-    from wordmask.batch.workers import run_workers
 
     check_engine(engine, address)
     if workers is not None and workers < 1:
         raise WordmaskError(f"got {workers} workers; give at least 1")
     alone = engine == "local" and (workers or 1) == 1
+    if hasattr(segmenter, "settings") and not (alone and job.keep_encodings is None):
+        raise WordmaskError(
+            "an exported network runs in one process on all cores, and keeps no encodings; leave "
+            "--workers, --engine and --keep-encodings out"
+        )
     if not alone and job.todo is None:
         what = "the engine ray" if engine == "ray" else f"{workers} workers"
         raise WordmaskError(f"got {what} and pictures that come one by one; give a list of paths")
@@ -170,6 +174,8 @@ def run_job(
 
             run_on_ray(job, segmenter, report, workers, address)
         elif not alone and job.todo:
+            from wordmask.batch.workers import run_workers
+
             run_workers(job, segmenter, report, min(workers or 1, len(job.todo)))
         elif job.todo != []:
             run_here(job, segmenter, report)

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
-import torch
 
 from wordmask.batch.job import FolderJob, Outcome, Processed
-from wordmask.batch.settings import used_networks
 from wordmask.batch.sources import Picture, digest
 from wordmask.drawing import count_labels
 from wordmask.errors import WordmaskError, is_out_of_memory
@@ -22,7 +21,9 @@ from wordmask.files import shown
 from wordmask.formats import Item, label_kind, render
 from wordmask.images import decode_image
 from wordmask.segmentation import Segmentation
-from wordmask.segmenter import Prepared, Segmenter
+
+if TYPE_CHECKING:
+    from wordmask.segmenter import Prepared, Segmenter
 
 LOW_MEMORY_GROUP = 16  # pictures for which each network is loaded once with low_memory
 MOST_WAITING = 2**30  # bytes of pictures that wait for others of their size
@@ -54,7 +55,8 @@ class Mapper:
     """Makes results of pictures: `load` and `finish` in any thread, the call where the network is.
 
     Args:
-        segmenter: its text is encoded, and its networks are loaded, at once.
+        segmenter: a `Segmenter` or an `OnnxSegmenter`; its text is encoded, and its networks are
+            loaded, at once.
         job: what it is done for.
     """
 
@@ -64,13 +66,12 @@ class Mapper:
 
             segmenter = keep_passes(segmenter, job.keep_encodings)
         if not segmenter.low_memory:  # else each network is loaded when its turn comes
-            segmenter.networks.load(used_networks(segmenter.method, segmenter.refiners))
+            segmenter.load_networks()
         self.segmenter = segmenter
         self.words, self.formats, self.draft = job.words, job.formats, job.draft
         self.texts = segmenter.encode_text(job.words, job.background)
         self.weights = segmenter.weights()
-        at_once = segmenter.pipeline.at_once
-        self.batch = LOW_MEMORY_GROUP if segmenter.low_memory else at_once
+        self.batch = LOW_MEMORY_GROUP if segmenter.low_memory else segmenter.at_once
 
     def load(self, number: int, picture: Picture) -> Loaded:
         """Read a picture."""
@@ -109,11 +110,8 @@ class Mapper:
 
     def _segment(self, batch: Sequence[Loaded]) -> list[Segmentation | None]:
         prepared = [one.prepared for one in batch if one.prepared is not None]
-        encodings = self.segmenter.encode_each(prepared)
         known = [one.picture.image_labels for one in batch]
-        given = [known] if any(one is not None for one in known) else []
-        scored = self.segmenter.score_all(encodings, self.texts, *given)
-        return [one.segmentation() for one in scored]
+        return list(self.segmenter.segment_prepared(prepared, self.texts, known))
 
     def finish(self, loaded: Loaded, result: Segmentation | None) -> Outcome:
         """The files of a result."""
@@ -162,9 +160,9 @@ def run_mapper(
 ) -> Iterator[tuple[Loaded, Segmentation | None, Outcome]]:
     """Make results of pictures; `write` is called in a thread before each is returned."""
     segmenter = mapper.segmenter
-    threads = 1 if segmenter.tower.device.type == "cpu" else min(os.cpu_count() or 2, 8)
+    threads = 1 if segmenter.device == "cpu" else min(os.cpu_count() or 2, 8)
     # of the pools' threads; the number is this thread's again at the end
-    numeric = torch.get_num_threads()
+    numeric = _torch_threads()
     written: deque[tuple[Loaded, Segmentation | None, Future[Outcome]]] = deque()
 
     def save(loaded: Loaded, result: Segmentation | None) -> Outcome:
@@ -177,8 +175,8 @@ def run_mapper(
             loaded, result, future = written.popleft()
             yield loaded, result, future.result()
 
-    readers = ThreadPoolExecutor(threads, "read", torch.set_num_threads, (1,))
-    writers = ThreadPoolExecutor(threads, "write", torch.set_num_threads, (1,))
+    readers = ThreadPoolExecutor(threads, "read", _torch_threads, (1,))
+    writers = ThreadPoolExecutor(threads, "write", _torch_threads, (1,))
     try:
         ahead = Ahead(readers, mapper.load, pictures, mapper.batch + 2 * threads)
         for batch in in_batches(ahead, mapper.batch, segmenter.low_memory):
@@ -189,7 +187,18 @@ def run_mapper(
     finally:
         readers.shutdown(cancel_futures=True)
         writers.shutdown()
-        torch.set_num_threads(numeric)
+        _torch_threads(numeric)
+
+
+def _torch_threads(count: int = 0) -> int:
+    """The number of torch's threads before it is set, if it is; 0 where torch is not in use."""
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return 0
+    before: int = torch.get_num_threads()
+    if count:
+        torch.set_num_threads(count)
+    return before
 
 
 class Ahead(Generic[Each, Made]):

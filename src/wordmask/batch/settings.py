@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 
 def settings_of(segmenter: Segmenter) -> dict[str, Any]:
-    """`run_settings` of a segmenter that is loaded."""
+    """`run_settings` of a segmenter that is loaded; an `OnnxSegmenter` has its own."""
+    if hasattr(segmenter, "settings"):
+        return segmenter.settings()
     return run_settings(
         segmenter.method,
         segmenter.variant,

@@ -23,6 +23,7 @@ from wordmask.cli import (
     doctor,
     evaluate,
     explain,
+    export,
     formats,
     large,
     mcp,
@@ -36,7 +37,7 @@ from wordmask.cli import (
 )
 from wordmask.cli.common import one_line
 from wordmask.cli.help import Command, Group
-from wordmask.errors import WordmaskError, is_out_of_memory
+from wordmask.errors import NO_TORCH, WordmaskError, is_out_of_memory
 from wordmask.version import __version__
 
 app = typer.Typer(
@@ -52,6 +53,7 @@ for one in (
     large.large,
     explain.explain,
     compare.compare,
+    export.export,
     methods.methods,
     refiners.refiners,
     demo.demo,
@@ -112,6 +114,10 @@ def run(arguments: list[str] | None = None) -> int:
             return _say(f"error: {error.format_message()} (see {command} --help)")
         except (WordmaskError, OSError) as error:
             return _say(f"error: {error}")
+        except ModuleNotFoundError as error:
+            if error.name != "torch":
+                raise
+            return _say(f"error: {NO_TORCH}")
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise

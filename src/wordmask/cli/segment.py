@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -19,6 +20,7 @@ from wordmask.cli.groups import (
     WordOptions,
     expand,
 )
+from wordmask.errors import WordmaskError, unknown
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,6 +49,16 @@ def segment(
     method: FullMethodOptions,
     model: ModelOptions,
     low_memory: LowMemory = False,
+    backend: Annotated[
+        str | None,
+        typer.Option(
+            metavar="torch|onnxruntime",
+            help="What runs the network: torch, or ONNX Runtime, for which --model is a folder of "
+            "`wordmask export`.",
+            show_default="onnxruntime for such a folder, else torch",
+            rich_help_panel="Model",
+        ),
+    ] = None,
     image_labels: Annotated[
         Path | None,
         typer.Option(
@@ -178,7 +190,7 @@ def segment(
     Exit codes: 0 success, 1 pictures were left out (--on-error skip), 2 wrong usage, bad input or
     results that cannot be written, 130 interrupted.
     """
-    from wordmask.batch import FolderJob, check_engine, run_job, run_settings
+    from wordmask.batch import FolderJob, check_engine, run_job
     from wordmask.formats import DEFAULT, check_formats
 
     check_engine(engine, address)
@@ -187,21 +199,14 @@ def segment(
     vocabulary, background = words.read()
 
     from wordmask.batch.manifest import write_manifest
-    from wordmask.devices import pick_device, pick_dtype
     from wordmask.images import DEFAULT_MAX_PIXELS
-    from wordmask.towers.auxiliary import KINDS
-    from wordmask.towers.built_in import own_networks
 
-    built, variant = method.read(model.model)
-    refiners = method.read_refiners()
-    sources = {kind.name: kind.source for kind in KINDS.values()} | own_networks(model.model)
-    sources |= model.check(built, refiners)
-    dtype = pick_dtype(model.dtype, pick_device(model.device))
+    settings, load = _network(backend, method, model, low_memory)
     job = FolderJob(
         inputs,
         vocabulary,
         out,
-        run_settings(built, variant, refiners, sources, model.model, dtype),
+        settings,
         background=background,
         formats=chosen,
         overwrite=overwrite,
@@ -225,7 +230,9 @@ def segment(
             write_manifest(job.journal, manifest)
         _print_end(job)
         return
-    segmenter = model.load(built, variant, refiners, max_pixels=max_pixels, low_memory=low_memory)
+    segmenter = load()
+    if max_pixels is not None:
+        segmenter.max_pixels = max_pixels or None
     total = len(job.todo)
     with common.progress_bar() as bar:
         task = bar.add_task("segmenting", total=total, unit="pictures")
@@ -243,6 +250,49 @@ def segment(
     _print_end(job)
     if job.summary.failed:
         raise typer.Exit(1)
+
+
+def _network(
+    backend: str | None, method: FullMethodOptions, model: ModelOptions, low_memory: bool
+) -> tuple[dict[str, Any], Callable[[], Any]]:
+    """The settings that results depend on, and what loads the network with its method."""
+    from wordmask.batch import run_settings
+    from wordmask.onnx.runtime import OnnxSegmenter, is_exported
+
+    if backend not in (None, "torch", "onnxruntime"):
+        raise unknown("backend", backend, ("torch", "onnxruntime"))
+    exported = is_exported(model.model)
+    if exported and backend == "torch":
+        raise WordmaskError(
+            f"{common.shown(model.model)} is an exported network, which torch does not run; give "
+            "--backend onnxruntime"
+        )
+    if exported or backend == "onnxruntime":
+        onnx = OnnxSegmenter.from_folder(model.model, options=dict(method._sizes()))
+        about = onnx.about
+        free = FullMethodOptions(short_side=method.short_side, window=method.window)
+        same = replace(method, method=free.method)
+        if same != free or method.method not in (free.method, about["method"]) or low_memory:
+            raise WordmaskError(
+                f"an exported network has its method, {about['method']}:{about['variant']}; of "
+                "options of method and model it takes --short-side and --window alone"
+            )
+        if model != ModelOptions(model=model.model, offline=model.offline):
+            raise WordmaskError("an exported network takes no --device, --dtype or other networks")
+        common.note(f"{about['method']}:{about['variant']} of {about['model']} in ONNX Runtime")
+        return onnx.settings(), lambda: onnx
+
+    from wordmask.devices import pick_device, pick_dtype
+    from wordmask.towers.auxiliary import KINDS
+    from wordmask.towers.built_in import own_networks
+
+    built, variant = method.read(model.model)
+    refiners = method.read_refiners()
+    sources = {kind.name: kind.source for kind in KINDS.values()} | own_networks(model.model)
+    sources |= model.check(built, refiners)
+    dtype = pick_dtype(model.dtype, pick_device(model.device))
+    settings = run_settings(built, variant, refiners, sources, model.model, dtype)
+    return settings, lambda: model.load(built, variant, refiners, low_memory=low_memory)
 
 
 # -- output -------------------------------------------------------------------------------------

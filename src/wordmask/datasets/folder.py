@@ -20,6 +20,7 @@ from wordmask.datasets import layout
 from wordmask.datasets.base import Benchmark, Listing, Names, register
 from wordmask.datasets.reading import VOID, IndexMask, table
 from wordmask.errors import WordmaskError
+from wordmask.images import IMAGE_SUFFIXES
 
 _MASKS = ("masks", "labels", "annotations")
 _NAMES = ("names.txt", "names.json", "classes.txt")
@@ -72,8 +73,6 @@ class Folder(Benchmark):
 
     def find(self, root: Path) -> Listing:
         """All pictures and their masks, by their names without suffix."""
-        from wordmask.images import IMAGE_SUFFIXES  # loads torch
-
         bench = self.at(root)
         pictures = layout.locate(root, ("images", "pictures"), "pictures")
         masks = layout.locate(root, _MASKS, "masks")

@@ -14,6 +14,7 @@ from PIL import Image
 from wordmask.errors import WordmaskError
 from wordmask.files import shown
 from wordmask.formats.base import Item
+from wordmask.images import read_image
 from wordmask.journal import SETTINGS, Journal
 from wordmask.segmentation import Segmentation
 
@@ -54,8 +55,6 @@ class Results:
                 )
             image = None
             if self.images:
-                from wordmask.images import read_image  # loads torch
-
                 image = np.asarray(read_image(picture))
             result = Segmentation(read_labels(file), self.names, image=image)
             text = os.fsencode(name).decode("utf-8", "replace").replace(os.sep, "/")

@@ -86,6 +86,20 @@ class Method(Preprocessing):
         """The map with which the last block mixes tokens, (B, M or 1, T, T), for visualisation."""
         raise TypeError(f"{type(self).__name__} does not implement mixing_map")
 
+    @property
+    def gives_cosines(self) -> bool:
+        """Whether scores are the cosines of the features with the texts, and nothing else."""
+        return type(self).scores is Method.scores
+
+    @property
+    def unexported(self) -> str:
+        """Why the method cannot be exported as a graph; "" if it can."""
+        if self.networks:
+            return f"it needs a second network, {' and '.join(self.networks)}"
+        if type(self).whole_maps is not Method.whole_maps:
+            return "what it does to the maps of whole pictures is no part of a graph"
+        return ""
+
     # -- what all share -------------------------------------------------------------------------
 
     def maps_held(self, tower: ClipTower) -> int:

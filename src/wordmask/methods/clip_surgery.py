@@ -95,12 +95,17 @@ class ClipSurgery(Method):
         v = trace.values[tower.depth]
         return tower.attention_map(v, v)
 
+    @property
+    def gives_cosines(self) -> bool:
+        """Without feature surgery."""
+        return not self.feature_surgery
+
     def scores(self, towers: Towers, encoding: Encoding, texts: TextQueries) -> Tensor:
         """Cosines, or the similarity after feature surgery; (B, Q, h, w)."""
         scores = super().scores(towers, encoding, texts)
         if not self.feature_surgery:
             return scores
-        if len(texts.embeddings) == 1:
+        if texts.embeddings.shape[0] == 1:
             if texts.vocabulary is None or towers.text is None:
                 raise WordmaskError(
                     "feature surgery got one text feature and no name; give a second feature"

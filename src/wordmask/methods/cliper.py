@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.compiler import is_compiling
 
 from wordmask.affinity import Sinkhorn
 from wordmask.encoding import DenseFeatures, Encoding
@@ -194,6 +195,11 @@ class Cliper(Method):
         left, right = letters[self.attention[0]], letters[self.attention[1]]
         return tower.attention_map(left(z), right(z))
 
+    @property
+    def unexported(self) -> str:
+        """Its windows are mixed on the grid of the picture."""
+        return "its windows are no part of a graph; leave window at 0" if self.window else ""
+
     # -- sliding windows (released code v2) -----------------------------------------------------
 
     def encode(self, towers: Towers, pixels: Tensor) -> DenseFeatures:
@@ -244,7 +250,7 @@ class Cliper(Method):
         if state.windows is not None:
             cosines = (rows @ state.windows.flatten(3)).unflatten(-1, encoding.grid)
             maps = torch.lerp(maps, self._probabilities(cosines), self.window_weight)
-        maps = texts.pool_foreground(maps[:, :, : len(foreground)], dim=2)  # (N, B, C, h, w)
+        maps = texts.pool_foreground(maps[:, :, : foreground.shape[0]], dim=2)  # (N, B, C, h, w)
         if self._paper:
             return maps[0]
         return self._fuse(maps, state.propagation)
@@ -293,6 +299,11 @@ def early_layer_fusion(
         N items of (B, M, T, d), and the head mean of the last map without the class token,
         (B, L, L).
     """
+    if is_compiling():  # a graph takes any number of pictures, so it has no loop over them
+        fusion = Sinkhorn(summed)
+        maps = [fusion.next_map(symmetric) for _ in values]
+        mixed = [a.to(v.dtype) @ v for a, v in zip(maps, values, strict=True)]
+        return mixed, _patches(maps[-1], grid).mean(1)
     pictures, heads = summed.shape[:2]
     mixed = [torch.empty_like(v) for v in values]
     mean = _patches(torch.zeros_like(summed[:, 0]), grid)

@@ -128,6 +128,11 @@ class MaskClip(Method):
             len(trace.values[tower.depth]), 1, -1, -1
         )
 
+    @property
+    def gives_cosines(self) -> bool:
+        """Without the two refinements."""
+        return not (self.prompt_denoising or self.key_smoothing)
+
     def scores(self, towers: Towers, encoding: Encoding, texts: TextQueries) -> Tensor:
         """Cosines (B, Q, h, w), after prompt denoising; with key smoothing mixed probabilities."""
         scores = super().scores(towers, encoding, texts)

@@ -221,13 +221,28 @@ class ResClip(Method):
 
     # -- semantic feedback ----------------------------------------------------------------------
 
+    @property
+    def gives_cosines(self) -> bool:
+        """Without SFR."""
+        return self.sfr_share == 0 and self.sfr_scale == 1
+
+    @property
+    def unexported(self) -> str:
+        """The second pass takes its attention from labels."""
+        if self.gives_cosines:
+            return ""
+        return (
+            "its second pass depends on labels of the first (SFR); without it, --set sfr_share=0 "
+            "--set sfr_scale=1, it can"
+        )
+
     def scores(self, towers: Towers, encoding: Encoding, texts: TextQueries) -> Tensor:
         """Cosines of the second pass's features, (B, Q, h, w)."""
         return cosine(self.second_pass(towers, encoding, texts), texts.embeddings)
 
     def second_pass(self, towers: Towers, encoding: Encoding, texts: TextQueries) -> Tensor:
         """Features with SFR, (B, E, h, w), for these texts."""
-        if self.sfr_share == 0 and self.sfr_scale == 1:
+        if self.gives_cosines:
             return encoding.features
         out = []
         for i, features in enumerate(encoding.features):

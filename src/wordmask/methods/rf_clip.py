@@ -203,6 +203,11 @@ class RfClip(Method):
 
     # -- scores ---------------------------------------------------------------------------------
 
+    @property
+    def unexported(self) -> str:
+        """Step 4."""
+        return "it clusters the texts, and moves them for each picture"
+
     def scores(self, towers: Towers, encoding: Encoding, texts: TextQueries) -> Tensor:
         """Step 4, (B, Q, h, w)."""
         features = encoding.features

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.compiler import is_compiling
 
 from wordmask.encoding import DenseFeatures
 from wordmask.errors import WordmaskError
@@ -150,17 +151,24 @@ def outlier_scores(x: Tensor, neighbours: int) -> Tensor:
 
     x: (B, L, D).
     """
-    count = min(neighbours, x.shape[1] - 1)
+    count = torch.sym_min(neighbours, x.shape[1] - 1)
     if not count:
         return torch.ones_like(x[..., 0], dtype=torch.float32)
     x = x.float()
-    distance = torch.cdist(x, x).square()
-    distance.diagonal(dim1=1, dim2=2).fill_(-1)  # so that the nearest is the patch itself
+    distance = torch.cdist(x, x).square() if not is_compiling() else _distances(x)
+    distance = distance.masked_fill(_diagonal(distance), -1)  # the nearest is the patch itself
     nearest = distance.topk(count + 1, largest=False)
     reach = nearest.values[..., -1].clamp_min(1e-12)  # (B, L); equal patches have the score 1
     others = nearest.indices[..., 1:]  # (B, L, count)
     inverse = (1 / reach)[:, None].expand_as(distance).gather(2, others)
     return reach * inverse.mean(-1)
+
+
+def _distances(x: Tensor) -> Tensor:
+    """Squared distances of x (B, L, D) by products alone, for graphs, (B, L, L)."""
+    x = x - x.mean(1, keepdim=True)  # distances stay, and what cancels is small
+    squares = x.square().sum(-1)
+    return (squares[:, :, None] + squares[:, None] - 2 * x @ x.transpose(1, 2)).clamp_min(0)
 
 
 def outliers(scores: Tensor, contamination: float) -> Tensor:
@@ -198,6 +206,11 @@ def repair(x: Tensor, wrong: Tensor) -> Tensor:
 def _weights(similarity: Tensor) -> Tensor:
     """softmax(gamma (S - mean S)) with negatives removed, (B, L, L); a patch always counts."""
     logits = GAMMA * (similarity - similarity.mean((1, 2), keepdim=True))
-    diagonal = logits.diagonal(dim1=1, dim2=2)
-    diagonal.clamp_(min=0)  # below by rounding alone, in a picture without any contrast
-    return torch.softmax(logits.masked_fill(logits < 0, -torch.inf), dim=-1)
+    # the diagonal is below 0 by rounding alone, in a picture without any contrast
+    negative = (logits < 0) & ~_diagonal(logits)
+    return torch.softmax(logits.masked_fill(negative, -torch.inf), dim=-1)
+
+
+def _diagonal(maps: Tensor) -> Tensor:
+    """Where the diagonal of maps (B, L, L) is, (L, L) bool."""
+    return torch.eye(maps.shape[-1], dtype=torch.bool, device=maps.device)

@@ -23,6 +23,7 @@ from typing import Any, ClassVar, Literal, get_args
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.compiler import is_compiling
 
 from wordmask.errors import WordmaskError, unknown
 
@@ -318,7 +319,7 @@ class ClipTower:
 
         On a CPU the maps are summed head by head, in the CPU's cache, and multiplied by v once.
         """
-        if not self.fused or v.device.type != "cpu":
+        if not self.fused or v.device.type != "cpu" or is_compiling():
             return torch.stack([self.attend(s, s, v, scale=scale) for s in streams]).sum(0)
         scale = v.shape[-1] ** -0.5 if scale is None else scale
         scaled = [s * scale for s in streams]
@@ -341,6 +342,10 @@ class ClipTower:
 
     def _attend_and_add(self, q: Tensor, k: Tensor, v: Tensor, total: Tensor) -> Tensor:
         """Explicit attention whose maps are added to `total`; returns the attended values."""
+        if is_compiling():  # a graph takes any number of pictures, so it has no loop over them
+            attention = self.attention_map(q, k)
+            total += attention
+            return attention @ v
         heads = 1 if q.device.type == "cpu" else q.shape[1]  # one head's map stays in the cache
         out = torch.empty_like(q)
         q = q * q.shape[-1] ** -0.5
@@ -441,7 +446,7 @@ class ClipTower:
 
     def _add_class_token(self, patches: Tensor) -> Tensor:
         """Patches (B, h*w, D) to tokens (B, T, D)."""
-        cls = self.vision.embeddings.class_embedding.expand(len(patches), 1, -1)
+        cls = self.vision.embeddings.class_embedding.expand(patches.shape[0], 1, -1)
         return torch.cat([cls.to(patches.dtype), patches], dim=1)
 
     def _positions(self) -> Tensor:
@@ -483,10 +488,14 @@ def position_embedding(table: Tensor, grid: tuple[int, int], mode: str) -> Tenso
     n = math.isqrt(len(table))
     first = len(table) - n * n  # 1 with a class token, else 0
     h, w = grid
-    if (h, w) == (n, n):
-        return table
     patches = table[first:].float().unflatten(0, (n, n)).permute(2, 0, 1)[None]  # (1, D, n, n)
-    if mode == "bicubic_offset":
+    if is_compiling():  # of any grid, also the native one: no branch of a graph may depend on it
+        native = ((h * torch.ones(()) == n) & (w * torch.ones(()) == n)).float()
+        rows, columns = (_weights(side, n, mode, native).to(table.device) for side in grid)
+        patches = rows @ patches @ columns.T
+    elif (h, w) == (n, n):
+        return table
+    elif mode == "bicubic_offset":
         scale = ((h + 0.1) / n, (w + 0.1) / n)
         patches = F.interpolate(patches, scale_factor=scale, mode="bicubic")
     else:
@@ -498,3 +507,37 @@ def position_embedding(table: Tensor, grid: tuple[int, int], mode: str) -> Tenso
         )
     patches = patches[0].permute(1, 2, 0).flatten(0, 1)  # (h*w, D)
     return torch.cat([table[:first], patches.to(table.dtype)])
+
+
+def _weights(side: int, n: int, mode: str, native: Tensor) -> Tensor:
+    """The weights (side, n) with which `F.interpolate` mixes n values into `side` of them.
+
+    native: 1.0 if the grid is the stored one, which is never mixed; else 0.0.
+    """
+    offset = 0.1 * (1 - native) if mode == "bicubic_offset" else 0.0
+    scale = n / (side * torch.ones(()) + offset)
+    at = (torch.arange(side)[:, None] + 0.5) * scale - 0.5  # (side, 1)
+    linear = mode.startswith("bilinear")
+    if mode.endswith("_antialias"):
+        distance = (torch.arange(n) - at) / scale.clamp_min(1)
+        weights = _tent(distance) if linear else _cubic(distance, -0.5)
+        return weights / weights.sum(1, keepdim=True)
+    if linear:
+        at = at.clamp_min(0)
+    taps = torch.arange(2) if linear else torch.arange(-1, 3)
+    near = at.floor() + taps  # (side, taps)
+    part = _tent(near - at) if linear else _cubic(near - at, -0.75)
+    chosen = near.clamp(0, n - 1)[..., None] == torch.arange(n)
+    return (part[..., None] * chosen).sum(1)
+
+
+def _tent(x: Tensor) -> Tensor:
+    """The kernel of linear interpolation."""
+    return (1 - x.abs()).clamp_min(0)
+
+
+def _cubic(x: Tensor, a: float) -> Tensor:
+    """Keys' cubic kernel with the parameter a."""
+    x = x.abs().clamp_max(2)
+    inner = ((a + 2) * x - (a + 3)) * x * x + 1
+    return torch.where(x <= 1, inner, ((a * x - 5 * a) * x + 8 * a) * x - 4 * a)

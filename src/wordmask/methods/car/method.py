@@ -157,6 +157,11 @@ class Car(Method):
 
     # -- what does not depend on the words ------------------------------------------------------
 
+    @property
+    def unexported(self) -> str:
+        """Its rounds."""
+        return "its maps are gradients, and it asks again without the words that were not there"
+
     def need(self, depth: int) -> Need:
         """F^{N-1}, F^N and the sum of the last blocks' attention."""
         blocks = range(max(depth - self.attention_blocks, 0) + 1, depth + 1)

@@ -85,6 +85,11 @@ class ClipEs(Method):
                 "least 1"
             )
 
+    @property
+    def unexported(self) -> str:
+        """Its maps."""
+        return "its maps are gradients, spread from boxes"
+
     def need(self, depth: int) -> Need:
         """F^{N-1}, F^N and the sum of the last blocks' attention."""
         blocks = range(max(depth - self.attention_blocks, 0) + 1, depth + 1)

@@ -155,6 +155,11 @@ class Cliptrase(Method):
         vfm = ("vfm",) if self.clusters == "vfm" else ()
         return (*vfm, "sam") if self.masks == "sam" and self.clusters != "none" else vfm
 
+    @property
+    def unexported(self) -> str:
+        """Its clusters."""
+        return super().unexported or "it clusters patches by DBSCAN, and clusters vote"
+
     # -- semantic correlation recovery ----------------------------------------------------------
 
     def need(self, depth: int) -> Need:
