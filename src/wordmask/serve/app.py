@@ -37,6 +37,7 @@ from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from wordmask.errors import WordmaskError
+from wordmask.onnx.runtime import is_exported
 from wordmask.segmentation import Segmentation
 from wordmask.serve import schemas
 from wordmask.serve.answers import FORMS
@@ -535,22 +536,29 @@ def _token(request: Request, needed: bool = False) -> str:
 async def list_methods(request: Request) -> dict[str, Any]:
     """What `model`, `method`, `variant` and `options` may be; `default`: what is left out."""
     recipe: Recipe = request.app.state.recipe
+    models = [recipe.model, *recipe.models]
+    default = {"model": recipe.model, "method": recipe.method, "variant": recipe.variant}
+    if is_exported(recipe.model):
+        from wordmask.serve.exported import describe_exported
+
+        found = describe_exported(models)
+        default |= {"method": found[0]["name"], "variant": next(iter(found[0]["variants"]))}
+        return {"models": models, "default": default, "methods": found}
 
     def described() -> list[Any]:
         from wordmask.methods import METHODS, Method
 
         return _described(METHODS, Method)
 
-    return {
-        "models": [recipe.model, *recipe.models],
-        "default": {"model": recipe.model, "method": recipe.method, "variant": recipe.variant},
-        "methods": await asyncio.to_thread(described),
-    }
+    methods = await asyncio.to_thread(described)
+    return {"models": models, "default": default, "methods": methods}
 
 
 @v1.get("/refiners", summary="Refiners")
-async def list_refiners() -> dict[str, Any]:
+async def list_refiners(request: Request) -> dict[str, Any]:
     """What `refine` may hold, and the options of each."""
+    if is_exported(request.app.state.recipe.model):
+        return {"refiners": []}
 
     def described() -> list[Any]:
         from wordmask.refiners import REFINERS, Refiner
