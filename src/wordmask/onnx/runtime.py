@@ -289,8 +289,11 @@ class OnnxSegmenter:
 
     # -- pictures -----------------------------------------------------------------------------
 
-    def prepare(self, image: Any) -> Prepared:
-        """Read a picture and make pixels of it: what `encode` does before the network."""
+    def prepare(self, image: Any, name: str | None = None) -> Prepared:
+        """Read a picture and make pixels of it: what `encode` does before the network.
+
+        name: not needed; as for `Segmenter.prepare`, whose refiners may read files by it.
+        """
         picture = read_image(image, max_pixels=self.max_pixels)
         return Prepared(picture, self._pixels(picture), (picture.shape[0], picture.shape[1]))
 
