@@ -128,7 +128,7 @@ def test_positions_of_a_graph(mode, grid, monkeypatch):
 def folder(tmp_path_factory) -> Path:
     """A CLIP in a folder, exported by the command."""
     place = tmp_path_factory.mktemp("exported")
-    save_tiny_clip(place / "clip", layers=1, width=32, projection=24, text_layers=1)
+    save_tiny_clip(place / "clip", layers=2, width=32, projection=24, text_layers=1)
     arguments = ["export", str(place / "clip"), str(place / "out"), "--method", "sclip:clearclip"]
     assert run([*arguments, "--short-side", "64", "--set", "templates=single", "-q"]) == 0
     Image.fromarray(pictures()[1]).save(place / "photo.png")
