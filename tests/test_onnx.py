@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -133,27 +135,90 @@ def folder(tmp_path_factory) -> Path:
     return place
 
 
+WITHOUT_TORCH = (
+    "import sys\n"
+    "class NoTorch:\n"
+    "    def find_spec(self, name, path=None, target=None):\n"
+    "        if name.partition('.')[0] in ('torch', 'transformers'):\n"
+    "            raise ModuleNotFoundError(f'No module named {name!r}', name=name)\n"
+    "sys.meta_path.insert(0, NoTorch())\n"
+    "from wordmask.cli import run\n"
+    "sys.exit(run(sys.argv[1:]))\n"
+)
+
+
+def start_without_torch(home: Path, *arguments: str) -> subprocess.Popen[str]:
+    """The command in a process in which torch cannot be imported."""
+    path = str(Path(wordmask.__file__).parents[1])
+    return subprocess.Popen(
+        [sys.executable, "-c", WITHOUT_TORCH, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={"PYTHONPATH": path, "HOME": str(home), "TMPDIR": str(home)},
+    )
+
+
+def test_the_service_without_torch(folder, tmp_path):
+    """Exported here; answered by a process in which torch cannot be imported."""
+    for package in ("fastapi", "uvicorn", "prometheus_client", "httpx"):
+        pytest.importorskip(package)
+    from wordmask.client import Client, ServiceError
+
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    model = ["--model", str(folder / "out"), "--backend", "onnxruntime"]
+    served = start_without_torch(
+        tmp_path, "serve", *model, "--workers", "0", "--port", str(port), "--short-side", "56"
+    )
+    client, photo = Client(f"http://127.0.0.1:{port}", tries=1), folder / "photo.png"
+    offline = OnnxSegmenter.from_folder(folder / "out", options={"short_side": 56})
+    try:
+        while not client.ready():
+            assert served.poll() is None, served.stderr.read()
+            time.sleep(0.1)
+        encoded = client.encode(photo)
+        assert encoded.patches == offline.encode(photo).outputs["features"].shape[2:]
+        for words, background in (
+            (["cat", ["dog", "hound"]], "none"),
+            (["sky", "cat"], ["wall"]),
+            (["cat"], "auto"),
+        ):
+            wanted = offline(photo, words, background)
+            for found in (
+                client.segment(photo, words, background),
+                client.score(encoded, words, background),
+            ):
+                assert found.names == wanted.names
+                np.testing.assert_array_equal(found.labels, wanted.labels)
+                np.testing.assert_allclose(found.scores, wanted.scores, atol=1e-6)
+        assert client.segment(photo, "cat; dog", method="sclip", variant="clearclip").names
+        for wrong in ({"method": "gem"}, {"refine": "pamr"}, {"options": {"short_side": 64}}):
+            with pytest.raises(ServiceError, match="has its method, sclip:clearclip") as caught:
+                client.segment(photo, "cat", **wrong)
+            assert caught.value.status == 422
+        with pytest.raises(ServiceError, match="no such model"):
+            client.segment(photo, "cat", model=str(folder / "clip"))
+        (method,) = client.methods()["methods"]
+        assert (method["name"], list(method["variants"])) == ("sclip", ["clearclip"])
+        assert client.methods()["default"]["method"] == "sclip"
+        assert client.refiners() == []
+        served.terminate()
+        assert served.wait(60) == 0
+        assert not list(tmp_path.glob("wordmask-serve-*"))  # its encodings are gone
+    finally:
+        served.kill()
+        served.communicate()
+
+
 def test_the_command_without_torch(folder, tmp_path):
     """Exported here; segmented by a process in which torch cannot be imported."""
     ask = [str(folder / "photo.png"), "--classes", "cat; dog, hound", "-f", "labels,json", "-q"]
-    code = (
-        "import sys\n"
-        "class NoTorch:\n"
-        "    def find_spec(self, name, path=None, target=None):\n"
-        "        if name.partition('.')[0] in ('torch', 'transformers'):\n"
-        "            raise ModuleNotFoundError(f'No module named {name!r}', name=name)\n"
-        "sys.meta_path.insert(0, NoTorch())\n"
-        "from wordmask.cli import run\n"
-        "sys.exit(run(sys.argv[1:]))\n"
-    )
 
     def without(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-c", code, *arguments],
-            capture_output=True,
-            text=True,
-            env={"PYTHONPATH": str(Path(wordmask.__file__).parents[1]), "HOME": str(tmp_path)},
-        )
+        process = start_without_torch(tmp_path, *arguments)
+        out, err = process.communicate()
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
     model = ["--model", str(folder / "out"), "--backend", "onnxruntime"]
     done = without("segment", *ask, *model, "--out", str(tmp_path / "onnx"))
@@ -250,6 +315,10 @@ def test_what_is_refused(folder, tmp_path, capsys):
         assert why in capsys.readouterr().err
     assert run([*ask, "--backend", "tensorflow"]) == 2
     assert "unknown backend 'tensorflow'" in capsys.readouterr().err
+    assert run(["serve", *exported, "--tool", "samgeo"]) == 2
+    assert "an exported network gives none" in capsys.readouterr().err
+    assert run(["serve", "--model", "wordmask/tiny-clip", "--backend", "onnxruntime"]) == 2
+    assert "holds no exported network" in capsys.readouterr().err
 
 
 def test_words_and_auto(folder, tmp_path):

@@ -23,6 +23,7 @@ import typer
 from wordmask.cli import complete
 from wordmask.cli.common import LONGEST_NAME, busy, note, one_line
 from wordmask.errors import WordmaskError, unknown
+from wordmask.files import shown
 from wordmask.progress import quietly
 from wordmask.towers.auxiliary import DEFAULT_CLIP, KINDS
 from wordmask.towers.built_in import own_options
@@ -551,3 +552,54 @@ class ModelOptions(NetworkOptions):
             warnings.warn(segmenter.note, stacklevel=2)  # a warning, which `--quiet` leaves
             segmenter.note = ""
         return segmenter
+
+
+BackendName = Annotated[
+    str | None,
+    typer.Option(
+        "--backend",
+        metavar="torch|onnxruntime",
+        help="What runs the network: torch, or ONNX Runtime, for which --model is a folder of "
+        "`wordmask export`.",
+        show_default="onnxruntime for such a folder, else torch",
+        rich_help_panel=MODEL,
+    ),
+]
+
+
+def read_exported(
+    backend: str | None, method: MethodOptions, model: ModelOptions
+) -> dict[str, Any] | None:
+    """Options of preprocessing of an exported network; None where torch runs the network.
+
+    Raises:
+        WordmaskError: the backend does not fit the model, or options that it does not take.
+    """
+    from wordmask.onnx.runtime import is_exported, read_about
+
+    if backend not in (None, "torch", "onnxruntime"):
+        raise unknown("backend", backend, ("torch", "onnxruntime"))
+    exported = is_exported(model.model)
+    if exported and backend == "torch":
+        raise WordmaskError(
+            f"{shown(model.model)} is an exported network, which torch does not run; give "
+            "--backend onnxruntime"
+        )
+    if not exported and backend != "onnxruntime":
+        return None
+    about = read_about(model.model)
+    chosen = f"{about['method']}:{about['variant']}"
+    kept = {
+        name: getattr(method, name) for name in ("short_side", "window") if hasattr(method, name)
+    }
+    free = type(method)(**kept)
+    same = dataclasses.replace(method, method=free.method)
+    if same != free or method.method not in (free.method, about["method"], chosen):
+        raise WordmaskError(
+            f"an exported network has its method, {chosen}; of options of the method it takes "
+            + " and ".join(f"--{name.replace('_', '-')}" for name in kept)
+            + " alone"
+        )
+    if model != ModelOptions(model=model.model, offline=model.offline):
+        raise WordmaskError("an exported network takes no --device, --dtype or other networks")
+    return dict(method._sizes())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,14 +12,16 @@ import typer
 
 from wordmask.cli import common, complete
 from wordmask.cli.groups import (
+    BackendName,
     FullMethodOptions,
     LowMemory,
     MaxPixels,
     ModelOptions,
     WordOptions,
     expand,
+    read_exported,
 )
-from wordmask.errors import WordmaskError, unknown
+from wordmask.errors import WordmaskError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -49,16 +50,7 @@ def segment(
     method: FullMethodOptions,
     model: ModelOptions,
     low_memory: LowMemory = False,
-    backend: Annotated[
-        str | None,
-        typer.Option(
-            metavar="torch|onnxruntime",
-            help="What runs the network: torch, or ONNX Runtime, for which --model is a folder of "
-            "`wordmask export`.",
-            show_default="onnxruntime for such a folder, else torch",
-            rich_help_panel="Model",
-        ),
-    ] = None,
+    backend: BackendName = None,
     image_labels: Annotated[
         Path | None,
         typer.Option(
@@ -257,28 +249,15 @@ def _network(
 ) -> tuple[dict[str, Any], Callable[[], Any]]:
     """The settings that results depend on, and what loads the network with its method."""
     from wordmask.batch import run_settings
-    from wordmask.onnx.runtime import OnnxSegmenter, is_exported
 
-    if backend not in (None, "torch", "onnxruntime"):
-        raise unknown("backend", backend, ("torch", "onnxruntime"))
-    exported = is_exported(model.model)
-    if exported and backend == "torch":
-        raise WordmaskError(
-            f"{common.shown(model.model)} is an exported network, which torch does not run; give "
-            "--backend onnxruntime"
-        )
-    if exported or backend == "onnxruntime":
-        onnx = OnnxSegmenter.from_folder(model.model, options=dict(method._sizes()))
+    options = read_exported(backend, method, model)
+    if options is not None:
+        from wordmask.onnx.runtime import OnnxSegmenter
+
+        if low_memory:
+            raise WordmaskError("an exported network takes no --low-memory")
+        onnx = OnnxSegmenter.from_folder(model.model, options=options)
         about = onnx.about
-        free = FullMethodOptions(short_side=method.short_side, window=method.window)
-        same = replace(method, method=free.method)
-        if same != free or method.method not in (free.method, about["method"]) or low_memory:
-            raise WordmaskError(
-                f"an exported network has its method, {about['method']}:{about['variant']}; of "
-                "options of method and model it takes --short-side and --window alone"
-            )
-        if model != ModelOptions(model=model.model, offline=model.offline):
-            raise WordmaskError("an exported network takes no --device, --dtype or other networks")
         common.note(f"{about['method']}:{about['variant']} of {about['model']} in ONNX Runtime")
         return onnx.settings(), lambda: onnx
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,9 +10,11 @@ import typer
 
 from wordmask.cli.groups import (
     MODEL,
+    BackendName,
     ModelOptions,
     RefinedMethodOptions,
     expand,
+    read_exported,
     whole_number,
 )
 from wordmask.errors import WordmaskError, unknown
@@ -28,6 +31,7 @@ def _count(help_text: str, panel: str, metavar: str = "COUNT") -> Any:
 def serve(
     method: RefinedMethodOptions,
     model: ModelOptions,
+    backend: BackendName = None,
     also: Annotated[
         list[str] | None,
         typer.Option(
@@ -181,7 +185,10 @@ def serve(
         raise unknown("engine", engine, ENGINES)
     if address and engine != "ray":
         raise WordmaskError("got --address, which is of a Ray cluster; add --engine ray")
-    if batch is None:
+    sizes = read_exported(backend, method, model)
+    if batch is None and sizes is not None:
+        batch = 1  # pictures go one by one
+    elif batch is None:
         from wordmask.devices import pick_device
 
         batch = 8 if engine == "ray" or pick_device(model.device).type != "cpu" else 1
@@ -203,14 +210,20 @@ def serve(
     from wordmask.serve.engine import Recipe
     from wordmask.serve.limits import Limits
 
-    built, variant = method.read(model.model)
-    refiners = method.read_refiners()
+    also = also or []
+    refiners: Any = ()
+    if sizes is not None:
+        name, variant, options = _exported(model.model, also, tool), None, sizes
+    else:
+        built, variant = method.read(model.model)
+        refiners = method.read_refiners()
+        name, options = built.name, built.options()
     recipe = Recipe(
         model.model,
-        tuple(also or ()),
-        built.name,
+        tuple(also),
+        name,
         variant,
-        built.options(),
+        options,
         tuple((one.name, one.options()) for one in refiners),
         model.sources,
         model.device,
@@ -222,9 +235,7 @@ def serve(
         keep,
         keep_seconds,
     )
-    routers = integrations.routers(
-        tool or (), built.name, background, label_studio, label_studio_files
-    )
+    routers = integrations.routers(tool or (), name, background, label_studio, label_studio_files)
     start(
         recipe,
         host,
@@ -238,3 +249,18 @@ def serve(
         origins=origin or (),
         routers=routers,
     )
+
+
+def _exported(model: str, also: Sequence[str], tools: Sequence[str] | None) -> str:
+    """The method of an exported folder, for which the rest of the command must fit."""
+    from wordmask.onnx.runtime import read_about
+
+    for one in also:
+        read_about(one)
+    if tools:
+        raise WordmaskError(
+            f"got --tool {tools[0]}, which wants a confidence for each object; an exported network "
+            "gives none, so give a CLIP and torch"
+        )
+    method: str = read_about(model)["method"]
+    return method

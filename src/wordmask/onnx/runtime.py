@@ -28,6 +28,7 @@ IMAGE, TEXT, SCORES = "image.onnx", "text.onnx", "scores.onnx"
 TOKENIZER = "tokenizer.json"
 SCENE_WORDS = "scene_words.npy"  # embeddings of `vocabulary.scene_words`, with these templates
 TEXT_BATCH = 64  # prompts
+MOST_ROWS = 10_000  # names whose embeddings are kept
 
 
 class Prepared(NamedTuple):
@@ -248,6 +249,8 @@ class OnnxSegmenter:
                 f"got names, but {shown(self.folder)} has no text encoder; give text features as "
                 "an array (C, E)"
             )
+        if len(self._rows) + len(names) > MOST_ROWS:
+            self._rows.clear()  # a service would gather the words of all requests
         missing = [name for name in dict.fromkeys(names) if name not in self._rows]
         templates = self.about["templates"]
         prompts = [template.replace("{}", name) for name in missing for template in templates]
@@ -286,8 +289,11 @@ class OnnxSegmenter:
 
     # -- pictures -----------------------------------------------------------------------------
 
-    def prepare(self, image: Any) -> Prepared:
-        """Read a picture and make pixels of it: what `encode` does before the network."""
+    def prepare(self, image: Any, name: str | None = None) -> Prepared:
+        """Read a picture and make pixels of it: what `encode` does before the network.
+
+        name: not needed; as for `Segmenter.prepare`, whose refiners may read files by it.
+        """
         picture = read_image(image, max_pixels=self.max_pixels)
         return Prepared(picture, self._pixels(picture), (picture.shape[0], picture.shape[1]))
 
@@ -295,13 +301,14 @@ class OnnxSegmenter:
         """As `prepare`, from the content of a file; a large JPEG is decoded at a reduced size."""
 
         def twice(height: int, width: int) -> tuple[int, int]:
-            height, width = target_size(height, width, **self._sizes())
+            height, width = target_size(height, width, **self.sizes())
             return 2 * height, 2 * width
 
         picture, size = decode_reduced(content, name, twice, max_pixels=self.max_pixels)
         return Prepared(picture, self._pixels(picture), size)
 
-    def _sizes(self) -> dict[str, Any]:
+    def sizes(self) -> dict[str, Any]:
+        """How pictures are resized, for `wordmask.images.target_size`."""
         patch = self.about["patch"]
         return {
             "short_side": self.options["short_side"],
@@ -313,7 +320,7 @@ class OnnxSegmenter:
     def _pixels(self, picture: np.ndarray) -> np.ndarray:
         return prepare(
             picture,
-            **self._sizes(),
+            **self.sizes(),
             resample=self.options["resample"],
             mean=self.about["mean"],
             std=self.about["std"],

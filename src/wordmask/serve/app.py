@@ -14,6 +14,7 @@ import hmac
 import logging
 import re
 import secrets
+import signal
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
@@ -37,6 +38,7 @@ from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from wordmask.errors import WordmaskError
+from wordmask.onnx.runtime import is_exported
 from wordmask.segmentation import Segmentation
 from wordmask.serve import schemas
 from wordmask.serve.answers import FORMS
@@ -117,6 +119,11 @@ def run_app(app: Any, host: str, port: int, limits: Limits) -> None:
     """Run an application until SIGTERM or Ctrl+C."""
     import uvicorn
 
+    def leave(*_: Any) -> None:
+        """End in order: uvicorn sends itself the signal again, which else kills at once."""
+        raise SystemExit(0)
+
+    signal.signal(signal.SIGTERM, leave)
     uvicorn.run(
         app,
         host=host,
@@ -535,22 +542,29 @@ def _token(request: Request, needed: bool = False) -> str:
 async def list_methods(request: Request) -> dict[str, Any]:
     """What `model`, `method`, `variant` and `options` may be; `default`: what is left out."""
     recipe: Recipe = request.app.state.recipe
+    models = [recipe.model, *recipe.models]
+    default = {"model": recipe.model, "method": recipe.method, "variant": recipe.variant}
+    if is_exported(recipe.model):
+        from wordmask.serve.exported import describe_exported
+
+        found = describe_exported(models)
+        default |= {"method": found[0]["name"], "variant": next(iter(found[0]["variants"]))}
+        return {"models": models, "default": default, "methods": found}
 
     def described() -> list[Any]:
         from wordmask.methods import METHODS, Method
 
         return _described(METHODS, Method)
 
-    return {
-        "models": [recipe.model, *recipe.models],
-        "default": {"model": recipe.model, "method": recipe.method, "variant": recipe.variant},
-        "methods": await asyncio.to_thread(described),
-    }
+    methods = await asyncio.to_thread(described)
+    return {"models": models, "default": default, "methods": methods}
 
 
 @v1.get("/refiners", summary="Refiners")
-async def list_refiners() -> dict[str, Any]:
+async def list_refiners(request: Request) -> dict[str, Any]:
     """What `refine` may hold, and the options of each."""
+    if is_exported(request.app.state.recipe.model):
+        return {"refiners": []}
 
     def described() -> list[Any]:
         from wordmask.refiners import REFINERS, Refiner

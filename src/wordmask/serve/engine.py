@@ -109,7 +109,9 @@ class Recipe:
     """All that makes an engine, so that workers can make theirs; plain values.
 
     Attributes:
-        model: the CLIP, and `models` the others that requests may name.
+        model: the CLIP, and `models` the others that requests may name; all or none of them are
+            folders of `wordmask export`, to which of the rest `offline` to `guarded` apply, and
+            `options` of preprocessing.
         method, variant, options, refine: of requests that name none; refiners as (name, options).
         networks: sources of auxiliary models by kind: requests may use these kinds and no others.
         store: the folder of encodings, with `kept_bytes`, `kept` and `kept_seconds` as in `Store`.
@@ -145,7 +147,14 @@ class Recipe:
         Raises:
             WordmaskError: a network or method that cannot be used.
         """
-        return Engine(self, store or self.make_store())
+        from wordmask.onnx.runtime import is_exported
+
+        store = store or self.make_store()
+        if not is_exported(self.model):
+            return Engine(self, store)
+        from wordmask.serve.exported import ExportedEngine
+
+        return ExportedEngine(self, store)
 
 
 class Engine:
@@ -153,7 +162,7 @@ class Engine:
 
     def __init__(self, recipe: Recipe, store: Store):
         self.recipe, self.store = recipe, store
-        self._models: dict[str, Segmenter] = {}
+        self._models: dict[str, Any] = {}
         self._segmenters: OrderedDict[How, Segmenter] = OrderedDict()
         self._texts: OrderedDict[Any, TextQueries] = OrderedDict()
         for model in (recipe.model, *recipe.models):
@@ -163,7 +172,7 @@ class Engine:
         if isinstance(answer, Problem):
             raise WordmaskError(answer.message)
 
-    def _load(self, model: str) -> Segmenter:
+    def _load(self, model: str) -> Any:
         from wordmask.segmenter import Segmenter
 
         recipe = self.recipe
@@ -197,7 +206,7 @@ class Engine:
                 faulthandler.cancel_dump_traceback_later()
 
     def _run(self, asks: Sequence[Ask]) -> list[Answer]:
-        begun = [_guarded(lambda ask=ask: self._begin(ask)) for ask in asks]  # type: ignore[misc]
+        begun = [guarded(lambda ask=ask: self._begin(ask)) for ask in asks]  # type: ignore[misc]
         groups: dict[int, list[int]] = {}
         for i, one in enumerate(begun):
             if not isinstance(one, Problem) and one.prepared is not None:
@@ -205,7 +214,7 @@ class Engine:
         for indices in groups.values():
             self._encode([begun[i] for i in indices])  # type: ignore[misc]
         return [
-            one if isinstance(one, Problem) else _guarded(lambda one=one: self._finish(one))  # type: ignore[misc]
+            one if isinstance(one, Problem) else guarded(lambda one=one: self._finish(one))  # type: ignore[misc]
             for one in begun
         ]
 
@@ -241,7 +250,7 @@ class Engine:
                 found = [problem_of(error)]
             else:
                 found = [
-                    _guarded(lambda one=one: segmenter.encode_each([one.prepared])[0])  # type: ignore[misc]
+                    guarded(lambda one=one: segmenter.encode_each([one.prepared])[0])  # type: ignore[misc]
                     for one in group
                 ]
         for one, encoding in zip(group, found, strict=True):
@@ -254,23 +263,31 @@ class Engine:
         _check_time(ask)
         assert encoding is not None
         if one.texts is None:
-            self.store.put(ask.handle, ask.owner, (one.how, encoding))
-            (height, width), seconds = encoding.sizes[0], self.store.seconds
-            patches = encoding.patches(one.segmenter.tower.patch)
-            return Encoded(ask.handle, height, width, patches, seconds)
+            return self._keep(ask, one)
         if ask.objects:
-            from wordmask.objects import find
-
-            found = find(one.segmenter.score(encoding, one.texts))
-            found[0].image = None
-            return Objects(*found)
+            return self._objects(one)
         result: Segmentation = one.segmenter(encoding, one.texts)
         result.image = None  # whoever asked has it
         return result
 
+    def _keep(self, ask: Ask, one: _Begun) -> Encoded:
+        encoding: Any = one.encoding
+        self.store.put(ask.handle, ask.owner, (one.how, encoding))
+        (height, width), seconds = encoding.sizes[0], self.store.seconds
+        patches = encoding.patches(one.segmenter.tower.patch)
+        return Encoded(ask.handle, height, width, patches, seconds)
+
+    def _objects(self, one: _Begun) -> Objects:
+        from wordmask.objects import find
+
+        encoding: Any = one.encoding
+        found = find(one.segmenter.score(encoding, one.texts))
+        found[0].image = None
+        return Objects(*found)
+
     # -- settings -------------------------------------------------------------------------------
 
-    def segmenter(self, how: How) -> Segmenter:
+    def segmenter(self, how: How) -> Any:
         """The segmenter of a request.
 
         Raises:
@@ -284,8 +301,7 @@ class Engine:
 
         recipe, model = self.recipe, how.model or self.recipe.model
         if model not in self._models:
-            known = ", ".join(self._models)
-            raise Problem(422, f"this service has no such model; it has: {known}", model)
+            raise self._no_model(model)
         for name in (how.method or "clip", *(how.refine or ())):
             if not PLAIN.fullmatch(name):
                 raise Problem(422, "methods and refiners are chosen by name", name)
@@ -318,6 +334,10 @@ class Engine:
         segmenter.note = ""
         return segmenter
 
+    def _no_model(self, model: str) -> Problem:
+        known = ", ".join(self._models)
+        return Problem(422, f"this service has no such model; it has: {known}", model)
+
     def _check_networks(self, model: str, parts: Sequence[Any]) -> None:
         """Refuse what would load a network that the service was not started with."""
         given = {*self.recipe.networks, *own_networks(model)}
@@ -329,13 +349,14 @@ class Engine:
 
     def _check_size(self, segmenter: Segmenter, height: int, width: int) -> None:
         """Refuse a picture that the method would make too large for the network."""
-        limits, method = self.recipe.limits, segmenter.method
-        height, width = method.resized(height, width, segmenter.tower)
-        seen = height * width
-        if window := getattr(method, "window", 0):
-            across = [
-                max(side - window, 0) // max(method.stride, 1) + 2 for side in (height, width)
-            ]
+        method: Any = segmenter.method
+        size = method.resized(height, width, segmenter.tower)
+        self._check_seen(*size, getattr(method, "window", 0), getattr(method, "stride", 0))
+
+    def _check_seen(self, height: int, width: int, window: int, stride: int) -> None:
+        limits, seen = self.recipe.limits, height * width
+        if window:
+            across = [max(side - window, 0) // max(stride, 1) + 2 for side in (height, width)]
             seen = min(seen, window * window)
             if across[0] * across[1] * seen > limits.seen * limits.passes:
                 raise Problem(
@@ -355,7 +376,7 @@ class _Begun:
 
     ask: Ask
     how: How
-    segmenter: Segmenter
+    segmenter: Any
     texts: TextQueries | None
     prepared: Prepared | None
     encoding: Encoding | Problem | None
@@ -366,7 +387,7 @@ def _check_time(ask: Ask) -> None:
         raise Problem(504, "the request waited too long; try again later")
 
 
-def _guarded(make: Callable[[], Value]) -> Value | Problem:
+def guarded(make: Callable[[], Value]) -> Value | Problem:
     """What a function returns, or its error as a problem."""
     try:
         return make()

@@ -62,6 +62,7 @@ _PROXYCLIP_SETS: dict[str, Settings] = {
     "ade847": {"short_side": 448},
     "context459": {"short_side": 448},
 }
+_CORRCLIP_SETS = {**_PROXYCLIP_SETS, "coco_object": {"background": "threshold:0.25:*"}}
 _OTHER_IN_CLEARCLIP = (
     "Run in ClearCLIP's harness, whose tables hold the numbers that later papers cite.",
 )
@@ -236,6 +237,22 @@ RELEASED: dict[str, Source] = {
         notes=(
             "Known of the release are its windows, scale and options; sizes and thresholds of data "
             "sets are ProxyCLIP's, on which it is built.",
+        ),
+    ),
+    "corrclip": Source(
+        "CorrCLIP's released configurations (103bc18)",
+        {
+            **_HARNESS,
+            "variant": "official",
+            "names": "proxyclip",
+            "window": 336,
+            "remainder": "pad",
+            "region_maps": "sam2",
+        },
+        _CORRCLIP_SETS,
+        notes=(
+            "Its words are ProxyCLIP's but for people in place of person, here left as it is. "
+            "Windows are padded to multiples of 56 pixels, here to whole patches.",
         ),
     ),
     "ov_stitcher": Source(
