@@ -111,9 +111,9 @@ class Recipe:
     """All that makes an engine, so that workers can make theirs; plain values.
 
     Attributes:
-        model: the CLIP, and `models` the others that requests may name; all or none of them are
-            folders of `wordmask export`, to which of the rest `offline` to `guarded` apply, and
-            `options` of preprocessing.
+        model: the CLIP, and `models` the others that requests may name. Folders of `wordmask
+            export`, all or none of them, have a method of their own: method, variant, refine,
+            networks, device and dtype are not used, and `options` are of preprocessing.
         method, variant, options, refine: of requests that name none; refiners as (name, options).
         networks: sources of auxiliary models by kind: requests may use these kinds and no others.
         store: the folder of encodings, with `kept_bytes`, `kept` and `kept_seconds` as in `Store`.
