@@ -42,7 +42,7 @@ from wordmask.onnx.runtime import is_exported
 from wordmask.segmentation import Segmentation
 from wordmask.serve import schemas
 from wordmask.serve.answers import FORMS
-from wordmask.serve.engine import Recipe
+from wordmask.serve.engine import Recipe, describe_exported
 from wordmask.serve.limits import Limits, Problem
 from wordmask.serve.logs import REQUEST_ID
 from wordmask.serve.service import DEADLINE, Backend, Service, too_late
@@ -545,8 +545,6 @@ async def list_methods(request: Request) -> dict[str, Any]:
     models = [recipe.model, *recipe.models]
     default = {"model": recipe.model, "method": recipe.method, "variant": recipe.variant}
     if is_exported(recipe.model):
-        from wordmask.serve.exported import describe_exported
-
         found = describe_exported(models)
         default |= {"method": found[0]["name"], "variant": next(iter(found[0]["variants"]))}
         return {"models": models, "default": default, "methods": found}

@@ -8,12 +8,14 @@ import re
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from wordmask.errors import WordmaskError, is_out_of_memory
+from wordmask.images import target_size
+from wordmask.onnx.runtime import OnnxSegmenter, is_exported, read_about
 from wordmask.options import is_installed
 from wordmask.segmentation import Segmentation
 from wordmask.serve.limits import Limits, Problem
@@ -109,9 +111,9 @@ class Recipe:
     """All that makes an engine, so that workers can make theirs; plain values.
 
     Attributes:
-        model: the CLIP, and `models` the others that requests may name; all or none of them are
-            folders of `wordmask export`, to which of the rest `offline` to `guarded` apply, and
-            `options` of preprocessing.
+        model: the CLIP, and `models` the others that requests may name. Folders of `wordmask
+            export`, all or none of them, have a method of their own: method, variant, refine,
+            networks, device and dtype are not used, and `options` are of preprocessing.
         method, variant, options, refine: of requests that name none; refiners as (name, options).
         networks: sources of auxiliary models by kind: requests may use these kinds and no others.
         store: the folder of encodings, with `kept_bytes`, `kept` and `kept_seconds` as in `Store`.
@@ -147,14 +149,8 @@ class Recipe:
         Raises:
             WordmaskError: a network or method that cannot be used.
         """
-        from wordmask.onnx.runtime import is_exported
-
-        store = store or self.make_store()
-        if not is_exported(self.model):
-            return Engine(self, store)
-        from wordmask.serve.exported import ExportedEngine
-
-        return ExportedEngine(self, store)
+        made = ExportedEngine if is_exported(self.model) else Engine
+        return made(self, store or self.make_store())
 
 
 class Engine:
@@ -369,6 +365,70 @@ class Engine:
                 f"the method would see more than {limits.seen:,} pixels; give a smaller short_side",
                 f"{width} x {height}",
             )
+
+
+class ExportedEngine(Engine):
+    """`Engine` for folders that `wordmask export` wrote, in ONNX Runtime: it imports no torch.
+
+    Words, background and, of several, the model are free; the rest is as it was exported.
+    """
+
+    def _load(self, model: str) -> OnnxSegmenter:
+        made = OnnxSegmenter.from_folder(model, options=self.recipe.options)
+        made.max_pixels = self.recipe.limits.pixels
+        return made
+
+    def segmenter(self, how: How) -> OnnxSegmenter:
+        """See `Engine.segmenter`."""
+        model = how.model or self.recipe.model
+        if model not in self._models:
+            raise self._no_model(model)
+        found: OnnxSegmenter = self._models[model]
+        asked = replace(how, model=None)
+        about = found.about
+        same = ((None, about["method"]), (None, about["variant"]), (None, ()))
+        given = asked.method, asked.variant, asked.refine
+        if asked.options or not all(one in two for one, two in zip(given, same, strict=True)):
+            named = {k: v for k, v in vars(asked).items() if v != getattr(AS_STARTED, k)}
+            raise Problem(
+                422,
+                f"an exported network has its method, {about['method']}:{about['variant']}, with "
+                "its options and no refiners; leave them out",
+                ", ".join(f"{name}: {value!r}" for name, value in named.items()),
+            )
+        return found
+
+    def _check_size(self, segmenter: Any, height: int, width: int) -> None:
+        options = segmenter.options
+        size = target_size(height, width, **segmenter.sizes())
+        self._check_seen(*size, options["window"], options["stride"])
+
+    def _encode(self, group: Sequence[Any]) -> None:
+        for one in group:
+            one.encoding = guarded(lambda one=one: one.segmenter.encode(one.prepared))  # type: ignore[misc]
+
+    def _keep(self, ask: Ask, one: Any) -> Encoded:
+        self.store.put(ask.handle, ask.owner, (one.how, replace(one.encoding, image=None)))
+        height, width = one.encoding.size
+        patch = one.segmenter.about["patch"]
+        rows, columns = (max(side // patch, 1) for side in one.encoding.pixel_size)
+        return Encoded(ask.handle, height, width, (rows, columns), self.store.seconds)
+
+    def _objects(self, one: Any) -> Any:
+        raise Problem(422, "an exported network gives no objects with a confidence")
+
+
+def describe_exported(models: Sequence[str]) -> list[dict[str, Any]]:
+    """What `GET /v1/methods` lists: the method of each exported folder, with no option to set."""
+    return [
+        {
+            "name": about["method"],
+            "model": model,
+            "variants": {about["variant"]: about["options"]},
+            "options": [],
+        }
+        for model, about in zip(models, map(read_about, models), strict=True)
+    ]
 
 
 @dataclass(eq=False)
