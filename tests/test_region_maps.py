@@ -93,6 +93,8 @@ def test_patches_join_up_to_a_distance():
     assert patch_clusters(features, 2.0).unique().tolist() == [1]
     assert patch_clusters(features[:, :1], 0.5).tolist() == [[1]]
     assert patch_clusters(0 * features, 0.5).shape == (4, 1)  # no direction at all
+    with pytest.raises(WordmaskError, match="NaN or infinite; run the network in float32"):
+        patch_clusters(torch.nan * features, 0.5)
 
 
 # -- folders ----------------------------------------------------------------------------------

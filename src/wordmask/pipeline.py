@@ -85,6 +85,11 @@ class Pipeline:
         """The refiners that change the scores of words, in their order."""
         return tuple(one for one in self.refiners if isinstance(one, WordStep) and one.active)
 
+    @property
+    def class_maps(self) -> bool:
+        """Whether refiners of maps get maps of classes, of the method or of a step on words."""
+        return self.method.class_maps or any(step.gives_class_maps for step in self.word_steps)
+
     @torch.inference_mode()
     def encode(
         self,
@@ -268,7 +273,7 @@ class Pipeline:
     def _maps(self, encoding: Encoding, texts: TextQueries) -> list[ScoreMap]:
         """The score map of each picture of an encoding, before refiners of maps."""
         maps = encoding.score_maps(self._scores(encoding, texts))
-        if any(step.gives_class_maps for step in self.word_steps):
+        if self.class_maps and not self.method.class_maps:
             return maps  # no longer the method's
         return self.method.whole_maps(encoding, maps, texts)
 
@@ -326,7 +331,7 @@ class Pipeline:
         Of the probabilities p that it gives, the scores are log(p) / scale, of which they are the
         softmax again, so that every rule and later refiner takes them as it takes cosines.
         """
-        if self.method.class_maps or not refiner.of_probabilities:
+        if self.class_maps or not refiner.of_probabilities:
             return refiner.refine(prepared, maps)
         scale = self.method.logit_scale
         refined = refiner.refine(prepared, torch.softmax(scale * maps, dim=0))

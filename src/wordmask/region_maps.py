@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from wordmask.clusters import cluster_tree
 from wordmask.errors import WordmaskError
 from wordmask.files import shown
 from wordmask.images import IMAGE_SUFFIXES
@@ -75,12 +76,10 @@ def patch_clusters(features: Tensor, height: float) -> Tensor:
     The cosine distances of patches are joined by average linkage, up to a distance of `height`.
     """
     hierarchy = need("scipy.cluster.hierarchy", "regions", "a tree of patches")
-    unit = F.normalize(features.flatten(1).T.float(), dim=-1)
-    if len(unit) < 2:
+    joins = cluster_tree(features, spacing=0)
+    if not len(joins):
         return torch.ones(features.shape[1:], dtype=torch.int32)
-    above = torch.ones(len(unit), len(unit), dtype=torch.bool, device=unit.device).triu(1)
-    distances = (1 - unit @ unit.T)[above].clamp_min_(0).cpu().double().numpy()
-    found = hierarchy.fcluster(hierarchy.linkage(distances, "average"), height, "distance")
+    found = hierarchy.fcluster(joins, height, "distance")
     return torch.from_numpy(found.astype(np.int32)).unflatten(0, features.shape[1:])
 
 
@@ -196,9 +195,14 @@ def read_region_map(folder: str | Path, name: str, size: tuple[int, int]) -> Ten
             "(H, W), or masks (K, H, W) bool in an npz"
         )
     _check_size(found, array.shape, size)
+    return numbered(array)
+
+
+def numbered(array: np.ndarray) -> Tensor:
+    """Integers (H, W) as a region map: 0 or less is no region, others are counted from 1."""
     ids, inverse = np.unique(np.maximum(array.astype(np.int64), 0), return_inverse=True)
-    numbered = inverse.reshape(array.shape) + (ids[0] != 0)
-    return torch.from_numpy(numbered.astype(np.int32))
+    regions = inverse.reshape(array.shape) + (ids[0] != 0)
+    return torch.from_numpy(regions.astype(np.int32))
 
 
 def _read(file: Path, size: tuple[int, int]) -> np.ndarray:

@@ -21,6 +21,7 @@ from wordmask.methods import Method, read_method
 from wordmask.methods.base import Towers
 from wordmask.pipeline import Pipeline
 from wordmask.refiners import Refiner, WordStep, check_words, read_refiners
+from wordmask.region_maps import numbered
 from wordmask.scoring import Scored
 from wordmask.segmentation import Segmentation, Segmentations
 from wordmask.text_queries import TextEncoder, TextQueries, are_features
@@ -257,8 +258,8 @@ class Segmenter:
             image: a path, a PIL image, a uint8 array (H, W, 3), a list of these, or a float tensor
                 (B, 3, H, W) already normalised, which is not resized.
             regions: integers (H, W), the region of each pixel of one picture, for a method with
-                `takes_regions`: in place of the map that it makes itself, or, as true regions, for
-                an upper bound, within which alone patches attend.
+                `takes_regions`: in place of the map that it makes itself, where 0 or less is no
+                region, or, as true regions, for an upper bound, within which alone patches attend.
             name: the picture's file or id, by which a folder of region maps knows it; None: that
                 of the file that it is read from.
 
@@ -364,6 +365,8 @@ class Segmenter:
             raise WordmaskError(
                 f"got regions of shape {shape}; give (H, W) with one picture, not a list or tensor"
             )
+        if self.method.region_source is not None:  # 0 or less is no region
+            regions = numbered(regions.numpy())
         return regions[None].to(self.tower.device)
 
     def encode_text(self, words: Words, background: Ground = None) -> TextQueries:

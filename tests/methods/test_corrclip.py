@@ -265,6 +265,19 @@ def test_a_picture_without_contrast(clip, texts):
     assert torch.isfinite(segmenter.encode(np.full((32, 32, 3), 7, np.uint8)).features).all()
 
 
+def test_regions_may_have_any_numbers(clip, texts):
+    """Colours as numbers cost no memory; below 0 is no region, as in a folder of maps."""
+    given = np.zeros((48, 80), int)
+    given[:, 40:] = 1
+    segmenter = segmenter_of(clip)
+    encoding = segmenter.encode(photo(), regions=given)
+    other = segmenter.encode(photo(), regions=np.where(given, 255 * 65536, -1))
+    assert torch.equal(encoding.features, other.features)
+    assert int(other.regions[0].max()) == 1
+    labels = [segmenter(one, texts, "none").labels for one in (encoding, other)]
+    assert (labels[0] == labels[1]).all()
+
+
 def test_a_map_of_the_wrong_size(clip):
     with pytest.raises(WordmaskError, match="regions of 4 x 4 pixels for a picture of 80 x 48"):
         segmenter_of(clip).encode(photo(), regions=np.zeros((4, 4), int))
@@ -284,7 +297,7 @@ def test_padding_is_a_region_of_its_own(clip, monkeypatch):
     encoding = segmenter.encode(photo(45, 48), regions=np.full((45, 48), 3))
     (regions,) = seen
     assert encoding.pad == (1, 0, 2, 0)
-    assert regions[0, :, 0].tolist() == [4] + [3] * 45 + [4, 4]
+    assert regions[0, :, 0].tolist() == [2] + [1] * 45 + [2, 2]
 
 
 @pytest.mark.parametrize(

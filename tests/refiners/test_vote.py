@@ -147,6 +147,16 @@ def test_class_maps_are_averaged_as_they_are(clip, texts, picture, tmp_path):
     assert torch.allclose(after[:, 0, 0], before.mean((1, 2)), atol=1e-4)
 
 
+def test_maps_that_a_step_on_words_gives_are_averaged_as_they_are(clip, texts, picture, tmp_path):
+    """FreeCP's are maps of classes: with a background not all pixels are background."""
+    source = save_map(tmp_path / "maps", np.ones((64, 96), int))
+    refine = [("freecp", {"redundancy": 0.0}), ("vote", {"region_maps": source})]
+    scored = segmenter_of(clip, refine).score(picture, texts, Background.threshold(0.01))
+    before, after = (maps.rows(0, 64, (64, 96)) for maps in (scored.coarse, scored.maps))
+    assert torch.allclose(after[:, 0, 0], before.mean((1, 2)), atol=1e-4)
+    assert scored.labels().all()
+
+
 def test_pictures_have_names(clip, texts, picture, tmp_path):
     source = save_map(tmp_path / "maps", np.ones((64, 96), int))
     segmenter = segmenter_of(clip, [("vote", {"region_maps": source})])

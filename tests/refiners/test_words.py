@@ -226,6 +226,19 @@ def test_classes_that_are_known_to_be_there_are_not_purged(clip, words, variant)
     assert set(np.unique(found.labels)) <= {0, 3}
 
 
+def test_purged_maps_are_below_those_that_are_left(clip, words):
+    """The map of the only class that is left is 0 somewhere, where no purged one may win a tie."""
+    segmenter = Segmenter.from_pretrained(
+        clip, "clearclip", options={"short_side": 64}, refine=[("freecp", {"redundancy": 0.49})]
+    )
+    texts = TextQueries.of([words.embeddings[i : i + 1] for i in (0, 1, 3)])
+    maps = segmenter.score(photo(), texts).maps.tiles[0].scores
+    kept = maps.amax((1, 2)) > 0
+    assert int(kept.sum()) == 1
+    assert maps[kept].min() == 0
+    assert maps[~kept].max() < 0
+
+
 def test_background_of_purged_maps(clip, words):
     """Background is 1 - the largest map, or what the strategy says in its place."""
     segmenter = build(clip, "freecp")

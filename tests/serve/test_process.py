@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,6 +138,14 @@ def test_what_cannot_be_served_is_told_in_one_line(arguments, message, capsys):
     assert message in err
     assert err.startswith("wordmask: error: ")
     assert err.count("\n") == 1
+
+
+def test_batches_of_one_write_no_warning_into_the_log(engine):
+    from wordmask.serve.on_litserve import Networks
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert Networks(engine.recipe, 1, 0.0).max_batch_size == 1
 
 
 def test_an_address_in_use(capsys):

@@ -142,7 +142,9 @@ class FreeCp(WordStep):
             winners = [owner[c.argmax()] for c in self._compare(words, pixels, boxes, names)]
             kept[group] = torch.isin(group.to(owner.device), torch.stack(winners)).to(kept.device)
         if self.gives_class_maps:
-            return r * kept[:, None, None]
+            # without a background purged maps lie below the 0 that a kept one may have
+            purged = -1e-6 if texts.strategy.kind == "none" else 0.0
+            return r.masked_fill(~kept[:, None, None], purged)
         absent = torch.cat([~kept, kept.new_zeros(1)])[texts.owner.to(kept.device)]
         return own.masked_fill(absent[:, None, None], min(-1.0, float(own.min())))
 

@@ -244,7 +244,7 @@ class Engine:
         segmenter = group[0].segmenter
         found: list[Any]
         try:
-            found = list(segmenter.encode_each([one.prepared for one in group]))  # type: ignore[misc]
+            found = list(segmenter.encode_each([one.prepared for one in group]))
         except Exception as error:
             if len(group) == 1:
                 found = [problem_of(error)]
@@ -350,8 +350,9 @@ class Engine:
     def _check_size(self, segmenter: Segmenter, height: int, width: int) -> None:
         """Refuse a picture that the method would make too large for the network."""
         method: Any = segmenter.method
-        size = method.resized(height, width, segmenter.tower)
-        self._check_seen(*size, getattr(method, "window", 0), getattr(method, "stride", 0))
+        height, width = method.resized(height, width, segmenter.tower)
+        window, stride = getattr(method, "window", 0), getattr(method, "stride", 0)
+        self._check_seen(height, width, window, stride)
 
     def _check_seen(self, height: int, width: int, window: int, stride: int) -> None:
         limits, seen = self.recipe.limits, height * width

@@ -13,6 +13,7 @@ import os
 import signal
 import time
 import uuid
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,9 @@ class Networks(litserve.LitAPI):
     """A worker."""
 
     def __init__(self, recipe: Recipe, batch: int, wait: float):
-        super().__init__(max_batch_size=batch, batch_timeout=wait, api_path="/ask")
+        with warnings.catch_warnings():  # of `batch` without batches, among lines of JSON
+            warnings.simplefilter("ignore")
+            super().__init__(max_batch_size=batch, batch_timeout=wait, api_path="/ask")
         self.recipe = recipe
 
     def setup(self, device: str) -> None:
