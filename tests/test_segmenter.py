@@ -140,8 +140,8 @@ def test_help_shows_types_and_what_a_user_needs():
     told = set(re.findall(r"^ \|  (\w+)\(", text, re.MULTILINE)) - {"Segmenter"}
     assert told == {
         "__call__", "__init__", "__repr__", "encode", "encode_each", "encode_prepared",
-        "encode_text", "from_pretrained", "prepare", "prepare_reduced", "provenance", "score",
-        "score_all", "weights", "with_method",
+        "encode_text", "from_pretrained", "load_networks", "prepare", "prepare_reduced",
+        "provenance", "score", "score_all", "segment_prepared", "weights", "with_method",
     }  # fmt: skip
     for name in ("__call__", "encode", "encode_text", "score"):
         (signature,) = re.findall(rf"^ \|  {name}\(.*$", text, re.MULTILINE)

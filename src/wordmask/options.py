@@ -221,10 +221,10 @@ def describe_type(hint: Any) -> str:
 
 def describe(one: type[Options], base: type[Options]) -> dict[str, Any]:
     """Describe a method or refiner as plain values, from its docstrings."""
-    text, own = split_docstring(inspect.getdoc(one) or "")
-    shared: dict[str, str] = {}
-    for parent in reversed(base.__mro__):
-        shared |= split_docstring(inspect.cleandoc(parent.__dict__.get("__doc__") or ""))[1]
+    text, _ = split_docstring(inspect.getdoc(one) or "")
+    described: dict[str, str] = {}
+    for parent in reversed(one.__mro__):  # one method may build on another
+        described |= split_docstring(inspect.cleandoc(parent.__dict__.get("__doc__") or ""))[1]
     defaults = one(**next(iter(one.variants.values()))).options()
     hints = typing.get_type_hints(one)
     common_names = {field.name for field in dataclasses.fields(base)}
@@ -233,7 +233,7 @@ def describe(one: type[Options], base: type[Options]) -> dict[str, Any]:
             "name": field.name,
             "type": describe_type(hints[field.name]),
             "default": defaults[field.name],
-            "description": own.get(field.name) or shared.get(field.name, ""),
+            "description": described.get(field.name, ""),
             "common": field.name in common_names,
         }
         for field in dataclasses.fields(one)

@@ -514,7 +514,7 @@ def test_a_sweep_of_thresholds_encodes_once(folder, tiny, tmp_path, monkeypatch)
     calls = []
     encode = Segmenter.encode
     monkeypatch.setattr(
-        Segmenter, "encode", lambda self, image: calls.append(1) or encode(self, image)
+        Segmenter, "encode", lambda self, *a, **k: calls.append(1) or encode(self, *a, **k)
     )
     plan = make_plan(
         folder,

@@ -68,7 +68,7 @@ class CorrClip(Method):
         facet: features of the VFM's last block: the sum of its "queries+keys", one of these, its
             "values", or its "output".
         smallest_unsegmented: take the smallest number for no region, as the released code does.
-        correction: step 6.
+        correction: whether every region takes its most frequent label, step 6.
     """
 
     name = "corrclip"
