@@ -36,7 +36,9 @@ for file in sorted(Path(sys.argv[1]).iterdir()):
     except ImageError as error:
         assert len(str(error).splitlines()) == 1 and str(file) in str(error), (file, str(error))
         counts["refused"] += 1
-counts["MiB"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+status = Path("/proc/self/status")  # ru_maxrss is at least what the process that started it had
+peaks = status.read_text().splitlines() if status.exists() else []
+counts["MiB"] = max([int(x.split()[1]) // 1024 for x in peaks if x.startswith("VmHWM")], default=0)
 print(json.dumps(counts))
 """
 
@@ -110,4 +112,4 @@ def test_broken_pictures_are_read_or_refused_in_one_line(tmp_path: Path) -> None
     counts = json.loads(done.stdout)
     assert counts["read"] + counts["refused"] == len(made)
     assert min(counts["read"], counts["refused"]) > 100
-    assert counts["MiB"] < 1500
+    assert counts["MiB"] < 1500, counts
