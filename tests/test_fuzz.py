@@ -36,9 +36,10 @@ for file in sorted(Path(sys.argv[1]).iterdir()):
     except ImageError as error:
         assert len(str(error).splitlines()) == 1 and str(file) in str(error), (file, str(error))
         counts["refused"] += 1
-status = Path("/proc/self/status")  # ru_maxrss is at least what the process that started it had
-peaks = status.read_text().splitlines() if status.exists() else []
-counts["MiB"] = max([int(x.split()[1]) // 1024 for x in peaks if x.startswith("VmHWM")], default=0)
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+if (status := Path("/proc/self/status")).exists():  # on Linux that is also of what started it
+    peak = next(int(x.split()[1]) for x in status.read_text().splitlines() if "VmHWM" in x)
+counts["MiB"] = peak // 1024
 print(json.dumps(counts))
 """
 

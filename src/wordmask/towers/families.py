@@ -22,23 +22,20 @@ from wordmask.towers.fetch import (
     PREPROCESSOR,
     TOKENIZER,
     TOKENIZER_SETTINGS,
-    TRANSFORMERS,
     Files,
     lacking,
-    weight_settings,
 )
 from wordmask.towers.hub import (
     at_revision,
     build_model,
-    check_complete,
     load_from,
     model_type,
+    read_model,
     read_normalisation,
 )
 from wordmask.towers.siglip import SiglipText, SiglipTower
 from wordmask.towers.text import MetaClip2Text, TextTower
 from wordmask.towers.tips import TipsText, TipsTower
-from wordmask.towers.weights import loaded_from
 from wordmask.user_code import is_file
 
 
@@ -214,18 +211,9 @@ def _load(
         gaps = lacking(folder, Files(weights=(), required=FILES.expected))
         lacks = f"{folder} lacks {', '.join(gaps)}" if gaps else ""
         tokenizer = None if gaps else _read_tokenizer(folder, config.text_config.vocab_size)
-    model, report = getattr(transformers, family.model).from_pretrained(
-        folder,
-        dtype=dtype,
-        trust_remote_code=False,
-        output_loading_info=True,
-        **weight_settings(folder, TRANSFORMERS, dtype),
-    )
-    check_complete(report["missing_keys"], name, family.model)
+    model = read_model(family.model, folder, name, family.model, device=device, dtype=dtype)
     default = family.tower.default_mean, family.tower.default_std
     mean, std = read_normalisation(folder, default)
-    model = model.eval().to(device)
-    loaded_from(model, folder)
     return LoadedClip(model, tokenizer, mean, std, name, lacks)
 
 

@@ -28,7 +28,15 @@ from wordmask.towers.contents import (
     read_settings,
     read_triple,
 )
-from wordmask.towers.fetch import PREPROCESSOR, Files, Repository, lacking
+from wordmask.towers.fetch import (
+    PREPROCESSOR,
+    TRANSFORMERS,
+    Files,
+    Repository,
+    lacking,
+    weight_settings,
+)
+from wordmask.towers.weights import loaded_from
 from wordmask.user_code import describe_error, is_file, load_object
 
 SINCE = {"tipsv2": "5.14", "radio": "5.13"}  # model types, and transformers' first version of them
@@ -88,6 +96,33 @@ def at_revision(source: Any, revision: str | None) -> Any:
             "hub id that names none"
         )
     return f"{text}@{revision}"
+
+
+def read_model(
+    kind: str, folder: Path, source: str, what: str, *, device: torch.device, dtype: torch.dtype
+) -> Any:
+    """A network of transformers from a folder, ready for inference.
+
+    Args:
+        kind: its class in transformers.
+        source, what: the id or folder, and the network, as messages name them.
+
+    Raises:
+        WordmaskError: a tensor is missing.
+    """
+    import transformers
+
+    model, report = getattr(transformers, kind).from_pretrained(
+        folder,
+        dtype=dtype,
+        trust_remote_code=False,
+        output_loading_info=True,
+        **weight_settings(folder, TRANSFORMERS, dtype),
+    )
+    check_complete(report["missing_keys"], source, what)
+    model = model.eval().to(device)
+    loaded_from(model, folder)
+    return model
 
 
 def check_complete(missing: Iterable[str], source: str, what: str) -> None:

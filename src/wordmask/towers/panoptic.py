@@ -11,9 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from wordmask.errors import WordmaskError
-from wordmask.towers.fetch import TRANSFORMERS, Files, weight_settings
-from wordmask.towers.hub import at_revision, check_complete, load_from, model_type, read_source
-from wordmask.towers.weights import loaded_from
+from wordmask.towers.fetch import Files
+from wordmask.towers.hub import at_revision, load_from, model_type, read_model, read_source
 
 MODELS = {  # by model_type
     "mask2former": ("Mask2FormerForUniversalSegmentation", "Mask2FormerImageProcessor"),
@@ -97,19 +96,9 @@ def load_panoptic(
             raise _wrong_kind(kind, name)
 
     def load(folder: Path) -> PanopticTower:
-        import transformers
-
         kind = model_type(folder, name)
-        model, report = getattr(transformers, MODELS[kind][0]).from_pretrained(
-            folder,
-            dtype=dtype,
-            trust_remote_code=False,
-            output_loading_info=True,
-            **weight_settings(folder, TRANSFORMERS, dtype),
-        )
-        check_complete(report["missing_keys"], name, "the segmentation network")
-        model = model.eval().to(device)
-        loaded_from(model, folder)
+        what = "the segmentation network"
+        model = read_model(MODELS[kind][0], folder, name, what, device=device, dtype=dtype)
         return PanopticTower(model, _processor(kind).from_pretrained(folder), name)
 
     return load_from(

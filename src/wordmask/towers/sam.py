@@ -19,16 +19,15 @@ from torch import Tensor, nn
 from wordmask.devices import check_finite
 from wordmask.errors import WordmaskError
 from wordmask.progress import stage, steps
-from wordmask.towers.fetch import TRANSFORMERS, Files, weight_settings
+from wordmask.towers.fetch import Files
 from wordmask.towers.hub import (
     at_revision,
-    check_complete,
     load_from,
     model_type,
+    read_model,
     read_normalisation,
     read_source,
 )
-from wordmask.towers.weights import loaded_from
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 MODELS = {"sam": "SamModel", "sam2": "Sam2Model", "sam2_video": "Sam2Model"}  # by model_type
@@ -349,20 +348,9 @@ def load_sam(
             raise WordmaskError(f"got a {kind!r} model from {name} as SAM; give a SAM or SAM 2")
 
     def load(folder: Path) -> SamTower:
-        import transformers
-
         kind = MODELS[model_type(folder, name)]
-        model, report = getattr(transformers, kind).from_pretrained(
-            folder,
-            dtype=dtype,
-            trust_remote_code=False,
-            output_loading_info=True,
-            **weight_settings(folder, TRANSFORMERS, dtype),
-        )
-        check_complete(report["missing_keys"], name, "SAM")
+        model = read_model(kind, folder, name, "SAM", device=device, dtype=dtype)
         mean, std = read_normalisation(folder, (IMAGENET_MEAN, IMAGENET_STD))
-        model = model.eval().to(device)
-        loaded_from(model, folder)
         return SamTower(model, mean=mean, std=std, source=name)
 
     return load_from(
