@@ -113,7 +113,7 @@ def visit(server, browser) -> Iterator[Any]:
         context = browser.new_context(viewport={"width": width, "height": height})
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(30_000)
+        page.set_default_timeout(60_000)
         page.on("pageerror", lambda error: bad.append(str(error)))
         page.on("request", lambda one: bad.append(one.url) if elsewhere(one.url) else None)
         page.goto(server.url)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import re
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -46,15 +48,24 @@ def upload(page, file) -> None:
 
 def segment(page) -> None:
     """Press Segment and wait for the result."""
-    before = page.locator("#wm-status").inner_html()
+    line = "#wm-status .wm-line"  # progress is shown in the same box, beside it
+    before = text(page, line)
     page.click("#wm-run")
-    page.wait_for_function(
-        "before => { const now = document.querySelector('#wm-status').innerHTML;"
-        " return now !== before && / s, /.test(now); }",
-        arg=before,
-    )
+    soon(lambda: text(page, line) not in ("", before))
     page.wait_for_selector("#wm-overlay img")
-    page.wait_for_timeout(300)  # the parts of an answer are drawn one after the other
+
+
+def text(page, selector: str) -> str:
+    """The text there, "" if there is nothing."""
+    return " ".join(page.locator(selector).all_inner_texts())
+
+
+def soon(holds: Callable[[], bool], seconds: float = 60) -> None:
+    """Wait until it holds: parts of an answer are drawn one after the other."""
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end, f"does not hold after {seconds} s"
+        time.sleep(0.05)
 
 
 def picture(page, selector="#wm-overlay img") -> np.ndarray:
@@ -65,18 +76,16 @@ def picture(page, selector="#wm-overlay img") -> np.ndarray:
 
 def legend(page) -> dict[str, tuple[str, str]]:
     """Colour and share by class."""
-    rows = page.locator("#wm-legend tbody tr")
-    found = {}
-    for i in range(rows.count()):
-        chip = rows.nth(i).locator(".wm-chip").get_attribute("style") or ""
-        cells = rows.nth(i).locator("td").all_inner_texts()
-        found[cells[1]] = chip.removeprefix("background:"), cells[3]
-    return found
+    rows = page.locator("#wm-legend tbody tr").evaluate_all(
+        "all => all.map(row => [row.querySelector('.wm-chip').style.background,"
+        " ...[...row.querySelectorAll('td')].map(cell => cell.innerText)])"
+    )
+    return {row[2]: (row[0], row[4]) for row in rows}
 
 
-def told(page, text: str) -> None:
+def told(page, words: str) -> None:
     """A line of the page says this, and the rest of the page is as it was."""
-    toast = page.locator(".toast-body", has_text=re.compile(text))
+    toast = page.locator(".toast-body", has_text=re.compile(words))
     toast.first.wait_for()
     assert "\n\n" not in toast.first.inner_text()
 
@@ -84,21 +93,24 @@ def told(page, text: str) -> None:
 def test_from_upload_to_files(visit, scene, tmp_path):
     page = visit()
     start(page, scene)
-    understood = page.locator("#wm-understood").inner_text()
-    assert "4 classes: brick (also: bricks); water; red striped; yellow plain" in understood
-    assert "every pixel" in understood
+    understood = page.locator("#wm-understood")
+    understood.get_by_text("every pixel").wait_for()
+    wanted = "4 classes: brick (also: bricks); water; red striped; yellow plain"
+    assert wanted in understood.inner_text()
 
     colours = drawing.palette(4).tolist()
     names = ["brick", "water", "red striped", "yellow plain"]
+    soon(lambda: set(legend(page)) == set(names))
     found = legend(page)
     assert [found[name][0] for name in names] == [
-        f"rgb({','.join(map(str, colour))})" for colour in colours[1:]
+        f"rgb({', '.join(map(str, colour))})" for colour in colours[1:]
     ]
     page.locator("#wm-alpha input[type=number]").fill("1")
-    page.wait_for_function("document.querySelectorAll('#wm-overlay img').length == 1")
-    page.wait_for_timeout(800)
-    painted = {tuple(x) for x in picture(page)[::4, ::4, :3].reshape(-1, 3).tolist()}
-    assert {tuple(colours[i + 1]) for i in range(3)} <= painted  # the overlay's are the legend's
+
+    def painted() -> set[tuple[int, ...]]:
+        return {tuple(x) for x in picture(page)[::4, ::4, :3].reshape(-1, 3).tolist()}
+
+    soon(lambda: {tuple(x) for x in colours[1:4]} <= painted())  # the overlay's are the legend's
 
     page.get_by_role("tab", name="Files").click()
     page.click("#wm-make")
@@ -122,9 +134,9 @@ def test_other_words_use_the_encoding_again(visit, scene, server):
     page.locator("#wm-words .wm-tag button").first.click()  # brick goes
     type_words(page, ["wood, planks"])
     segment(page)
-    assert "encoding kept" in page.locator("#wm-status").inner_text()
-    assert set(legend(page)) == {"water", "red striped", "yellow plain", "wood"}
-    assert not np.array_equal(picture(page), before)
+    assert "encoding kept" in text(page, "#wm-status .wm-line")
+    soon(lambda: set(legend(page)) == {"water", "red striped", "yellow plain", "wood"})
+    soon(lambda: not np.array_equal(picture(page), before))
     assert server.passes() == passes
 
 
@@ -134,10 +146,14 @@ def test_pointer_names_the_class_and_a_click_shows_the_place(visit, scene):
     page.locator("#wm-overlay").scroll_into_view_if_needed()
     box = page.locator("#wm-overlay img").bounding_box()
     at = box["x"] + 0.6 * box["width"], box["y"] + 0.8 * box["height"]  # on the yellow disc
-    page.wait_for_timeout(300)
-    page.mouse.move(*at)
     tip = page.locator(".wm-tip:visible")
-    tip.first.wait_for()
+
+    def pointed() -> bool:
+        page.mouse.move(at[0] + 1, at[1])
+        page.mouse.move(*at)
+        return tip.count() > 0
+
+    soon(pointed)
     assert tip.first.inner_text() == "yellow plain"
     page.mouse.click(*at)
     page.wait_for_selector("#wm-scores table")
@@ -204,9 +220,9 @@ def test_two_visitors_do_not_meet(visit, scene, tmp_path):
         type_words(page, words)
     first.click("#wm-run")
     segment(second)
-    first.wait_for_selector("#wm-legend table")
-    assert set(legend(first)) - {"unlabelled"} == {"brick", "water"}
-    assert set(legend(second)) - {"unlabelled"} == {"grass", "sand", "snow"}
+    soon(lambda: set(legend(first)) - {"unlabelled"} == {"brick", "water"})
+    soon(lambda: set(legend(second)) - {"unlabelled"} == {"grass", "sand", "snow"})
+    first.wait_for_selector("#wm-overlay img")
     assert not np.array_equal(picture(first), picture(second))
     third = visit()
     assert not third.locator("#wm-legend table").count()
@@ -216,6 +232,7 @@ def test_examples_expert_settings_and_a_narrow_screen(visit):
     page = visit(390, 844)
     page.locator("#wm-examples button").nth(1).click()
     page.wait_for_selector("#wm-legend table")
+    page.wait_for_selector("#wm-status .wm-line")
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     lines = page.locator("#wm-legend .wm-name").evaluate_all("all => all.map(x => x.innerText)")
     assert "striped" in " ".join(lines) or "plain" in " ".join(lines)
@@ -230,7 +247,7 @@ def test_examples_expert_settings_and_a_narrow_screen(visit):
     iterations.wait_for()
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     segment(page)
-    assert "gem" in page.locator("#wm-status").inner_text()
+    assert "gem" in text(page, "#wm-status .wm-line")
 
 
 def test_a_folder_fills_and_is_run_again(visit, tmp_path, server):
@@ -245,7 +262,7 @@ def test_a_folder_fills_and_is_run_again(visit, tmp_path, server):
     page.click("#wm-run-folder")
     status = page.locator("#wm-folder-status")
     status.locator("b", has_text="4 of 4").wait_for()
-    assert "1 left out" in status.inner_text()
+    soon(lambda: "1 left out" in status.inner_text())
     page.wait_for_function("document.querySelectorAll('#wm-grid img').length == 3")
     assert len(list((tmp_path / "masks").glob("*_labels.png"))) == 3
     passes = server.passes()
@@ -261,7 +278,7 @@ def test_a_folder_fills_and_is_run_again(visit, tmp_path, server):
         " && document.querySelectorAll('#wm-grid img').length == 3"
     )
     status.locator("b", has_text="4 of 4").wait_for()
-    assert (tmp_path / "masks/0_labels.png").read_bytes() != before
+    soon(lambda: (tmp_path / "masks/0_labels.png").read_bytes() != before)
     assert server.passes() == passes
 
 
