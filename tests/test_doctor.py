@@ -290,7 +290,7 @@ def test_extras_are_those_of_the_metadata(monkeypatch):
     assert found["diffusion"].todo == 'pip install "wordmask[diffusion]"'
     monkeypatch.setattr(doctor, "_package", lambda *a: lacking)
     text = {one.name: one.text for one in doctor._extras()}
-    assert text["geo"].endswith("; for pictures of any size (wordmask large)")
+    assert text["geo"].startswith("pictures of any size (wordmask large); ")
     project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())
     every = set(project["project"]["optional-dependencies"]) - {"all", "test"}
     assert every == {*doctor.PURPOSES, *EXTRAS}  # each says what it is for

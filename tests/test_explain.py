@@ -422,7 +422,7 @@ def test_without_matplotlib_only_charts_are_left_out(segmenter, monkeypatch):
 
 
 def test_what_cannot_be_drawn_is_said(segmenter):
-    with pytest.raises(WordmaskError, match=r"unknown picture 'nothing'.*attention"):
+    with pytest.raises(WordmaskError, match=r"unknown view 'nothing'.*attention"):
         explain.draw(segmenter, picture(), "nothing")
     with pytest.raises(WordmaskError, match="needs a refiner"):
         explain.draw(segmenter, picture(), "refined", WORDS)

@@ -825,7 +825,7 @@ def test_text_rows_must_fit(folder, tiny, tmp_path):
         ({"methods": ("cliper", "cliper")}, "given more than once"),
         ({"methods": ("clipper",)}, "unknown method"),
         ({"datasets": ("folder", "folder")}, "given more than once"),
-        ({"datasets": ("floder",)}, "unknown benchmark"),
+        ({"datasets": ("floder",)}, "unknown data set"),
         ({"protocol": "best"}, "unknown protocol"),
         ({"sweep": ("logit_scale",)}, "write option=a,b,c"),
         ({"sweep": ("logit_scale=1,,2",)}, "write option=a,b,c"),
@@ -912,7 +912,7 @@ def test_command_on_rendered_scenes(tmp_path, capsys):
     ("arguments", "message"),
     [
         (["clipper", "toybox"], "unknown method 'clipper'"),
-        (["clip", "toyboks"], "unknown benchmark 'toyboks'"),
+        (["clip", "toyboks"], "unknown data set 'toyboks'"),
         (["clip", "voc21"], "voc21 needs the folder of its files: give --root DIR"),
         (["clip", "toybox", "--protocol", "paper"], "no stated settings of clip"),
         (["clip", "toybox", "--set", "short=3"], "unknown option of clip"),

@@ -29,7 +29,7 @@ def methods(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """List the methods, also of installed packages, or show the variants and options of one."""
+    """List the methods, or show the variants and options of one."""
     from wordmask.methods import METHODS, Method
 
     show(METHODS, Method, name, as_json)
@@ -58,9 +58,8 @@ def show(registry: Registry[Any], base: type[Options], name: str | None, as_json
         console = common.console()
         console.print(_overview(kind, described, console.width))
         console.print(
-            f"The first variant is the default. auxiliary: the model that a {kind} needs besides "
-            "CLIP. "
-            f"All options of one: wordmask {kind}s NAME",
+            f"The first variant is the default. needs: a model besides CLIP. Options of one: "
+            f"wordmask {kind}s NAME",
             style="dim",
         )
     else:
@@ -74,29 +73,20 @@ def _overview(kind: str, described: list[dict[str, Any]], width: int) -> Table:
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_lines=True)
     table.add_column(kind, style="bold", no_wrap=True)
-    table.add_column("paper, what it does, own options")
+    table.add_column("what it does, and its paper")
     wide = width >= 100
-    with_year = wide and any("year" in one for one in described)
     if wide:
-        if with_year:
-            table.add_column("year", no_wrap=True)
-        table.add_column("auxiliary", min_width=6)
-        table.add_column("variants", no_wrap=True)
+        table.add_column("needs", no_wrap=True)
+        table.add_column("variants", max_width=24)
     for one in described:
-        own = [_assignment(option) for option in one["options"] if not option["common"]]
-        variants = [*one["variants"]]
-        text = Text(f"{one['paper']}\n{one['summary']}")
+        text = Text(one["summary"])
+        text.append(f"\n{one['paper']}", "dim")
         if one["from"] != "wordmask":
             text.append(f"\nfrom {one['from']}")
+        needs, variants = one["network"].replace("none", ""), ", ".join(one["variants"])
         if not wide:
-            year = f"year: {one['year']}; " if "year" in one else ""
-            text.append(f"\n{year}auxiliary: {one['network']}")
-            text.append(f"\nvariants: {', '.join(variants)}")
-        if own:
-            text.append("\n" + "  ".join(own), "dim")
-        rest = (one["network"], "\n".join(variants)) if wide else ()
-        rest = (str(one.get("year", "")), *rest) if with_year else rest
-        table.add_row(one["name"], text, *rest)
+            text.append(f"\n{f'needs: {needs}; ' if needs else ''}variants: {variants}", "dim")
+        table.add_row(one["name"], text, *((needs, variants) if wide else ()))
     return table
 
 

@@ -170,7 +170,7 @@ def serve(
         ),
     ] = "",
 ) -> None:
-    """Serve other programs and annotation tools over HTTP: pictures and words in, masks out.
+    """Serve other programs and annotation tools over HTTP.
 
     wordmask serve --model wordmask/tiny-clip --port 8000
 
