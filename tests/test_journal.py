@@ -141,7 +141,7 @@ def test_other_settings_are_refused_in_one_line(tmp_path):
         Journal(tmp_path, {"options": {"sigma": 3}, "model": "m"})
     assert str(error.value) == (
         f"{tmp_path} holds results of different settings: options.sigma (5.0 there, 3 now); "
-        "choose another out folder, or overwrite"
+        "choose another out folder (--out), or overwrite (--overwrite)"
     )
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 

@@ -225,7 +225,7 @@ def test_results_of_other_settings_are_not_taken(model, capsys):
         assert run([*arguments, *more]) == 2
         message = one_line_error(capsys)
         assert said in message
-        assert "choose another out folder, or overwrite" in message
+        assert "choose another out folder (--out), or overwrite (--overwrite)" in message
     Path("words.txt").write_text("cat\ndog\n")
     assert run(arguments) == 2
     assert 'classes ([["cat"]] there, [["cat"], ["dog"]] now)' in one_line_error(capsys)

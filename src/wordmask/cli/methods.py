@@ -63,7 +63,7 @@ def show(registry: Registry[Any], base: type[Options], name: str | None, as_json
             style="dim",
         )
     else:
-        _print_one(kind, described[0], common.console())
+        _print_one(kind, name, described[0], common.console())
 
 
 def _overview(kind: str, described: list[dict[str, Any]], width: int) -> Table:
@@ -90,7 +90,7 @@ def _overview(kind: str, described: list[dict[str, Any]], width: int) -> Table:
     return table
 
 
-def _print_one(kind: str, one: dict[str, Any], console: Console) -> None:
+def _print_one(kind: str, name: str, one: dict[str, Any], console: Console) -> None:
     from rich import box
     from rich.padding import Padding
     from rich.table import Table
@@ -118,7 +118,7 @@ def _print_one(kind: str, one: dict[str, Any], console: Console) -> None:
         if options:
             console.print(_option_table(options, is_common))
     owner = f"{one['name']}." if kind == "refiner" else ""
-    chosen = f"--{'refine' if kind == 'refiner' else kind} {one['name']}"
+    chosen = f"--{'refine' if kind == 'refiner' else kind} {name}"
     console.print(f"Set options with {chosen} --set {owner}option=value", style="dim")
 
 
