@@ -9,9 +9,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tiny import class_scores, tiny_clip, tiny_tokenizer, tiny_vfm
+from tiny import Dense, class_scores, tiny_clip, tiny_tokenizer, tiny_vfm
 from wordmask import Segmenter, WordmaskError, drawing, explain, list_methods
-from wordmask.affinity import Chain, Dense, Mean
+from wordmask.affinity import Chain, Mean
 from wordmask.explain import (
     VIEWS,
     PatchGrid,
