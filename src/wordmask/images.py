@@ -247,7 +247,7 @@ def _open(stream: BinaryIO, shown: str) -> Image.Image:
                     reasons.append(f"damaged {name} file ({_reason(error)})")
     why = "; ".join(reasons) or "it is not a picture in a known format"
     if not reasons and (prefix[4:8] == b"ftyp" or prefix.startswith(_VIDEOS)):
-        why = "it is a video; make pictures of it first: ffmpeg -i VIDEO -r 1 frames/%05d.jpg"
+        why = "it is a video; make pictures of it first: ffmpeg -i VIDEO -r 1 frame%05d.jpg"
     raise (ImageError if damaged else UnknownFormat)(f"cannot read {shown}: {why}")
 
 
