@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +15,7 @@ from transformers import CLIPVisionModelWithProjection
 
 import wordmask
 from tiny import save_tiny_clip, tiny_clip
+from waiting import LONG, free_port, soon
 from wordmask import Background, OnnxSegmenter, Segmenter, WordmaskError, list_methods
 from wordmask.cli import run
 from wordmask.methods import METHODS, create_method
@@ -165,8 +164,7 @@ def test_the_service_without_torch(folder, tmp_path):
         pytest.importorskip(package)
     from wordmask.client import Client, ServiceError
 
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     model = ["--model", str(folder / "out"), "--backend", "onnxruntime"]
     served = start_without_torch(
         tmp_path, "serve", *model, "--workers", "0", "--port", str(port), "--short-side", "56"
@@ -174,9 +172,8 @@ def test_the_service_without_torch(folder, tmp_path):
     client, photo = Client(f"http://127.0.0.1:{port}", tries=1), folder / "photo.png"
     offline = OnnxSegmenter.from_folder(folder / "out", options={"short_side": 56})
     try:
-        while not client.ready():
-            assert served.poll() is None, served.stderr.read()
-            time.sleep(0.1)
+        soon(lambda: client.ready() or served.poll() is not None)
+        assert served.poll() is None, served.stderr.read()
         encoded = client.encode(photo)
         assert encoded.patches == offline.encode(photo).outputs["features"].shape[2:]
         for words, background in (
@@ -204,7 +201,7 @@ def test_the_service_without_torch(folder, tmp_path):
         assert client.methods()["default"]["method"] == "sclip"
         assert client.refiners() == []
         served.terminate()
-        assert served.wait(60) == 0
+        assert served.wait(LONG) == 0
         assert not list(tmp_path.glob("wordmask-serve-*"))  # its encodings are gone
     finally:
         served.kill()

@@ -52,7 +52,9 @@ def files(tmp_path) -> dict[str, str]:
 
 DRIVER = """
 import contextlib, io, json, sys
+from wordmask import bars
 from wordmask.cli import run
+bars.LINE_EVERY = 1e6  # a slow machine says no more than a quick one
 for arguments in json.loads(sys.argv[1]):
     with contextlib.redirect_stdout(io.StringIO()) as out:
         code = run(arguments)
