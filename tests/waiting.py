@@ -10,7 +10,7 @@ import socket
 import time
 from collections.abc import Callable
 
-LONG = 120.0  # seconds; only a test that fails waits so long
+LONG = 240.0  # seconds; only a test that fails waits so long
 
 
 def soon(holds: Callable[[], object], seconds: float = LONG, why: Callable[[], str] = str) -> None:
