@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -124,12 +125,24 @@ def test_positions_of_a_graph(mode, grid, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
+def traced() -> dict[str, Any]:
+    """What torch made of the graphs of `folder`, by their kind: tracing takes seconds."""
+    return {}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, traced) -> Path:
     """A CLIP in a folder, exported by the command."""
+
+    def keep(graph, *given, trace=torch.onnx.export, **named):
+        return traced.setdefault(type(graph).__name__, trace(graph, *given, **named))
+
     place = tmp_path_factory.mktemp("exported")
     save_tiny_clip(place / "clip", layers=2, width=32, projection=24, text_layers=1)
     arguments = ["export", str(place / "clip"), str(place / "out"), "--method", "sclip:clearclip"]
-    assert run([*arguments, "--short-side", "64", "--set", "templates=single", "-q"]) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.onnx, "export", keep)
+        assert run([*arguments, "--short-side", "64", "--set", "templates=single", "-q"]) == 0
     Image.fromarray(pictures()[1]).save(place / "photo.png")
     return place
 
@@ -256,8 +269,10 @@ def test_names_that_need_torch_say_so():
     assert "absent torch is not installed; exported networks alone" in done.stdout
 
 
-def test_precisions(folder, tmp_path):
+def test_precisions(folder, traced, tmp_path, monkeypatch):
     from wordmask.onnx.export import export
+
+    monkeypatch.setattr(torch.onnx, "export", lambda graph, *_, **__: traced[type(graph).__name__])
 
     segmenter = Segmenter.from_pretrained(
         folder / "clip",
