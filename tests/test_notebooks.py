@@ -22,8 +22,6 @@ def test_there_are_two():
 def test_a_notebook_runs(name, tmp_path, monkeypatch):
     nbformat = pytest.importorskip("nbformat")
     nbclient = pytest.importorskip("nbclient")
-    from traitlets.config import Config
-
     paths = [str(Path(wordmask.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
@@ -33,9 +31,8 @@ def test_a_notebook_runs(name, tmp_path, monkeypatch):
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert not any(cell.outputs or cell.execution_count for cell in cells), "store it without"
     where = {"metadata": {"path": str(tmp_path)}}
-    config = {"KernelManager": {"transport": "ipc"}}  # ports may be taken before they are used
-    more = {"kernel_name": "python3", "resources": where, "config": Config(config)}
-    nbclient.NotebookClient(notebook, timeout=300, **more).execute()
+    patience = {"timeout": 400, "startup_timeout": 400}
+    nbclient.NotebookClient(notebook, kernel_name="python3", resources=where, **patience).execute()
     assert sum("image/png" in out.get("data", {}) for c in cells for out in c.outputs) >= 2
     errors = [out.text for c in cells for out in c.outputs if out.get("name") == "stderr"]
     expected = r"IProgress|tiny-clip knows rendered scenes only"  # tqdm asks for widgets; the note

@@ -72,25 +72,32 @@ def pictures() -> list[np.ndarray]:
     ]
 
 
-def assert_equal(segmenter: Segmenter, other: OnnxSegmenter, words, background) -> None:
-    """Features and scores to 1e-4, labels but where two classes are as likely."""
+def assert_equal(segmenter: Segmenter, other: OnnxSegmenter, *asked) -> None:
+    """Features and scores to 1e-4, labels but where two classes are as likely.
+
+    asked: words and background of each question.
+    """
 
     def tensors(given):
         if isinstance(given, dict):
             return {name: tensors(one) for name, one in given.items()}
         return torch.from_numpy(given) if isinstance(given, np.ndarray) else given
 
-    texts = segmenter.encode_text(tensors(words), tensors(background))
-    theirs = other.encode_text(words, background)
-    np.testing.assert_allclose(theirs.embeddings, texts.embeddings, atol=1e-5)
-    np.testing.assert_array_equal(theirs.owner, texts.owner)
+    encoded = []
     for picture in pictures():
         encoding, found = segmenter.encode(picture), other.encode(picture)
         np.testing.assert_allclose(found.outputs["features"], encoding.features, atol=1e-4)
-        wanted, made = segmenter(encoding, texts), other(found, theirs)
-        np.testing.assert_allclose(made.scores, wanted.scores, atol=1e-4)
-        assert (made.labels != wanted.labels).mean() < 2e-3
-        assert made.names == wanted.names
+        encoded.append((encoding, found))
+    for words, background in asked:
+        texts = segmenter.encode_text(tensors(words), tensors(background))
+        theirs = other.encode_text(words, background)
+        np.testing.assert_allclose(theirs.embeddings, texts.embeddings, atol=1e-5)
+        np.testing.assert_array_equal(theirs.owner, texts.owner)
+        for encoding, found in encoded:
+            wanted, made = segmenter(encoding, texts), other(found, theirs)
+            np.testing.assert_allclose(made.scores, wanted.scores, atol=1e-4)
+            assert (made.labels != wanted.labels).mean() < 2e-3
+            assert made.names == wanted.names
 
 
 @pytest.mark.parametrize("name", EXPORTED)
@@ -102,8 +109,7 @@ def test_as_torch(name, network, tmp_path):
     made = export(segmenter, tmp_path / "out")
     assert made.difference < 1e-5
     other = OnnxSegmenter.from_folder(tmp_path / "out", threads=1)
-    for background in GROUNDS:
-        assert_equal(segmenter, other, FEATURES, background)
+    assert_equal(segmenter, other, *((FEATURES, background) for background in GROUNDS))
 
 
 def test_what_cannot_be_exported_says_why():
@@ -342,12 +348,13 @@ def test_words_and_auto(folder, tmp_path):
         cache_dir=tmp_path,
     )
     other = OnnxSegmenter.from_folder(folder / "out")
-    for words, background in (
+    assert_equal(
+        segmenter,
+        other,
         (["cat", ["dog", "hound"], "sky" * 40], "auto"),
         ({"cat": "kitten", "dog": []}, ["wall", "floor"]),
         (["cat", "dog"], None),
-    ):
-        assert_equal(segmenter, other, words, background)
+    )
 
 
 def test_a_damaged_graph(folder, tmp_path):

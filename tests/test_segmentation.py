@@ -360,8 +360,6 @@ def test_a_grid_of_very_many_is_bounded_and_says_so() -> None:
 def test_a_notebook_shows_pictures() -> None:
     nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
     pytest.importorskip("ipykernel")
-    from traitlets.config import Config
-
     cells = [
         "import numpy as np",
         "from wordmask.segmentation import Segmentation, Segmentations",
@@ -370,8 +368,7 @@ def test_a_notebook_shows_pictures() -> None:
     notebook = nbformat.v4.new_notebook()
     for source in ("\n".join([*cells, "one"]), "Segmentations([one, one])", "Segmentations()"):
         notebook.cells.append(nbformat.v4.new_code_cell(source))
-    config = Config({"KernelManager": {"transport": "ipc"}})  # no ports that others may take
-    nbclient.NotebookClient(notebook, timeout=300, config=config).execute()
+    nbclient.NotebookClient(notebook, timeout=400, startup_timeout=400).execute()
     shown = [cell.outputs[0]["data"] for cell in notebook.cells]
     assert [set(data) for data in shown] == [{"text/plain", "image/png"}] * 2 + [{"text/plain"}]
     for data, result in zip(shown, (1, 2), strict=False):
