@@ -141,7 +141,7 @@ def test_the_scene_is_one_of_many_words_and_known_labels():
 @needs_weights
 def test_what_is_not_installed_is_named(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("WORDMASK_CACHE", str(tmp_path))
-    few = {name: METHODS._known[name] for name in ("clip", demo.METHOD)}
+    few = {name: METHODS._known[name] for name in ("clip", "clearclip", demo.METHOD)}
     monkeypatch.setattr(METHODS, "_known", few)
     find = importlib.util.find_spec
     monkeypatch.setattr(
