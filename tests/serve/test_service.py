@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 from serving import WORDS, picture, png
 
+from waiting import LONG
 from wordmask import Segmentation
 from wordmask.client import Client, ServiceError
 
@@ -24,7 +25,15 @@ def served(serve):
 
 
 def post(served, path="/v1/segment", headers=None, **request):
-    return httpx.post(served.url + path, headers=headers, timeout=60, **request)
+    return httpx.post(served.url + path, headers=headers, timeout=LONG, **request)
+
+
+def get(served, path):
+    return httpx.get(served.url + path, timeout=LONG)
+
+
+def options(served, headers):
+    return httpx.options(served.url + "/v1/segment", headers=headers, timeout=LONG)
 
 
 def form(**fields):
@@ -156,8 +165,8 @@ def test_a_bad_request_is_told_why(served, status, message, request_):
 
 
 def test_other_paths_and_verbs_have_the_same_errors(served):
-    assert error(httpx.get(served.url + "/nothing"))["status"] == 404
-    assert error(httpx.get(served.url + "/v1/segment"))["status"] == 405
+    assert error(get(served, "/nothing"))["status"] == 404
+    assert error(get(served, "/v1/segment"))["status"] == 405
 
 
 def test_limits(serve, make):
@@ -207,8 +216,8 @@ def test_keys(serve):
         {"Authorization": f"Basic {basic}"},
     ):
         assert post(served, headers=headers, **form()).status_code == 200
-    assert httpx.get(served.url + "/health/live").status_code == 200
-    assert httpx.get(served.url + "/metrics").status_code == 401
+    assert get(served, "/health/live").status_code == 200
+    assert get(served, "/metrics").status_code == 401
     with pytest.raises(ServiceError, match="API key"):
         Client(served.url).segment(picture(), "dog")
     # an owner's token alone is not enough: the key counts too
@@ -221,14 +230,11 @@ def test_keys(serve):
 def test_pages_of_other_origins_are_refused_unless_named(serve):
     ask = {"Origin": "https://example.org", "Access-Control-Request-Method": "POST"}
     closed, opened = serve(), serve(origins=["https://example.org"], keys=["key"])
-    assert (
-        "access-control-allow-origin"
-        not in httpx.options(closed.url + "/v1/segment", headers=ask).headers
-    )
-    answer = httpx.options(opened.url + "/v1/segment", headers=ask)
+    assert "access-control-allow-origin" not in options(closed, ask).headers
+    answer = options(opened, ask)
     assert answer.headers["access-control-allow-origin"] == "https://example.org"
     ask["Origin"] = "https://example.com"
-    answer = httpx.options(opened.url + "/v1/segment", headers=ask)
+    answer = options(opened, ask)
     assert "access-control-allow-origin" not in answer.headers
 
 
@@ -251,8 +257,8 @@ def test_ids_and_logs(served, caplog):
 def test_metrics(served):
     post(served, **form())
     post(served, **form(words=""))
-    httpx.get(served.url + "/a/path/of/ones/own")
-    text = httpx.get(served.url + "/metrics").text
+    get(served, "/a/path/of/ones/own")
+    text = get(served, "/metrics").text
     assert 'wordmask_requests_total{method="POST",path="/v1/segment",status="200"} 1.0' in text
     assert 'wordmask_requests_total{method="POST",path="/v1/segment",status="422"} 1.0' in text
     assert 'path="other",status="404"' in text
