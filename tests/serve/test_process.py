@@ -155,6 +155,17 @@ def test_an_address_in_use(capsys):
     assert "Address already in use" in capsys.readouterr().err
 
 
+def test_an_address_of_ipv6(capsys):
+    try:
+        taken = socket.create_server(("::1", 0), family=socket.AF_INET6)
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    with taken:
+        port = taken.getsockname()[1]
+        assert run(["serve", "--model", MODEL, "--host", "::1", "--port", str(port)]) == 2
+    assert "Address already in use" in capsys.readouterr().err
+
+
 def test_a_missing_part_is_named(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "fastapi", None)
     assert run(["serve", "--model", MODEL]) == 2

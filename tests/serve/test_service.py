@@ -5,8 +5,10 @@ from __future__ import annotations
 import base64
 import io
 import json
+import socket
 import subprocess
 import sys
+import time
 
 import httpx
 import numpy as np
@@ -93,6 +95,34 @@ def test_json_and_form_are_the_same_request(served):
     assert provenance["refiners"][0] | {"name": "pamr", "steps": 2} == provenance["refiners"][0]
 
 
+def test_base64_as_browsers_and_shells_write_it(served):
+    content = png(picture())
+    plain = base64.b64encode(content).decode()
+    answers = [
+        post(served, json={"image": image, "words": "dog; cat"}).json()
+        for image in (
+            plain,
+            f"data:image/png;base64,{plain}",
+            base64.encodebytes(content).decode(),
+        )
+    ]
+    assert answers[0] == answers[1] == answers[2]
+    assert answers[0]["words"] == ["dog", "cat"]
+
+
+def test_who_hangs_up_is_no_failure(served, caplog):
+    begun = b"POST /v1/segment HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+    address = served.url.removeprefix("http://").split(":")
+    with caplog.at_level("INFO", logger="wordmask.serve"):
+        with socket.create_connection((address[0], int(address[1]))) as left:
+            left.sendall(begun + b"Content-Length: 99\r\n\r\n{")
+        for _ in range(300):
+            if any(one.message == "request" for one in caplog.records):
+                break
+            time.sleep(0.01)
+    assert [(one.message, one.about["status"]) for one in caplog.records] == [("request", 499)]
+
+
 def test_encode_once_ask_many_times(served, offline):
     client, pixels = Client(served.url), picture(5)
     encoded = client.encode(pixels)
@@ -128,8 +158,20 @@ BAD = [
     (415, "multipart/form-data", {"content": b"hello", "headers": {"Content-Type": "text/plain"}}),
     (422, "Invalid JSON", {"content": b"{", "headers": {"Content-Type": "application/json"}}),
     (422, "not base64", {"json": {"image": "http://example.org/a.png", "words": "dog"}}),
-    (422, "not permitted", {"json": {"image": "AAAA", "words": "dog", "path": "/etc/passwd"}}),
-    (422, "words", {"json": {"image": "AAAA"}}),
+    (422, "not base64", {"json": {"image": "data:image/png;base64,\xe9", "words": "dog"}}),
+    (422, "unknown field 'path'", {"json": {"image": "AAAA", "words": "dog", "path": "/etc"}}),
+    (422, "did you mean words", {"json": {"image": "AAAA", "wrds": "dog", "words": "dog"}}),
+    (422, "Names, or lists of synonyms", {"json": {"image": "AAAA"}}),
+    (422, "words: Input should be a valid string. Names", {"json": {"image": "AA", "words": 5}}),
+    (
+        422,
+        "words.0: String should have at most 200",
+        {"json": {"image": "AA", "words": ["a" * 201]}},
+    ),
+    (422, "options.logit_scale: Input should be a finite", form(options='{"logit_scale": NaN}')),
+    (422, "not JSON", form(words="[" * 200_000)),
+    (422, "options", form(options=r'{"\ud800": 1}')),
+    (422, "refine", form(refine=r'["\ud800"]')),
     (422, "the name 'dog' is in class", form(words="dog; dog")),
     (422, "unknown background", form(background="sky")),
     (422, "unknown method", form(method="nothing")),
@@ -207,6 +249,8 @@ def test_keys(serve):
         {"Authorization": f"Basic {basic}"},
     ):
         assert post(served, headers=headers, **form()).status_code == 200
+    odd = {b"Authorization": b"Basic \xe9"}
+    assert post(served, headers=odd, **form()).status_code == 401
     assert httpx.get(served.url + "/health/live").status_code == 200
     assert httpx.get(served.url + "/metrics").status_code == 401
     with pytest.raises(ServiceError, match="API key"):
