@@ -52,6 +52,7 @@ def test_every_form_of_answer_is_the_result_of_the_library(served, offline):
     assert got.names == want.names
     assert (got.labels == want.labels).all()
     assert np.allclose(got.scores, want.scores, atol=1e-6)
+    assert got.provenance == json.loads(want.to_json())["provenance"]
 
     labels = Image.open(io.BytesIO(client.raw("png", pixels, WORDS, "none")))
     assert (np.asarray(labels) == want.labels).all()
@@ -318,6 +319,12 @@ def test_the_client_says_what_is_wrong(served, tmp_path):
     with pytest.raises(WordmaskError, match="no answer from http"):
         Client("http://127.0.0.1:9").segment(picture(), "dog")
     assert not Client("http://127.0.0.1:9").ready()
+    with pytest.raises(WordmaskError, match="cannot read an array of float64"):
+        client.segment(picture() / 255, "dog")
+    turned = Image.fromarray(picture())
+    turned.getexif()[0x112] = 6  # as a phone held upright writes it
+    assert client.segment(turned, "dog").labels.shape == (64, 48)
+    client.segment(Image.fromarray(picture()).convert("CMYK"), "dog")
     file = tmp_path / "a.png"
     file.write_bytes(png(picture()))
     results = [client.segment(one, "dog; cat") for one in (file, str(file), file.read_bytes())]

@@ -174,7 +174,7 @@ class Answered(Strict):
             description="`rle`: COCO run lengths; `polygons`: GeoJSON in pixels; `list`: label, "
             "score and mask (PNG in base64) as of transformers' image-segmentation pipelines; "
             "`png`: pixel values are labels, 0 = none, i = the i-th word; `npz`: arrays labels, "
-            "scores (class maps) and names.",
+            "scores (class maps), names, and provenance as JSON.",
         ),
     ] = "rle"
 
