@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from wordmask.regions import Region, need, polygons, regions
+from wordmask.extras import need
+from wordmask.regions import Region, polygons, regions
 from wordmask.segmentation import Segmentation
 from wordmask.towers.auxiliary import DEFAULT_CLIP
 from wordmask.vocabulary import Background, Vocabulary

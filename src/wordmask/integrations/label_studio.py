@@ -18,8 +18,8 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel
 
 from wordmask.errors import WordmaskError
+from wordmask.extras import need
 from wordmask.objects import outlines, simplify
-from wordmask.regions import need
 from wordmask.serve.app import service_of
 from wordmask.serve.engine import Objects
 from wordmask.serve.limits import Problem

@@ -13,8 +13,8 @@ import numpy as np
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
 
+from wordmask.extras import need
 from wordmask.objects import outlines, simplify
-from wordmask.regions import need
 from wordmask.serve.app import service_of, titles_of
 from wordmask.serve.engine import How, Objects
 from wordmask.serve.limits import Problem
