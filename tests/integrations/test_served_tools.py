@@ -269,13 +269,13 @@ def test_x_anylabeling_chooses_a_method_and_sends_its_key(engine):
 # -- samgeo ----------------------------------------------------------------------------------------
 
 
-def geotiff() -> bytes:
+def geotiff(dtype: str = "uint8") -> bytes:
     rasterio = pytest.importorskip("rasterio")
-    profile = {"driver": "GTiff", "height": 48, "width": 64, "count": 3, "dtype": "uint8"}
+    profile = {"driver": "GTiff", "height": 48, "width": 64, "count": 3, "dtype": dtype}
     place = {"crs": "EPSG:32633", "transform": rasterio.transform.from_origin(500, 900, 2, 2)}
     with rasterio.io.MemoryFile() as file:
         with file.open(**profile, **place) as picture:
-            picture.write(PIXELS.transpose(2, 0, 1))
+            picture.write(PIXELS.transpose(2, 0, 1).astype(dtype))
         return file.read()
 
 
@@ -319,6 +319,7 @@ def test_samgeo_leaves_out_what_is_small_or_unsure(engine):
     assert "nothing was found" in nothing.json()["error"]["message"]
     assert ask_samgeo(service, png(), "svg").status_code == 422
     assert ask_samgeo(service, b"no picture", "json").status_code == 415
+    assert "save it as 8-bit RGB" in ask_samgeo(service, geotiff("uint16"), "json").text
     assert service.get("/health").json()["status"] == "ok"
     assert service.get("/models").json()["loaded"] == [["wordmask", "naclip"]]
 
