@@ -486,7 +486,7 @@ async def segment(request: Request) -> Response:
     """A picture and words in, the pixels of each word out."""
     service = service_of(request)
     asked, picture = await read_request(request, schemas.SegmentRequest, schemas.SegmentForm)
-    words, background = asked.read(service.limits)
+    words, background = asked.read()
     result = await service.segment(picture, words, background, asked.how(service.limits))
     return await written(result, asked.answer)
 
@@ -541,7 +541,7 @@ async def score(request: Request) -> Response:
     if kind != "application/json":
         raise Problem(415, "give application/json", kind or "no type")
     asked = _validated(schemas.ScoreRequest, await request.body())
-    words, background = asked.read(service.limits)
+    words, background = asked.read()
     owner = owner_of(request, _token(request, needed=True))
     result = await service.score(asked.encoding, owner, words, background)
     return await written(result, asked.answer)
