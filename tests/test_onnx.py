@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import subprocess
 import sys
@@ -181,13 +182,17 @@ def test_the_service_without_torch(folder, tmp_path):
     """Exported here; answered by a process in which torch cannot be imported."""
     for package in ("fastapi", "uvicorn", "prometheus_client", "httpx"):
         pytest.importorskip(package)
+    import httpx
+
     from wordmask.client import Client, ServiceError
+    from wordmask.objects import Labeller
 
     port = free_port()
     model = ["--model", str(folder / "out"), "--backend", "onnxruntime"]
     served = start_without_torch(
-        tmp_path, "serve", *model, "--workers", "0", "--port", str(port), "--short-side", "56"
-    )
+        tmp_path, "serve", *model, "--workers", "0", "--port", str(port), "--short-side", "56",
+        "--tool", "x-anylabeling", "--background", "none",
+    )  # fmt: skip
     client, photo = Client(f"http://127.0.0.1:{port}", tries=1), folder / "photo.png"
     offline = OnnxSegmenter.from_folder(folder / "out", options={"short_side": 56})
     try:
@@ -219,6 +224,18 @@ def test_the_service_without_torch(folder, tmp_path):
         assert (method["name"], list(method["variants"])) == ("sclip", ["clearclip"])
         assert client.methods()["default"]["method"] == "sclip"
         assert client.refiners() == []
+        url = f"http://127.0.0.1:{port}/v1"
+        (tool,) = httpx.get(f"{url}/models").json()["data"]
+        image = base64.b64encode(photo.read_bytes()).decode()
+        asked = {"model": tool, "image": image, "params": {"text_prompt": "cat; dog"}}
+        shapes = httpx.post(f"{url}/predict", json=asked).json()["data"]["shapes"]
+        segmenter = Segmenter.from_pretrained(
+            folder / "clip", "sclip", "clearclip", options={"short_side": 56, "templates": "single"}
+        )
+        sure = Labeller("cat; dog", background="none", segmenter=segmenter)(photo)[1]
+        assert [one["label"] for one in shapes] == [one.region.name for one in sure]
+        scores = [one["score"] for one in shapes]
+        np.testing.assert_allclose(scores, [one.confidence for one in sure], atol=1e-4)
         served.terminate()
         assert served.wait(LONG) == 0
         assert not list(tmp_path.glob("wordmask-serve-*"))  # its encodings are gone
@@ -333,8 +350,6 @@ def test_what_is_refused(folder, tmp_path, capsys):
         assert why in capsys.readouterr().err
     assert run([*ask, "--backend", "tensorflow"]) == 2
     assert "unknown backend 'tensorflow'" in capsys.readouterr().err
-    assert run(["serve", *exported, "--tool", "samgeo"]) == 2
-    assert "an exported network gives none" in capsys.readouterr().err
     assert run(["serve", "--model", "wordmask/tiny-clip", "--backend", "onnxruntime"]) == 2
     assert "holds no exported network" in capsys.readouterr().err
 
@@ -353,6 +368,7 @@ def test_words_and_auto(folder, tmp_path):
         other,
         (["cat", ["dog", "hound"], "sky" * 40], "auto"),
         ({"cat": "kitten", "dog": []}, ["wall", "floor"]),
+        (["cat", "dog"], Background.negatives(12)),
         (["cat", "dog"], None),
     )
 

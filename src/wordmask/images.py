@@ -242,7 +242,9 @@ def _open(stream: BinaryIO, shown: str) -> Image.Image:
                     stream.seek(0)
                     return factory(stream, "")
             except (SyntaxError, IndexError, TypeError, struct.error) as error:
-                if accepted:  # it begins as this format does
+                if "unknown pixel mode" in str(error):  # bands or types that PIL has no mode for
+                    reasons.append(f"{name} of this pixel type is not read; save it as 8-bit RGB")
+                elif accepted:  # it begins as this format does
                     damaged = True
                     reasons.append(f"damaged {name} file ({_reason(error)})")
     why = "; ".join(reasons) or "it is not a picture in a known format"

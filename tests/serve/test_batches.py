@@ -232,6 +232,21 @@ def test_a_request_that_takes_too_long_is_told(serve, make):
     assert answers[1].status_code == 200
 
 
+def test_a_request_without_end_is_ended(make):
+    """The networks are free again, in a service without workers too."""
+    made = make(limits=Limits(seconds=0.5))
+    how = How(refine=("pamr",), options=(("pamr.steps", 10**9),))
+    begun = time.time()
+    asks = [
+        Ask(how, picture(), Vocabulary(["dog"]), Background.none(), deadline=begun + 0.5),
+        Ask(image=picture(), words=Vocabulary(["dog"]), deadline=begun + 60),
+    ]
+    (late,), (other,) = made.run(asks[:1]), made.run(asks[1:])
+    assert late.status == 504
+    assert "took too long" in late.message
+    assert other.names == ("dog",)
+
+
 def test_a_client_that_is_told_to_come_again_does(serve, make, monkeypatch):
     from wordmask import client
 

@@ -155,6 +155,18 @@ def test_what_cannot_be_served_is_told_in_one_line(arguments, message, capsys):
     assert err.count("\n") == 1
 
 
+def test_a_network_that_no_worker_can_load_is_told_in_one_line(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "wordmask", "serve", "--model", str(tmp_path / "none")]
+    done = subprocess.run([*command, "--port", str(port)], capture_output=True, text=True)
+    *log, last = done.stderr.splitlines()
+    assert done.returncode == 2
+    assert last.startswith("wordmask: error: got ")
+    for line in log:
+        assert json.loads(line)["level"] == "info"
+
+
 def test_batches_of_one_write_no_warning_into_the_log(engine):
     from wordmask.serve.on_litserve import Networks
 
@@ -167,6 +179,17 @@ def test_an_address_in_use(capsys):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         assert run(["serve", "--model", MODEL, "--port", str(port)]) == 2
+    assert "Address already in use" in capsys.readouterr().err
+
+
+def test_an_address_of_ipv6(capsys):
+    try:
+        taken = socket.create_server(("::1", 0), family=socket.AF_INET6)
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    with taken:
+        port = taken.getsockname()[1]
+        assert run(["serve", "--model", MODEL, "--host", "::1", "--port", str(port)]) == 2
     assert "Address already in use" in capsys.readouterr().err
 
 
