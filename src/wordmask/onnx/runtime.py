@@ -288,9 +288,8 @@ class OnnxSegmenter:
 
     @cached_property
     def _tokenizer(self) -> Any:
-        from tokenizers import Tokenizer
-
-        made = Tokenizer.from_file(str(self.folder / TOKENIZER))
+        tokenizers = need("tokenizers", "onnx-runtime", "an exported network")
+        made = tokenizers.Tokenizer.from_file(str(self.folder / TOKENIZER))
         made.no_padding()
         made.no_truncation()
         return made
