@@ -65,12 +65,13 @@ class RfClip(Method):
     counts those beyond the border as 0, and a column's share is of all rows but that of the class
     token, over a number that counts it. Its sink channels were found in two networks of OpenAI's
     and are chosen by width: a CLIP of another width and networks of other families (SigLIP, TIPSv2,
-    ...) have none unless they are given. Its published numbers include PAMR (10 steps), which is a refiner here. Its text options differ by
-    data set; the defaults are those of VOC21. Texts with equal embeddings count as one.
+    ...) have none unless they are given. Its published numbers include PAMR (10 steps), which is a
+    refiner here. Its text options differ by data set; the defaults are those of VOC21. Texts with
+    equal embeddings count as one.
     Cost: one forward of CLIP, an attention map in every block, and the last block twice more.
 
     Args:
-        sink_channels: channels that are high in distracting patches; None: a CLIP's by width, see above.
+        sink_channels: channels that are high in distracting patches; None: by width, see above.
         sigma: how high, as a multiple of the mean share 1 / D.
         refocus: weaken columns of attention, as in step 2.
         sink_share: see step 2; the released 0.1 is for windows of 14 x 14 patches.
