@@ -897,7 +897,7 @@ def test_a_missing_extra_is_named(tmp_path, monkeypatch):
     make_context(tmp_path)
     write_instances(tmp_path)
     monkeypatch.setitem(sys.modules, "scipy.io", None)
-    monkeypatch.setitem(sys.modules, "pycocotools", None)
+    monkeypatch.setitem(sys.modules, "pycocotools.mask", None)
     for name in ("context60", "coco_object_instances"):
         sample = benchmark(name).open(tmp_path)[0]
         with pytest.raises(WordmaskError, match=r'pip install "wordmask\[evaluate\]"'):
@@ -1234,7 +1234,7 @@ def test_the_split_of_context_is_the_shared_one(shared):
 def test_names_of_benchmarks_are_forgiving():
     assert benchmark("COCO-Object") is BENCHMARKS["coco_object"]
     assert benchmark(" voc21 ").name == "voc21"
-    with pytest.raises(WordmaskError, match="unknown benchmark 'vco21'; did you mean voc21"):
+    with pytest.raises(WordmaskError, match="unknown data set 'vco21'; did you mean voc21"):
         benchmark("vco21")
 
 

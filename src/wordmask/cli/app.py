@@ -9,6 +9,7 @@ import typer
 
 from wordmask.cli.groups import MODEL, SOURCE, NetworkOptions, expand, whole_number
 from wordmask.errors import WordmaskError
+from wordmask.extras import need
 
 PAGE = "Page"
 
@@ -70,17 +71,14 @@ def app(
         bool, typer.Option("--open", help="Open it in the browser.", rich_help_panel=PAGE)
     ] = False,
 ) -> None:
-    """Open a page on which pictures are segmented by words, in a browser.
+    """Open a page in the browser: pictures and words in, masks out.
 
     wordmask app --open
 
     Nothing leaves this machine unless you ask for --share. Folders, files and other networks can be
     chosen on the page only while it is served to this machine alone.
     """
-    try:
-        import gradio  # noqa: F401
-    except ImportError:
-        raise WordmaskError('the page needs gradio; run: pip install "wordmask[app]"') from None
+    need("gradio", "app", "the page")
     from wordmask.app.engine import Engine
     from wordmask.app.page import launch
 

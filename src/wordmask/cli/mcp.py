@@ -24,7 +24,7 @@ def mcp(
         ),
     ] = Path(),
 ) -> None:
-    """Serve an assistant over the Model Context Protocol, by standard input and output.
+    """Serve an assistant over the Model Context Protocol.
 
     wordmask mcp --root ~/Pictures
 
@@ -32,7 +32,7 @@ def mcp(
     explain_picture and list_methods, and sees no other folder than --root.
     """
     from wordmask.errors import WordmaskError
-    from wordmask.regions import need
+    from wordmask.extras import need
 
     need("mcp.server", "mcp", "a server for assistants")
     if not root.is_dir():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,14 +13,23 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from wordmask.errors import WordmaskError, unknown
+from wordmask.extras import need
 from wordmask.files import shown
 from wordmask.images import DEFAULT_MAX_PIXELS, decode_reduced, prepare, read_image, target_size
-from wordmask.onnx.decision import Maps, Texts, Tile, labels, make_rule
+from wordmask.onnx.decision import Maps, Texts, Tile, confidence, labels, make_rule
 from wordmask.progress import steps
 from wordmask.segmentation import Segmentation, Segmentations
 from wordmask.sliding import Window, place_windows
 from wordmask.version import versions
-from wordmask.vocabulary import Background, Vocabulary, pick_distractors, scene_words
+from wordmask.vocabulary import (
+    NEGATIVES,
+    Background,
+    Vocabulary,
+    negative_candidates,
+    pick_distractors,
+    pick_negatives,
+    scene_words,
+)
 
 ABOUT = "wordmask.json"
 SCHEMA = "wordmask.export/1"
@@ -122,13 +131,7 @@ class OnnxSegmenter:
         """
         folder = Path(folder)
         about = read_about(folder)
-        try:
-            import onnxruntime
-        except ImportError:
-            raise WordmaskError(
-                "an exported network needs ONNX Runtime, which is not installed; run: "
-                'pip install "wordmask[onnx-runtime]"'
-            ) from None
+        onnxruntime = need("onnxruntime", "onnx-runtime", "an exported network")
         settings = onnxruntime.SessionOptions()
         settings.log_severity_level = 3  # errors alone
         settings.intra_op_num_threads = threads or int(os.environ.get("OMP_NUM_THREADS") or 0)
@@ -197,6 +200,11 @@ class OnnxSegmenter:
                 stock = scene_words()
                 known = self._scene_rows()
                 rows = known[pick_distractors(embedded, known, vocabulary.queries, stock)]
+        if strategy.kind == "negatives":
+            candidates = negative_candidates()
+            known, count = self._embed(candidates), strategy.count or NEGATIVES
+            chosen = pick_negatives(np.concatenate(classes), known, count)
+            strategy = replace(strategy, distractors=tuple(candidates[i] for i in chosen))
         if self.about["pooling"] == "mean":
             classes = [one.mean(0, keepdims=True) for one in classes]
         if strategy.distractors:
@@ -381,6 +389,12 @@ class OnnxSegmenter:
             for one, w in zip(scores, windows, strict=True)
         ]
         return Maps(tiles, encoding.pixel_size, encoding.size)
+
+    def confidence(
+        self, encoding: OnnxEncoding, texts: Texts, labels: np.ndarray
+    ) -> np.ndarray | None:
+        """The probability (H, W) of the word of each label; None: the method gives class maps."""
+        return confidence(self.maps(encoding, texts), self.rule, texts, labels)
 
     def _segment(self, encoding: OnnxEncoding, texts: Texts) -> Segmentation:
         maps = self.maps(encoding, texts)

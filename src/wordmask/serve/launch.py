@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from wordmask.errors import WordmaskError
-from wordmask.regions import need
+from wordmask.extras import need
 from wordmask.serve.engine import Recipe
 from wordmask.serve.logs import log_json_lines
 from wordmask.towers.built_in import note
@@ -85,7 +85,8 @@ def serve(
 def _check_free(host: str, port: int) -> None:
     """Refuse an address that cannot be served at, in one line."""
     try:
-        with socket.create_server((host, port), reuse_port=False):
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        with socket.create_server((host, port), family=family):
             pass
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or str(error)
