@@ -196,14 +196,14 @@ class VfmTower:
             *(nn.Sequential(_norm(last), last.get_submodule(n)) for n in names),
         ]
         patches = [GridMean(grid) for _ in layers]
-        for window in windows:
-            y, x, h, w = window
+        for place in windows:
+            y, x, h, w = place
             crop = pixels[..., y * p : (y + h) * p, x * p : (x + w) * p]
             tokens, extra = self._embed(crop, (h, w)), self._extra(crop)
             for block in blocks:
                 tokens = _first(block(tokens, **extra))
             for layer, mean in zip(layers, patches, strict=True):
-                mean.add(window, layer(tokens)[:, -h * w :].unflatten(1, (h, w)))
+                mean.add(place, layer(tokens)[:, -h * w :].unflatten(1, (h, w)))
         joined, *given = (mean.mean().to(pixels).flatten(1, 2) for mean in patches)
         last = copy.deepcopy(last, {id(x): x for x in last.parameters()})  # of the same weights
         for name, output in zip(names, given, strict=True):
