@@ -46,6 +46,7 @@ def test_all_clusters():
     found = all_clusters(np.array([[0, 1, 1.0, 2], [2, 3, 4.0, 3]]))
     assert found.parent.tolist() == [3, 3, 4, 4, 4]
     assert [level.tolist() for level in found.levels] == [[4], [2, 3], [0, 1]]
+    assert found.size.tolist() == [1, 1, 1, 2, 3]
     assert found.made.tolist() == [0, 0, 0, 0.25, 1]
     assert found.joined.tolist() == [0.25, 0.25, 1, 1, 1]
 

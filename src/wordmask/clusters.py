@@ -57,13 +57,15 @@ class Clusters:
     """All K = 2 L - 1 clusters of a tree, the L single patches first, the whole picture last.
 
     Attributes:
-        parent: (K,) int64, the cluster that each is a part of; of the last, itself.
+        size: (K,) float64, the number of patches in each.
+        parent: (K,) int64, the cluster that each is one of the two parts of; of the last, itself.
         levels: the clusters by the number of joins above them, each (n,) int64; the last cluster
             is the first level.
         made, joined: (K,) float64, the heights of the joins that made a cluster and that put it
             into its parent, in shares of the last join's: from 0, of single patches, to 1.
     """
 
+    size: np.ndarray
     parent: np.ndarray
     levels: list[np.ndarray]
     made: np.ndarray
@@ -84,7 +86,8 @@ def all_clusters(joins: np.ndarray) -> Clusters:
     made = np.concatenate([np.zeros(patches), heights / top])
     joined = np.ones_like(made)
     joined[:-1] = made[parent[:-1]]
-    return Clusters(parent, levels, made, joined)
+    size = np.concatenate([np.ones(patches), joins[:, 3]])
+    return Clusters(size, parent, levels, made, joined)
 
 
 def _scipy() -> tuple[Any, Any]:

@@ -53,8 +53,19 @@ def shares(patch: int, floor: float = 0.3) -> list[tuple[list[int], float]]:
     ]
 
 
+def mean(p: torch.Tensor, patches: list[int], power: float, size: float) -> torch.Tensor:
+    """The mean of p (R, 6) in a cluster: that of its two parts, weighted."""
+    parts = {(0, 1): ([0], [1]), (2, 3): ([2], [3]), (0, 1, 2, 3): ([0, 1], [2, 3])}
+    parts[4, 5] = [4], [5]
+    if len(patches) == 1:
+        return p[:, patches[0]]
+    found = [(mean(p, part, power, size), len(part)) for part in parts[tuple(patches)]]
+    weights = [one.max() ** power * count**size for one, count in found]
+    return sum(w * one for w, (one, _) in zip(weights, found, strict=True)) / sum(weights)
+
+
 def linear(maps: torch.Tensor) -> torch.Tensor:
-    """The mean of maps (R, h, w) over clusters, (R, L)."""
+    """The mean of maps (R, h, w) over clusters, all patches alike, (R, L)."""
     flat = maps.flatten(1)
     means = [sum(x * flat[:, c].mean(1) for c, x in shares(i)) for i in range(6)]
     return torch.stack(means, dim=1)
@@ -68,16 +79,13 @@ def probabilities(scores: torch.Tensor, sharpness: float) -> tuple[torch.Tensor,
 
 @pytest.mark.parametrize("size", [1e-3, 1.0, 70.0])
 def test_by_hand(size):
-    """The weighted mean of probabilities in every cluster, and their mean by lifetimes."""
+    """The mean of probabilities in every cluster, and that of clusters by how long they last."""
     scores = size * random(4, 2, 3)
     p, t = probabilities(scores.flatten(1), 1.5)
-    weight = p.amax(0) ** 2
     q = torch.zeros(4, 6)
     for patch in range(6):
-        for same, share in shares(patch, 0.4):
-            mean = sum(weight[i] * p[:, i] for i in same) / sum(weight[i] for i in same)
-            q[:, patch] += share * mean
-    out = Dendro(sharpness=1.5, power=2, floor=0.4).refine(PREPARED, scores)
+        q[:, patch] = sum(share * mean(p, same, 2, 0.5) for same, share in shares(patch, 0.4))
+    out = Dendro(sharpness=1.5, power=2, size=0.5, floor=0.4).refine(PREPARED, scores)
     assert out.shape == (4, 2, 3)
     assert torch.allclose(torch.softmax(t * out.flatten(1), dim=0), q, atol=1e-5)
 
@@ -87,9 +95,9 @@ def test_what_comes_back_is_scores():
     out = refiner.refine(PREPARED, scores)
     assert torch.allclose(refiner.refine(PREPARED, 40 * scores), 40 * out, atol=1e-4)
     assert torch.allclose(refiner.refine(PREPARED, scores + 3), out + 3, atol=1e-5)
-    # class maps stay above 0: never below the linear mean of the clusters (power 0: all weigh 1)
+    # class maps stay above 0: never below the linear mean of the clusters (all weigh 1)
     maps = random(3, 2, 3, seed=2) ** 8
-    found = Dendro(power=0).refine(PREPARED, maps).flatten(1)
+    found = Dendro(power=0, size=1).refine(PREPARED, maps).flatten(1)
     assert (found >= linear(maps) - 1e-6).all()
     assert not torch.allclose(found, linear(maps), atol=1e-3)
 
@@ -102,7 +110,8 @@ def test_patches_that_are_alike_to_none_keep_their_scores():
 
 def test_one_word_is_averaged_linearly():
     scores = random(1, 2, 3)
-    assert torch.allclose(Dendro().refine(PREPARED, scores).flatten(1), linear(scores), atol=1e-6)
+    found = Dendro(size=1).refine(PREPARED, scores).flatten(1)
+    assert torch.allclose(found, linear(scores), atol=1e-6)
 
 
 def test_a_small_distinct_thing_keeps_its_word():
@@ -178,6 +187,7 @@ def test_after_any_method_with_thresholds(method):
         ({"short_side": 0}, "short_side=0"),
         ({"sharpness": 0.0}, r"sharpness=0\.0"),
         ({"power": -1.0}, r"power=-1\.0"),
+        ({"size": -1.0}, r"size=-1\.0"),
         ({"spacing": -0.1}, r"spacing=-0\.1"),
         ({"trees": 0}, "trees=0"),
         ({"linkage": "ward"}, "linkage"),

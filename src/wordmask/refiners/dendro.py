@@ -32,12 +32,13 @@ class Dendro(Refiner):
     The VFM's patches are joined to trees (`wordmask.clusters`). A cluster lasts from the height h
     of the join that made it to that of the join that ends it, on the scale log(h + `floor`), the
     last join of a tree at 1: one that is distinct, of whatever size, lasts long. The scores s of a
-    patch become probabilities p = softmax(t s) over the words; those of a cluster are the mean of
-    its patches', weighted by max(p)^power, since a patch that is sure of its word knows more than
-    one that is not. A patch gets q, the mean over its clusters weighted by their lifetimes, and
-    over trees. t is `sharpness` over the contrast of the scores, the root of the mean square of
-    their differences from their mean over the words: it fits cosines as well as class maps of any
-    size, and no temperature of a method is needed.
+    patch become probabilities p = softmax(t s) over the words. Those of a cluster, P, are the mean
+    of its two parts', each weighted by (its patches)^size max(P)^power: what is sure of its word
+    knows more than what is not, and what is large is not that much surer. A patch gets q, the mean
+    over its clusters weighted by how long they last, and over trees. t is `sharpness` over the
+    contrast of the scores, the root of the mean square of their differences from their mean over
+    the words: it fits cosines as well as class maps of any size, and no temperature of a method is
+    needed.
 
     What comes back are scores again: (log q + Z) / t, Z the log-sum-exp of t s averaged like p.
     Their softmax at t is q, and at any temperature it has q's order; where nothing is averaged they
@@ -51,7 +52,7 @@ class Dendro(Refiner):
         short_side: larger pictures are resized to it, in pixels; None: pictures keep their size.
         facet: features of the VFM's last block, see `vfm`.
         floor: see above; the larger, the more the coarse clusters count.
-        sharpness, power: see above; power 0 weighs all patches alike.
+        sharpness, power, size: see above; power 0 and size 1 weigh all patches alike.
         linkage, spacing: of the trees, see `wordmask.clusters.cluster_tree`.
         trees: how many there are, each with twice the spacing of the one before, `spacing` in the
             middle. One is three times as fast, and hangs on small differences.
@@ -66,7 +67,8 @@ class Dendro(Refiner):
     facet: Facet = "output"
     floor: float = 0.3
     sharpness: float = 1.0
-    power: float = 3.0
+    power: float = 2.0
+    size: float = 0.75
     linkage: Linkage = "weighted"
     spacing: float = 0.3
     trees: int = 3
@@ -79,10 +81,12 @@ class Dendro(Refiner):
                 f"got trees={self.trees}, short_side={self.short_side}; "
                 "trees are at least 1, short_side pixels above 0"
             )
-        if min(self.floor, self.sharpness) <= 0 or min(self.power, self.spacing) < 0:
+        others = self.power, self.size, self.spacing
+        if min(self.floor, self.sharpness) <= 0 or min(others) < 0:
             raise WordmaskError(
                 f"got floor={self.floor}, sharpness={self.sharpness}, power={self.power}, "
-                f"spacing={self.spacing}; floor and sharpness are above 0, others not below 0"
+                f"size={self.size}, spacing={self.spacing}; floor and sharpness are above 0, the "
+                "others not below 0"
             )
 
     def prepare(self, picture: RefinerInput, networks: AuxiliaryModels) -> Nested:
@@ -99,21 +103,25 @@ class Dendro(Refiner):
         t = torch.where(contrast > 1e-6 * s.abs().amax(), self.sharpness / contrast, 1)
         z = torch.logsumexp(t * s, dim=0, keepdim=True)
         p = torch.exp(t * s - z)
-        weight = p.amax(0) ** self.power
-        weighted = (torch.cat([p, z, torch.ones_like(z)]) * weight).T  # (L, R + 2)
-        mean = torch.zeros_like(weighted)
+        of_patches = torch.cat([p, z, torch.ones_like(z)]).T
+        mean = torch.zeros_like(of_patches)
         for tree in prepared.trees:
             parent, *levels = (
                 torch.from_numpy(x).to(s.device) for x in (tree.parent, *tree.levels)
             )
+            size = torch.from_numpy(tree.size**self.size).to(s)
             lasts = np.log((tree.joined + self.floor) / (tree.made + self.floor))
             share = torch.from_numpy(lasts / np.log(1 / self.floor + 1)).to(s)
-            sums = F.pad(weighted, (0, 0, 0, len(parent) - len(weighted)))
-            for clusters in levels[:0:-1]:
-                sums.index_add_(0, parent[clusters], sums[clusters])
-            sums *= (share / sums[:, -1])[:, None]
+            found = F.pad(of_patches, (0, 0, 0, len(parent) - len(mean)))  # (K, R + 2)
+            for clusters in levels[::-1]:
+                own = found[clusters] / found[clusters, -1:]
+                found[clusters] = own
+                if len(clusters) > 1:  # all but the last, which is no part of another
+                    weight = size[clusters] * own[:, :-2].amax(1) ** self.power
+                    found.index_add_(0, parent[clusters], own * weight[:, None])
+            found *= share[:, None]
             for clusters in levels[1:]:
-                sums[clusters] += sums[parent[clusters]]
-            mean += sums[: len(mean)] / len(prepared.trees)
+                found[clusters] += found[parent[clusters]]
+            mean += found[: len(mean)] / len(prepared.trees)
         q, z = mean.T[:-2].clamp_min(torch.finfo(mean.dtype).tiny), mean.T[-2]
         return ((q.log() + z) / t).unflatten(1, prepared.grid)
