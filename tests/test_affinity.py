@@ -7,12 +7,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tiny import Dense
 from wordmask import affinity
 from wordmask.affinity import (
     Affinity,
     ByRows,
     Chain,
-    Dense,
     HeadAttention,
     Mean,
     Sharpened,

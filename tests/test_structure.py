@@ -12,7 +12,7 @@ SOURCE = Path(wordmask.__file__).parent
 
 # From the ground up. A module imports modules of its own layer or of layers below, never above.
 LAYERS = (
-    ("version", "errors"),
+    ("version", "errors", "extras"),
     (
         "files",
         "progress",

@@ -36,6 +36,7 @@ from transformers import (
 )
 
 from wordmask import Segmenter, Vocabulary
+from wordmask.affinity import ByRows
 from wordmask.encoding import Encoding
 from wordmask.methods import Method
 from wordmask.scoring import Scored
@@ -339,3 +340,15 @@ def save_tiny_panoptic(folder: str | Path, kind: str = "eomt") -> tuple[Any, Any
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return model, processor
+
+
+class Dense(ByRows):
+    """An attention that is a matrix (L, L), rows summing to 1."""
+
+    def __init__(self, matrix: torch.Tensor):
+        self.matrix = matrix
+        self.size = len(matrix)
+
+    def rows(self, index: slice) -> torch.Tensor:
+        """See `ByRows`."""
+        return self.matrix[index]

@@ -95,21 +95,6 @@ class ByRows(Affinity):
         return out.T.unflatten(1, grid).to(maps)
 
 
-class Dense(ByRows):
-    """An affinity given as a matrix (L, L), rows summing to 1."""
-
-    def __init__(self, matrix: Tensor):
-        self.matrix = matrix
-        self.size = len(matrix)
-
-    def rows(self, index: slice) -> Tensor:
-        """A view of rows of the matrix."""
-        return self.matrix[index]
-
-    def __matmul__(self, x: Tensor) -> Tensor:
-        return _times(self.matrix.to(x), x)
-
-
 class HeadAttention(ByRows):
     """softmax(scale * q k^T) of one head, from q and k (L, d); scale is d^-1/2 by default."""
 

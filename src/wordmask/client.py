@@ -21,7 +21,7 @@ import numpy as np
 from PIL import Image
 
 from wordmask.errors import WordmaskError
-from wordmask.regions import need
+from wordmask.extras import need
 from wordmask.segmentation import Segmentation
 
 Picture = str | os.PathLike[str] | bytes | Image.Image | np.ndarray

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from wordmask.errors import WordmaskError
-from wordmask.regions import need
+from wordmask.extras import need
 
 Linkage = Literal["average", "weighted", "complete"]
 

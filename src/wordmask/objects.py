@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from wordmask.errors import WordmaskError
-from wordmask.regions import Region, need, polygons, regions
+from wordmask.extras import need
+from wordmask.regions import Region, polygons, regions
 from wordmask.scoring import Scored
 from wordmask.segmentation import Segmentation
 from wordmask.segmenter import Segmenter

@@ -18,10 +18,10 @@ from torch import Tensor
 
 from wordmask.clusters import cluster_tree
 from wordmask.errors import WordmaskError
+from wordmask.extras import need
 from wordmask.files import shown
 from wordmask.images import IMAGE_SUFFIXES
 from wordmask.progress import stage
-from wordmask.regions import need
 from wordmask.towers.auxiliary import AuxiliaryModels
 
 SHORT_SIDE = 336  # pixels at which `felzenszwalb`, `slic` and `attention` see a larger picture

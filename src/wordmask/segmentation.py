@@ -14,9 +14,10 @@ from PIL import Image
 from wordmask import drawing
 from wordmask.drawing import UNLABELLED
 from wordmask.errors import WordmaskError, unknown
+from wordmask.extras import need
 from wordmask.files import write_atomically
 from wordmask.images import read_image
-from wordmask.regions import Polygon, Region, need, regions, run_lengths
+from wordmask.regions import Polygon, Region, regions, run_lengths
 from wordmask.regions import polygons as outlines
 
 MOST_CLASSES = 65_535  # labels above 0 that uint16 can hold

@@ -187,7 +187,10 @@ def test_engines_and_addresses_that_are_none(here, capsys, monkeypatch):
     assert "got the address auto of a cluster, and the engine local" in one_line_error(capsys)
     monkeypatch.setitem(sys.modules, "ray.data", None)
     assert run([*command, "--engine", "ray"]) == 2
-    assert 'needs Ray Data: pip install "wordmask[ray]"' in one_line_error(capsys)
+    assert (
+        'the engine ray needs ray; install it with pip install "wordmask[ray]"'
+        in one_line_error(capsys)
+    )
     assert not Path("no").exists()
 
 

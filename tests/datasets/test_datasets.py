@@ -897,7 +897,7 @@ def test_a_missing_extra_is_named(tmp_path, monkeypatch):
     make_context(tmp_path)
     write_instances(tmp_path)
     monkeypatch.setitem(sys.modules, "scipy.io", None)
-    monkeypatch.setitem(sys.modules, "pycocotools", None)
+    monkeypatch.setitem(sys.modules, "pycocotools.mask", None)
     for name in ("context60", "coco_object_instances"):
         sample = benchmark(name).open(tmp_path)[0]
         with pytest.raises(WordmaskError, match=r'pip install "wordmask\[evaluate\]"'):

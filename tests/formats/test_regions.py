@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from wordmask.errors import WordmaskError
-from wordmask.regions import need, polygons, regions, run_lengths
+from wordmask.extras import need
+from wordmask.regions import polygons, regions, run_lengths
 
 sizes = hnp.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=12)
 masks = hnp.arrays(bool, sizes, elements=st.booleans(), fill=st.nothing())

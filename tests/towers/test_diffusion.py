@@ -13,9 +13,8 @@ import torch
 from safetensors.torch import load_file
 
 from places import GOLDEN
-from tiny import score_map, scored_of
+from tiny import Dense, score_map, scored_of
 from wordmask import Background, Segmenter, WordmaskError
-from wordmask.affinity import Dense
 from wordmask.methods import create_method
 from wordmask.refiners import RefinerInput, create_refiner
 from wordmask.refiners.diffusion import Diffusion

@@ -21,6 +21,7 @@ from wordmask.batch.sources import (
     read_image_labels,
 )
 from wordmask.errors import WordmaskError, unknown
+from wordmask.extras import need
 from wordmask.formats import DEFAULT
 
 if TYPE_CHECKING:
@@ -133,12 +134,7 @@ def check_engine(engine: str, address: str | None = None) -> None:
     if address is not None and engine != "ray":
         raise WordmaskError(f"got the address {address} of a cluster, and the engine {engine}")
     if engine == "ray":
-        try:
-            import ray.data  # noqa: F401
-        except ImportError:
-            raise WordmaskError(
-                'the engine ray needs Ray Data: pip install "wordmask[ray]"'
-            ) from None
+        need("ray.data", "ray", "the engine ray")
 
 
 def run_job(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from wordmask.errors import WordmaskError
+from wordmask.extras import need
 from wordmask.files import shown, write_atomically
 from wordmask.journal import Journal
 
@@ -22,11 +23,8 @@ def pyarrow(what: str) -> Any:
     Raises:
         WordmaskError: it is not installed.
     """
-    try:
-        import pyarrow.parquet
-    except ImportError:
-        raise WordmaskError(f'{what} needs pyarrow: pip install "wordmask[parquet]"') from None
-    return pyarrow
+    need("pyarrow.parquet", "parquet", what)
+    return need("pyarrow", "parquet", what)
 
 
 def check_manifest(file: str | os.PathLike[str]) -> None:

@@ -9,6 +9,7 @@ import typer
 
 from wordmask.cli.groups import MODEL, SOURCE, NetworkOptions, expand, whole_number
 from wordmask.errors import WordmaskError
+from wordmask.extras import need
 
 PAGE = "Page"
 
@@ -77,10 +78,7 @@ def app(
     Nothing leaves this machine unless you ask for --share. Folders, files and other networks can be
     chosen on the page only while it is served to this machine alone.
     """
-    try:
-        import gradio  # noqa: F401
-    except ImportError:
-        raise WordmaskError('the page needs gradio; run: pip install "wordmask[app]"') from None
+    need("gradio", "app", "the page")
     from wordmask.app.engine import Engine
     from wordmask.app.page import launch
 

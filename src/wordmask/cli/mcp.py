@@ -32,7 +32,7 @@ def mcp(
     explain_picture and list_methods, and sees no other folder than --root.
     """
     from wordmask.errors import WordmaskError
-    from wordmask.regions import need
+    from wordmask.extras import need
 
     need("mcp.server", "mcp", "a server for assistants")
     if not root.is_dir():

@@ -21,6 +21,7 @@ from wordmask.datasets import coco_stuff, layout
 from wordmask.datasets.base import Benchmark, Listing, Sample, register
 from wordmask.datasets.reading import VOID, IndexMask, Target, table
 from wordmask.errors import WordmaskError
+from wordmask.extras import need
 
 _LABELS = {number: label for label, number in enumerate(coco_stuff.IDS, 1)}
 THING_IDS = coco_stuff.IDS[: coco_stuff.THINGS]
@@ -113,12 +114,7 @@ class InstanceMask:
         Raises:
             WordmaskError: pycocotools is not installed, or an outline cannot be used.
         """
-        try:
-            from pycocotools import mask as outlines
-        except ImportError:
-            raise WordmaskError(
-                'reading instances needs pycocotools: pip install "wordmask[evaluate]"'
-            ) from None
+        outlines = need("pycocotools.mask", "evaluate", "reading instances")
         target = np.zeros((self.height, self.width), np.uint16)
         # Crowds first, then the largest objects: later ones are on top.
         by_size = sorted(self.objects, key=lambda one: (not one.get("iscrowd"), -one["area"]))

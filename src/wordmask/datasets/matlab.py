@@ -9,6 +9,7 @@ import numpy as np
 
 from wordmask.datasets.reading import Table, Target, look_up
 from wordmask.errors import WordmaskError
+from wordmask.extras import need
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,14 +27,9 @@ class MatlabMask:
             WordmaskError: scipy is not installed, the file is missing or damaged, has no such
                 variable, or holds a value that is not in the table.
         """
+        files = need("scipy.io", "evaluate", "a MATLAB file")
         try:
-            from scipy.io import loadmat
-        except ImportError:
-            raise WordmaskError(
-                'reading MATLAB files needs scipy: pip install "wordmask[evaluate]"'
-            ) from None
-        try:
-            found = loadmat(self.path, variable_names=[self.variable])
+            found = files.loadmat(self.path, variable_names=[self.variable])
         except FileNotFoundError:
             raise WordmaskError(f"there is no mask {self.path}") from None
         except Exception as error:  # scipy raises nearly every kind of error on damaged files

@@ -13,9 +13,9 @@ from xml.sax.saxutils import quoteattr
 import numpy as np
 
 from wordmask.colours import palette
+from wordmask.extras import need
 from wordmask.files import write_atomically
 from wordmask.formats.base import FolderFormat, Item
-from wordmask.regions import need
 from wordmask.version import __version__
 
 ADDRESS = "/data/local-files/?d="  # of a file below LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT, here /

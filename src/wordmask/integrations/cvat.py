@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from wordmask.extras import need
 from wordmask.objects import Labeller, outlines, simplify
-from wordmask.regions import need
 
 if TYPE_CHECKING:
     from PIL import Image

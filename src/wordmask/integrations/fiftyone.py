@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from wordmask.extras import need
 from wordmask.objects import Labeller
-from wordmask.regions import need
 
 fo: Any = need("fiftyone", "fiftyone", "a model of FiftyOne")
 models: Any = need("fiftyone.core.models", "fiftyone", "a model of FiftyOne")

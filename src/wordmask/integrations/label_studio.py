@@ -17,7 +17,7 @@ import numpy as np
 from fastapi import APIRouter, Request
 from pydantic import BaseModel
 
-from wordmask.regions import need
+from wordmask.extras import need
 from wordmask.serve.app import service_of
 from wordmask.serve.engine import Objects
 from wordmask.serve.limits import Problem

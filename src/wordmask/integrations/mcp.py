@@ -12,10 +12,10 @@ from PIL import Image
 
 from wordmask import explain
 from wordmask.errors import WordmaskError
+from wordmask.extras import need
 from wordmask.files import write_atomically
 from wordmask.methods import METHODS
 from wordmask.objects import read_words
-from wordmask.regions import need
 from wordmask.segmenter import Segmenter
 from wordmask.version import __version__
 from wordmask.vocabulary import Background

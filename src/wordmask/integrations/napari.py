@@ -9,9 +9,9 @@ import numpy as np
 
 from wordmask.colours import palette
 from wordmask.errors import WordmaskError
+from wordmask.extras import need
 from wordmask.methods import list_methods
 from wordmask.refiners import list_refiners
-from wordmask.regions import need
 from wordmask.towers.built_in import CLIP as BUILT_IN
 
 if TYPE_CHECKING:

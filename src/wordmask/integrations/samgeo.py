@@ -15,8 +15,9 @@ import numpy as np
 from fastapi import APIRouter, File, Form, Request, Response, UploadFile
 from PIL import Image
 
+from wordmask.extras import need
 from wordmask.objects import Found, read_words
-from wordmask.regions import need, polygons
+from wordmask.regions import polygons
 from wordmask.serve.app import service_of
 from wordmask.serve.engine import How, Objects
 from wordmask.serve.limits import Problem

@@ -15,8 +15,8 @@ import numpy as np
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
 
+from wordmask.extras import need
 from wordmask.objects import outlines, read_words, simplify
-from wordmask.regions import need
 from wordmask.serve.app import service_of
 from wordmask.serve.engine import How, Objects
 from wordmask.serve.limits import Problem

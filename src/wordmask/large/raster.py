@@ -14,6 +14,7 @@ import numpy as np
 
 from wordmask.drawing import palette
 from wordmask.errors import ImageError, WordmaskError
+from wordmask.extras import need
 from wordmask.files import one_line, shown
 from wordmask.large.tiles import Tile
 
@@ -32,12 +33,10 @@ def gdal() -> Iterator[None]:
     Raises:
         WordmaskError: rasterio is missing, or a file cannot be read or written.
     """
-    try:
-        import rasterio
-        from rasterio._err import CPLE_BaseError  # is raised, and has no public name
-        from rasterio.errors import NotGeoreferencedWarning, RasterioError
-    except ImportError:
-        raise WordmaskError('large pictures need rasterio; pip install "wordmask[geo]"') from None
+    rasterio = need("rasterio", "geo", "a large picture")
+    from rasterio._err import CPLE_BaseError  # is raised, and has no public name
+    from rasterio.errors import NotGeoreferencedWarning, RasterioError
+
     with rasterio.Env(GDAL_CACHEMAX=CACHE, GDAL_TIFF_INTERNAL_MASK=True), warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         try:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from wordmask.errors import WordmaskError
+from wordmask.extras import need
 from wordmask.large.raster import strips
 
 DRIVERS = {".gpkg": "GPKG", ".geojson": "GeoJSON"}
@@ -25,12 +26,8 @@ def check_polygons(path: Path) -> str:
     """
     if path.suffix.lower() not in DRIVERS:
         raise WordmaskError(f"got {path} for polygons; give a name ending in .gpkg or .geojson")
-    try:
-        import pyarrow  # noqa: F401
-        import pyogrio  # noqa: F401
-        import shapely  # noqa: F401
-    except ImportError as error:
-        raise WordmaskError(f'polygons need {error.name}; pip install "wordmask[geo]"') from None
+    for package in ("pyarrow", "pyogrio", "shapely"):
+        need(package, "geo", "a file of polygons")
     return DRIVERS[path.suffix.lower()]
 
 

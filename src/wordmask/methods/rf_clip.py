@@ -12,6 +12,7 @@ from torch import Tensor
 
 from wordmask.encoding import DenseFeatures, Encoding
 from wordmask.errors import WordmaskError
+from wordmask.extras import need
 from wordmask.methods.base import (
     Method,
     Towers,
@@ -270,17 +271,12 @@ def cluster_texts(rows: Tensor, distance: float) -> np.ndarray:
     Raises:
         WordmaskError: SciPy is not installed.
     """
-    try:
-        from scipy.cluster.hierarchy import fcluster, linkage  # a dependency of scikit-learn
-    except ImportError:
-        raise WordmaskError(
-            'texts are clustered by SciPy; install it with pip install "wordmask[cluster]"'
-        ) from None
+    hierarchy = need("scipy.cluster.hierarchy", "cluster", "a cluster of texts")
     if len(rows) == 1:
         return np.zeros(1, dtype=np.int32)
     unit = rows.cpu().double().numpy()
     apart = np.clip(1 - unit @ unit.T, 0, 2)[np.triu_indices(len(rows), 1)]
-    return fcluster(linkage(apart, "complete"), distance, "distance")
+    return hierarchy.fcluster(hierarchy.linkage(apart, "complete"), distance, "distance")
 
 
 def move_texts(

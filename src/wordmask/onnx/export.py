@@ -19,6 +19,7 @@ from torch.export import Dim
 
 from wordmask.encoding import Encoding
 from wordmask.errors import WordmaskError, unknown
+from wordmask.extras import need
 from wordmask.files import make_folder, shown, write_atomically
 from wordmask.methods.base import Towers
 from wordmask.methods.maskclip import MixtureRule
@@ -113,14 +114,8 @@ def check_exportable(segmenter: Segmenter) -> None:
         raise WordmaskError(
             f"got a model in {tower.dtype} on {tower.device}; load it on the cpu in float32"
         )
-    try:
-        import onnx  # noqa: F401
-        import onnxruntime  # noqa: F401
-        import onnxscript  # noqa: F401
-    except ImportError as error:
-        raise WordmaskError(
-            f'export needs {error.name}, which is not installed; run: pip install "wordmask[onnx]"'
-        ) from None
+    for package in ("onnx", "onnxruntime", "onnxscript"):
+        need(package, "onnx", "export")
 
 
 def _write_graphs(segmenter: Segmenter, out: Path, precision: str) -> dict[str, Any]:

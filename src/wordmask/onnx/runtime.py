@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from wordmask.errors import WordmaskError, unknown
+from wordmask.extras import need
 from wordmask.files import shown
 from wordmask.images import DEFAULT_MAX_PIXELS, decode_reduced, prepare, read_image, target_size
 from wordmask.onnx.decision import Maps, Texts, Tile, labels, make_rule
@@ -122,13 +123,7 @@ class OnnxSegmenter:
         """
         folder = Path(folder)
         about = read_about(folder)
-        try:
-            import onnxruntime
-        except ImportError:
-            raise WordmaskError(
-                "an exported network needs ONNX Runtime, which is not installed; run: "
-                'pip install "wordmask[onnx-runtime]"'
-            ) from None
+        onnxruntime = need("onnxruntime", "onnx-runtime", "an exported network")
         settings = onnxruntime.SessionOptions()
         settings.log_severity_level = 3  # errors alone
         settings.intra_op_num_threads = threads or int(os.environ.get("OMP_NUM_THREADS") or 0)

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from wordmask.errors import WordmaskError
-from wordmask.regions import need
+from wordmask.extras import need
 from wordmask.serve.engine import Recipe
 from wordmask.serve.logs import log_json_lines
 from wordmask.towers.built_in import note

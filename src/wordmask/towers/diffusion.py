@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from wordmask.affinity import ByRows, HeadAttention
 from wordmask.devices import check_finite
 from wordmask.errors import WordmaskError, unknown
+from wordmask.extras import need
 from wordmask.progress import stage, steps
 from wordmask.towers.fetch import (
     DIFFUSERS,
@@ -360,7 +361,7 @@ def load_diffusion(
         WordmaskError: diffusers is not installed; no such folder or files, the hub cannot be
             reached, another kind of model, or too large for the free memory.
     """
-    _require_diffusers()
+    need("diffusers", "diffusion", "Stable Diffusion")
     device = device or torch.device("cpu")
     dtype = dtype or (torch.float32 if device.type == "cpu" else torch.float16)
     source = read_source(at_revision(source, revision), device, dtype)
@@ -523,15 +524,6 @@ def _check_memory(place: str, folder: Path, device: torch.device, dtype: torch.d
         "Stable Diffusion 1.4, 1.5 and 2.1-base take about 4.4 GiB in float32 and 2.2 GiB in "
         "float16 or bfloat16; a VFM such as facebook/dino-vitb8 refines with a tenth of that",
     )
-
-
-def _require_diffusers() -> None:
-    try:
-        import diffusers  # noqa: F401
-    except ImportError:
-        raise WordmaskError(
-            'Stable Diffusion needs diffusers; run: pip install "wordmask[diffusion]"'
-        ) from None
 
 
 @contextmanager

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from wordmask.drawing import palette
-from wordmask.errors import WordmaskError
 from wordmask.evaluation.report.runs import Result
 from wordmask.evaluation.report.sweeps import charts
 from wordmask.evaluation.report.tables import best_of_sweeps, interval
 from wordmask.evaluation.summary import outside
+from wordmask.extras import need
 from wordmask.files import write_atomically
 
 INCH = 0.32  # of a bar
@@ -29,12 +29,7 @@ def draw(runs: Sequence[Result], folder: Path) -> Drawn:
     Raises:
         WordmaskError: matplotlib is not installed.
     """
-    try:
-        import matplotlib
-    except ImportError:
-        raise WordmaskError(
-            'plots need matplotlib; install it with pip install "wordmask[evaluate]"'
-        ) from None
+    matplotlib = need("matplotlib", "evaluate", "a plot")
     from matplotlib.figure import Figure
 
     style: dict[str, Any] = {

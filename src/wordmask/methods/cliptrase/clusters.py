@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from wordmask.errors import WordmaskError
+from wordmask.extras import need
 
 
 def dbscan(rows: Tensor, eps: float, min_samples: int) -> Tensor:
@@ -15,15 +15,10 @@ def dbscan(rows: Tensor, eps: float, min_samples: int) -> Tensor:
     Raises:
         WordmaskError: scikit-learn is not installed.
     """
-    try:
-        from sklearn.cluster import DBSCAN
-    except ImportError:
-        raise WordmaskError(
-            'clusters are made by scikit-learn; install it with pip install "wordmask[cluster]"'
-        ) from None
+    cluster = need("sklearn.cluster", "cluster", "DBSCAN")
     if not len(rows):
         return torch.empty(0, dtype=torch.long, device=rows.device)
-    found = DBSCAN(eps=eps, min_samples=min_samples).fit(rows.cpu().double().numpy())
+    found = cluster.DBSCAN(eps=eps, min_samples=min_samples).fit(rows.cpu().double().numpy())
     return torch.from_numpy(found.labels_).to(rows.device)
 
 
