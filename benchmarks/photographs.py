@@ -142,14 +142,15 @@ def sheet(target: np.ndarray, maps: list[np.ndarray], runs: list[str]) -> Image.
     """One row of a drawing: the target and the label map of each run, and their words."""
     colours, counted = palette(20), target > 0
     titles = [
-        f"{run}: {(x == target)[counted].mean():.0%}" for run, x in zip(runs, maps, strict=True)
+        f"{run}: {(x == target)[counted].mean() * 100:.0f} %"
+        for run, x in zip(runs, maps, strict=True)
     ]
     pictures = [np.where(counted[..., None], colours[target], 225), *(colours[x] for x in maps)]
     row = drawing.strip(
         [x.astype(np.uint8) for x in pictures],
         ["target (grey: not counted)", *titles],
         columns=len(pictures),
-        height=240,
+        height=round(300 * target.shape[0] / target.shape[1]),
     )
     shown = [
         i for i in range(1, 21) if (target == i).any() or max((x == i).mean() for x in maps) > 0.01
@@ -190,7 +191,7 @@ def main() -> None:
     targets = {path.stem: target for found in sets.values() for path, target in found}
     if kept:
         sheets = [sheet(targets[name], maps, args.runs) for name, maps in kept.items()]
-        drawing.stack(sheets).quantize(64).save(args.draw[0], optimize=True)
+        drawing.stack(sheets).save(args.draw[0], optimize=True)
 
 
 if __name__ == "__main__":

@@ -210,8 +210,8 @@ def test_a_script(name, monkeypatch, capsys):
         assert len({line.split()[-1] for line in out.splitlines()}) == 1  # the same labels
     if name == "photographs":
         width, height = Image.open("sheet.png").size
-        assert width > 3 * 360  # the target and two maps, 360 x 240 each
-        assert height > 240
+        assert width > 3 * 300  # the target and two maps, 300 x 200 each
+        assert height > 200
 
 
 @pytest.mark.usefixtures("here")
