@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from memory import measure
-from wordmask.affinity import Chain, Dense, HeadAttention, Sharpened
+from wordmask.affinity import ByRows, Chain, HeadAttention, Sharpened
 
 THRESHOLD, EPSILON = 0.1, 1e-5
 
@@ -103,6 +103,17 @@ def compare(
         f"{most[0] / max(most[1], 1):.0f}, differ by {max(r[7] for r in rows):.0e}",
         flush=True,
     )
+
+
+class Dense(ByRows):
+    """A map (L, L) that is given."""
+
+    def __init__(self, matrix: Tensor):
+        self.matrix, self.size = matrix, len(matrix)
+
+    def rows(self, index: slice) -> Tensor:
+        """See `ByRows`."""
+        return self.matrix[index]
 
 
 def compensation(arguments: argparse.Namespace) -> None:

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from transformers import CLIPModel
 
 from places import GOLDEN, SHARED
+from wordmask import bars
 from wordmask.datasets import BENCHMARKS
 from wordmask.methods import METHODS
 from wordmask.refiners import REFINERS
@@ -28,6 +29,12 @@ def _own_registries(monkeypatch):
     """What a test registers is gone after it."""
     for one in (METHODS, REFINERS, BENCHMARKS):
         monkeypatch.setattr(one, "_known", dict(one._known))
+
+
+@pytest.fixture(autouse=True)
+def _no_lines_of_progress(monkeypatch):
+    """What is slow says so; on a slow machine that would be anything."""
+    monkeypatch.setattr(bars, "LINE_EVERY", 1e6)
 
 
 @pytest.fixture(scope="session")

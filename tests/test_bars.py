@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import io
 import re
-import time
+from types import SimpleNamespace
 
 import pytest
 
+from waiting import soon
 from wordmask import bars
 from wordmask.progress import quietly, stage, steps
 from wordmask.towers.transfer import Transfer
@@ -27,6 +28,15 @@ def on_terminal(monkeypatch) -> Terminal:
     return shown
 
 
+class Clock:
+    """The time of bars, which goes on when it is told."""
+
+    def __init__(self, monkeypatch):
+        self.now = 1000.0
+        monkeypatch.setattr("rich.console.monotonic", lambda: self.now)
+        monkeypatch.setattr(bars, "time", SimpleNamespace(monotonic=lambda: self.now))
+
+
 def plain(terminal: Terminal) -> str:
     return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.getvalue())
 
@@ -34,16 +44,17 @@ def plain(terminal: Terminal) -> str:
 def test_what_counts_its_steps_gets_a_bar_with_rate_and_time_left(monkeypatch):
     terminal = on_terminal(monkeypatch)
     monkeypatch.setattr(bars, "SOON", 0.0)
+    clock = Clock(monkeypatch)
     with bars.counting("comparing") as bar:
         bar.refresh()
         assert re.search(r"comparing ━+ 0 s", plain(terminal))
         for _ in steps("pictures", range(4)):
-            time.sleep(0.02)
+            clock.now += 0.03
             with stage("cliper"):
                 bar.refresh()
     frames = plain(terminal)
     assert "comparing ━━━━━━━━━━━━━━━━━━━━ 0/4 pictures cliper" in frames
-    assert re.search(r"━ 3/4 pictures, \d+ pictures/s, 1 s left cliper", frames)
+    assert re.search("━ 3/4 pictures, 25 pictures/s, 1 s left cliper", frames)
 
 
 def test_an_inner_count_is_a_stage_and_the_next_count_starts_anew(monkeypatch):
@@ -62,29 +73,37 @@ def test_an_inner_count_is_a_stage_and_the_next_count_starts_anew(monkeypatch):
 
 def test_lines_without_a_terminal_come_every_few_seconds(capsys, monkeypatch):
     monkeypatch.setattr(bars, "SOON", 0.0)
-    monkeypatch.setattr(bars, "LINE_EVERY", 0.05)
+    monkeypatch.setattr(bars, "LINE_EVERY", 5.0)
+    monkeypatch.setattr(bars.Bar, "_repeat", lambda *_: None)  # see the next test
+    clock = Clock(monkeypatch)
     with bars.counting("comparing"):
-        for _ in steps("pictures", range(3)):
-            time.sleep(0.06)
+        for _ in steps("pictures", range(6)):
+            clock.now += 4
     said = capsys.readouterr().err.splitlines()
-    assert 2 <= len(said) <= 4
-    assert all(line.startswith("wordmask: comparing: ") for line in said)
-    assert re.fullmatch(r".*: 2/3 pictures, \d+ pictures/s, 1 s left", said[1])
+    assert said[0] == "wordmask: comparing: 2/6 pictures, 4.0 s each, 16 s left"
+    assert said[1] == "wordmask: comparing: 4/6 pictures, 4.0 s each, 8 s left"
+    assert len(said) == 3
 
 
 def test_a_line_comes_even_while_nothing_is_counted(capsys, monkeypatch):
     monkeypatch.setattr(bars, "LINE_EVERY", 0.0)
+    clock, said = Clock(monkeypatch), []
+
+    def told() -> bool:
+        said.append(capsys.readouterr().err)
+        return "wordmask: loading owner/clip: 7 s\n" in "".join(said)
+
     with bars.counting("loading owner/clip"):
-        time.sleep(0.7)
-    assert "wordmask: loading owner/clip: 1 s\n" in capsys.readouterr().err
+        clock.now += 7
+        soon(told)
 
 
 def test_the_first_picture_has_an_age(monkeypatch):
     """It may take minutes, in which no rate is known."""
-    terminal = on_terminal(monkeypatch)
+    terminal, clock = on_terminal(monkeypatch), Clock(monkeypatch)
     with bars.Bar() as bar:
         task = bar.add_task("segmenting", total=2, unit="pictures")
-        bar.tasks[0].start_time -= 65
+        clock.now += 65
         bar.refresh()
         assert "0/2 pictures, 1:05" in plain(terminal)
         bar.advance(task)
@@ -92,12 +111,13 @@ def test_the_first_picture_has_an_age(monkeypatch):
     assert "1/2 pictures, 1:05 each" in plain(terminal)
 
 
-def test_an_earlier_run_is_not_part_of_the_rate():
+def test_an_earlier_run_is_not_part_of_the_rate(monkeypatch):
+    clock = Clock(monkeypatch)
     bar = bars.Bar(quiet=True)
     task = bar.add_task("voc21", total=100, unit="pictures", already=90)
-    bar.tasks[0].start_time = bar.get_time() - 10
+    clock.now += 10
     bar.update(task, completed=95)
-    assert re.fullmatch(r"95/100 pictures, 2\.0 s each, 1[01] s left", bars.facts(bar.tasks[0]))
+    assert bars.facts(bar.tasks[0]) == "95/100 pictures, 2.0 s each, 10 s left"
 
 
 @pytest.mark.parametrize("terminal", [True, False])

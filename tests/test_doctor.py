@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import socket
 import threading
-import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from packaging.specifiers import SpecifierSet
 
 import wordmask
 from commands import files, process
+from waiting import LONG
 from wordmask import doctor
 from wordmask.doctor import examine
 from wordmask.options import EXTRAS
@@ -170,7 +170,7 @@ def test_no_secret_is_told(home, monkeypatch):
 # -- the hub ------------------------------------------------------------------------------------
 
 
-def answer(place: str, monkeypatch, seconds: float = 5) -> dict:
+def answer(place: str, monkeypatch, seconds: float = LONG) -> dict:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "ENDPOINT", place)
     report = {"hub": [vars(one) for one in doctor._hub(CLIP, False, seconds)]}
@@ -227,10 +227,8 @@ def test_a_hub_that_swallows_everything(monkeypatch):
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
-        start = time.monotonic()
         place = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        found = answer(place, monkeypatch, seconds=0.3)
-        assert time.monotonic() - start < 5
+        found = answer(place, monkeypatch, seconds=0.3)  # and not for ever
     assert found["state"] == "fails"
 
 
@@ -290,7 +288,7 @@ def test_extras_are_those_of_the_metadata(monkeypatch):
     assert found["diffusion"].todo == 'pip install "wordmask[diffusion]"'
     monkeypatch.setattr(doctor, "_package", lambda *a: lacking)
     text = {one.name: one.text for one in doctor._extras()}
-    assert text["geo"].endswith("; for pictures of any size (wordmask large)")
+    assert text["geo"].startswith("pictures of any size (wordmask large); ")
     project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())
     every = set(project["project"]["optional-dependencies"]) - {"all", "test"}
     assert every == {*doctor.PURPOSES, *EXTRAS}  # each says what it is for

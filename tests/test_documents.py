@@ -21,6 +21,7 @@ from wordmask import toybox
 from wordmask.cli import run
 from wordmask.explain import VIEWS
 from wordmask.formats import FORMATS
+from wordmask.toybox import demo, selftest
 
 ROOT = Path(__file__).parents[1]
 STEPS = r"<!-- (run|python) -->\n```\w+\n(.*?)```"
@@ -30,6 +31,8 @@ PLUGIN = ROOT / "examples" / "plugin" / "src" / "wordmask_example"
 SCRIPT = """
 import json, shlex, sys
 from wordmask.cli import run
+from wordmask.toybox import demo, selftest
+demo.candidates = lambda: selftest.candidates(["clip", "cliper"])  # tests/toybox runs all
 for kind, text in json.load(open("steps.json")):
     if kind == "python":
         exec(compile(text, "example", "exec"), {"__name__": "example"})
@@ -160,7 +163,7 @@ def test_maps(tmp_path, monkeypatch):
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 # Run by the tests above, which prepare more for them.
-WITH_OWN_TEST = {"extending.md", "jobs.md", "maps.md", "pictures.md"}
+WITH_OWN_TEST = {"extending.md", "formats.md", "jobs.md", "maps.md", "pictures.md"}
 # Run elsewhere: `.ci/run` types the README's commands, tests/toybox its demo.
 ELSEWHERE = {"demo", "test"}
 
@@ -213,6 +216,8 @@ def test_examples_run(page, tmp_path, monkeypatch):
     """Each `<!-- run -->` and `<!-- python -->` of a page, in order, with built-in networks."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    few = selftest.candidates(["clip", "cliper"])  # tests/toybox runs the demo of all
+    monkeypatch.setattr(demo, "candidates", lambda: few)
     scene = Image.fromarray(toybox.render(0, 64).image)  # in place of what the pages name
     for name in ("examples/coffee.jpg", "wordmask-demo/scene.png", "scene/scene.png"):
         Path(name).parent.mkdir()

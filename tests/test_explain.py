@@ -9,9 +9,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tiny import class_scores, tiny_clip, tiny_tokenizer, tiny_vfm
+from tiny import Dense, class_scores, tiny_clip, tiny_tokenizer, tiny_vfm
 from wordmask import Segmenter, WordmaskError, drawing, explain, list_methods
-from wordmask.affinity import Chain, Dense, Mean
+from wordmask.affinity import Chain, Mean
 from wordmask.explain import (
     VIEWS,
     PatchGrid,
@@ -422,7 +422,7 @@ def test_without_matplotlib_only_charts_are_left_out(segmenter, monkeypatch):
 
 
 def test_what_cannot_be_drawn_is_said(segmenter):
-    with pytest.raises(WordmaskError, match=r"unknown picture 'nothing'.*attention"):
+    with pytest.raises(WordmaskError, match=r"unknown view 'nothing'.*attention"):
         explain.draw(segmenter, picture(), "nothing")
     with pytest.raises(WordmaskError, match="needs a refiner"):
         explain.draw(segmenter, picture(), "refined", WORDS)

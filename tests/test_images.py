@@ -406,6 +406,8 @@ BAD_FILES = {
     "large.png": (png_of_size(12_000, 12_000), "max_pixels"),  # PIL itself would only warn
     "short-data.png": (png_of_size(500, 500), "truncated"),
     "drawing.eps": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", "EPS"),
+    "film.mp4": (b"\0\0\0\x20ftypisom\0\0\2\0isomavc1mp41" + b"\0" * 99, "it is a video"),
+    "film.avi": (b"RIFF\0\1\0\0AVI LIST" + b"\0" * 99, "it is a video"),
     "photo.heic": (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC"),
 }
 for kind in ["JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM"]:

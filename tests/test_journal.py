@@ -8,13 +8,13 @@ import random
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from waiting import soon
 from wordmask.errors import WordmaskError
 from wordmask.journal import SETTINGS, Journal, difference
 
@@ -141,7 +141,7 @@ def test_other_settings_are_refused_in_one_line(tmp_path):
         Journal(tmp_path, {"options": {"sigma": 3}, "model": "m"})
     assert str(error.value) == (
         f"{tmp_path} holds results of different settings: options.sigma (5.0 there, 3 now); "
-        "choose another out folder, or overwrite"
+        "choose another out folder (--out), or overwrite (--overwrite)"
     )
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
@@ -206,12 +206,16 @@ def test_the_first_difference(earlier, now, said):
 
 
 WRITER = """
-import sys
+import sys, time
 from wordmask.journal import Journal
 journal = Journal(sys.argv[1], {"a": 1}, part=sys.argv[2])
+left = int(sys.argv[3])
 for number in range(20_000):
     if f"k{number}" not in journal:
         journal.append(f"k{number}", {"number": number, "filler": 500 * "x"})
+        left -= 1
+        if not left:
+            time.sleep(600)  # it is killed before, or here where who kills it is slow
 """
 
 
@@ -223,15 +227,14 @@ def written(folder: Path) -> int:
 def test_killed_at_any_moment_it_goes_on(tmp_path):
     draw = random.Random(5)
     for part in "010":
-        command = [sys.executable, "-c", WRITER, str(tmp_path), part]
+        command = [sys.executable, "-c", WRITER, str(tmp_path), part, "5000"]
         with subprocess.Popen(command) as running:
             enough = written(tmp_path) + draw.randrange(1, 500_000)
-            while written(tmp_path) < enough and running.poll() is None:
-                time.sleep(0.001)
+            soon(lambda enough=enough: written(tmp_path) >= enough)
             running.send_signal(signal.SIGKILL)
     broken = Journal(tmp_path, {"a": 1})
     assert 0 < len(broken) < 20_000
-    subprocess.run([sys.executable, "-c", WRITER, str(tmp_path), "2"], check=True)
+    subprocess.run([sys.executable, "-c", WRITER, str(tmp_path), "2", "0"], check=True)
     whole = Journal(tmp_path, {"a": 1})
     assert all(whole.read(f"k{number}")["number"] == number for number in range(20_000))
     assert set(broken) <= set(whole)

@@ -31,7 +31,8 @@ def test_a_notebook_runs(name, tmp_path, monkeypatch):
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert not any(cell.outputs or cell.execution_count for cell in cells), "store it without"
     where = {"metadata": {"path": str(tmp_path)}}
-    nbclient.NotebookClient(notebook, timeout=300, kernel_name="python3", resources=where).execute()
+    patience = {"timeout": 400, "startup_timeout": 400}
+    nbclient.NotebookClient(notebook, kernel_name="python3", resources=where, **patience).execute()
     assert sum("image/png" in out.get("data", {}) for c in cells for out in c.outputs) >= 2
     errors = [out.text for c in cells for out in c.outputs if out.get("name") == "stderr"]
     expected = r"IProgress|tiny-clip knows rendered scenes only"  # tqdm asks for widgets; the note

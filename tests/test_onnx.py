@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import json
-import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +17,7 @@ from transformers import CLIPVisionModelWithProjection
 
 import wordmask
 from tiny import save_tiny_clip, tiny_clip
+from waiting import LONG, free_port, soon
 from wordmask import Background, OnnxSegmenter, Segmenter, WordmaskError, list_methods
 from wordmask.cli import run
 from wordmask.methods import METHODS, create_method
@@ -72,25 +73,32 @@ def pictures() -> list[np.ndarray]:
     ]
 
 
-def assert_equal(segmenter: Segmenter, other: OnnxSegmenter, words, background) -> None:
-    """Features and scores to 1e-4, labels but where two classes are as likely."""
+def assert_equal(segmenter: Segmenter, other: OnnxSegmenter, *asked) -> None:
+    """Features and scores to 1e-4, labels but where two classes are as likely.
+
+    asked: words and background of each question.
+    """
 
     def tensors(given):
         if isinstance(given, dict):
             return {name: tensors(one) for name, one in given.items()}
         return torch.from_numpy(given) if isinstance(given, np.ndarray) else given
 
-    texts = segmenter.encode_text(tensors(words), tensors(background))
-    theirs = other.encode_text(words, background)
-    np.testing.assert_allclose(theirs.embeddings, texts.embeddings, atol=1e-5)
-    np.testing.assert_array_equal(theirs.owner, texts.owner)
+    encoded = []
     for picture in pictures():
         encoding, found = segmenter.encode(picture), other.encode(picture)
         np.testing.assert_allclose(found.outputs["features"], encoding.features, atol=1e-4)
-        wanted, made = segmenter(encoding, texts), other(found, theirs)
-        np.testing.assert_allclose(made.scores, wanted.scores, atol=1e-4)
-        assert (made.labels != wanted.labels).mean() < 2e-3
-        assert made.names == wanted.names
+        encoded.append((encoding, found))
+    for words, background in asked:
+        texts = segmenter.encode_text(tensors(words), tensors(background))
+        theirs = other.encode_text(words, background)
+        np.testing.assert_allclose(theirs.embeddings, texts.embeddings, atol=1e-5)
+        np.testing.assert_array_equal(theirs.owner, texts.owner)
+        for encoding, found in encoded:
+            wanted, made = segmenter(encoding, texts), other(found, theirs)
+            np.testing.assert_allclose(made.scores, wanted.scores, atol=1e-4)
+            assert (made.labels != wanted.labels).mean() < 2e-3
+            assert made.names == wanted.names
 
 
 @pytest.mark.parametrize("name", EXPORTED)
@@ -102,8 +110,7 @@ def test_as_torch(name, network, tmp_path):
     made = export(segmenter, tmp_path / "out")
     assert made.difference < 1e-5
     other = OnnxSegmenter.from_folder(tmp_path / "out", threads=1)
-    for background in GROUNDS:
-        assert_equal(segmenter, other, FEATURES, background)
+    assert_equal(segmenter, other, *((FEATURES, background) for background in GROUNDS))
 
 
 def test_what_cannot_be_exported_says_why():
@@ -125,12 +132,24 @@ def test_positions_of_a_graph(mode, grid, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
+def traced() -> dict[str, Any]:
+    """What torch made of the graphs of `folder`, by their kind: tracing takes seconds."""
+    return {}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, traced) -> Path:
     """A CLIP in a folder, exported by the command."""
+
+    def keep(graph, *given, trace=torch.onnx.export, **named):
+        return traced.setdefault(type(graph).__name__, trace(graph, *given, **named))
+
     place = tmp_path_factory.mktemp("exported")
     save_tiny_clip(place / "clip", layers=2, width=32, projection=24, text_layers=1)
     arguments = ["export", str(place / "clip"), str(place / "out"), "--method", "sclip:clearclip"]
-    assert run([*arguments, "--short-side", "64", "--set", "templates=single", "-q"]) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.onnx, "export", keep)
+        assert run([*arguments, "--short-side", "64", "--set", "templates=single", "-q"]) == 0
     Image.fromarray(pictures()[1]).save(place / "photo.png")
     return place
 
@@ -163,20 +182,22 @@ def test_the_service_without_torch(folder, tmp_path):
     """Exported here; answered by a process in which torch cannot be imported."""
     for package in ("fastapi", "uvicorn", "prometheus_client", "httpx"):
         pytest.importorskip(package)
-    from wordmask.client import Client, ServiceError
+    import httpx
 
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    from wordmask.client import Client, ServiceError
+    from wordmask.objects import Labeller
+
+    port = free_port()
     model = ["--model", str(folder / "out"), "--backend", "onnxruntime"]
     served = start_without_torch(
-        tmp_path, "serve", *model, "--workers", "0", "--port", str(port), "--short-side", "56"
-    )
+        tmp_path, "serve", *model, "--workers", "0", "--port", str(port), "--short-side", "56",
+        "--tool", "x-anylabeling", "--background", "none",
+    )  # fmt: skip
     client, photo = Client(f"http://127.0.0.1:{port}", tries=1), folder / "photo.png"
     offline = OnnxSegmenter.from_folder(folder / "out", options={"short_side": 56})
     try:
-        while not client.ready():
-            assert served.poll() is None, served.stderr.read()
-            time.sleep(0.1)
+        soon(lambda: client.ready() or served.poll() is not None)
+        assert served.poll() is None, served.stderr.read()
         encoded = client.encode(photo)
         assert encoded.patches == offline.encode(photo).outputs["features"].shape[2:]
         for words, background in (
@@ -203,8 +224,20 @@ def test_the_service_without_torch(folder, tmp_path):
         assert (method["name"], list(method["variants"])) == ("sclip", ["clearclip"])
         assert client.methods()["default"]["method"] == "sclip"
         assert client.refiners() == []
+        url = f"http://127.0.0.1:{port}/v1"
+        (tool,) = httpx.get(f"{url}/models").json()["data"]
+        image = base64.b64encode(photo.read_bytes()).decode()
+        asked = {"model": tool, "image": image, "params": {"text_prompt": "cat; dog"}}
+        shapes = httpx.post(f"{url}/predict", json=asked).json()["data"]["shapes"]
+        segmenter = Segmenter.from_pretrained(
+            folder / "clip", "sclip", "clearclip", options={"short_side": 56, "templates": "single"}
+        )
+        sure = Labeller("cat; dog", background="none", segmenter=segmenter)(photo)[1]
+        assert [one["label"] for one in shapes] == [one.region.name for one in sure]
+        scores = [one["score"] for one in shapes]
+        np.testing.assert_allclose(scores, [one.confidence for one in sure], atol=1e-4)
         served.terminate()
-        assert served.wait(60) == 0
+        assert served.wait(LONG) == 0
         assert not list(tmp_path.glob("wordmask-serve-*"))  # its encodings are gone
     finally:
         served.kill()
@@ -259,8 +292,10 @@ def test_names_that_need_torch_say_so():
     assert "absent torch is not installed; exported networks alone" in done.stdout
 
 
-def test_precisions(folder, tmp_path):
+def test_precisions(folder, traced, tmp_path, monkeypatch):
     from wordmask.onnx.export import export
+
+    monkeypatch.setattr(torch.onnx, "export", lambda graph, *_, **__: traced[type(graph).__name__])
 
     segmenter = Segmenter.from_pretrained(
         folder / "clip",
@@ -315,8 +350,6 @@ def test_what_is_refused(folder, tmp_path, capsys):
         assert why in capsys.readouterr().err
     assert run([*ask, "--backend", "tensorflow"]) == 2
     assert "unknown backend 'tensorflow'" in capsys.readouterr().err
-    assert run(["serve", *exported, "--tool", "samgeo"]) == 2
-    assert "an exported network gives none" in capsys.readouterr().err
     assert run(["serve", "--model", "wordmask/tiny-clip", "--backend", "onnxruntime"]) == 2
     assert "holds no exported network" in capsys.readouterr().err
 
@@ -330,12 +363,14 @@ def test_words_and_auto(folder, tmp_path):
         cache_dir=tmp_path,
     )
     other = OnnxSegmenter.from_folder(folder / "out")
-    for words, background in (
+    assert_equal(
+        segmenter,
+        other,
         (["cat", ["dog", "hound"], "sky" * 40], "auto"),
         ({"cat": "kitten", "dog": []}, ["wall", "floor"]),
+        (["cat", "dog"], Background.negatives(12)),
         (["cat", "dog"], None),
-    ):
-        assert_equal(segmenter, other, words, background)
+    )
 
 
 def test_a_damaged_graph(folder, tmp_path):

@@ -368,7 +368,7 @@ def test_a_notebook_shows_pictures() -> None:
     notebook = nbformat.v4.new_notebook()
     for source in ("\n".join([*cells, "one"]), "Segmentations([one, one])", "Segmentations()"):
         notebook.cells.append(nbformat.v4.new_code_cell(source))
-    nbclient.NotebookClient(notebook, timeout=120).execute()
+    nbclient.NotebookClient(notebook, timeout=400, startup_timeout=400).execute()
     shown = [cell.outputs[0]["data"] for cell in notebook.cells]
     assert [set(data) for data in shown] == [{"text/plain", "image/png"}] * 2 + [{"text/plain"}]
     for data, result in zip(shown, (1, 2), strict=False):

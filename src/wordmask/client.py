@@ -22,6 +22,7 @@ from PIL import Image
 
 from wordmask.errors import WordmaskError
 from wordmask.extras import need
+from wordmask.images import read_image
 from wordmask.segmentation import Segmentation
 
 Picture = str | os.PathLike[str] | bytes | Image.Image | np.ndarray
@@ -124,7 +125,7 @@ class Client:
             background: as `wordmask segment --background` takes it, or a list of names.
 
         Returns:
-            A `Segmentation` with labels, names and scores.
+            A `Segmentation` with labels, names, scores and provenance.
 
         Raises:
             ServiceError: the service has no result; its message says why.
@@ -240,8 +241,8 @@ def _file(image: Picture) -> tuple[str, bytes]:
             return Path(image).name, Path(image).read_bytes()
         except OSError as error:
             raise WordmaskError(f"cannot read {os.fspath(image)}: {error.strerror}") from None
-    picture, file = Image.fromarray(image) if isinstance(image, np.ndarray) else image, io.BytesIO()
-    picture.save(file, "PNG", compress_level=1)
+    file = io.BytesIO()
+    Image.fromarray(read_image(image)).save(file, "PNG", compress_level=1)
     return "picture.png", file.getvalue()
 
 
@@ -264,4 +265,5 @@ def _choice(given: Mapping[str, Any]) -> dict[str, str]:
 def _read(content: bytes) -> Segmentation:
     """A result from its arrays."""
     with np.load(io.BytesIO(content)) as arrays:
-        return Segmentation(arrays["labels"], tuple(arrays["names"].tolist()), arrays["scores"])
+        names, provenance = tuple(arrays["names"].tolist()), json.loads(arrays["provenance"].item())
+        return Segmentation(arrays["labels"], names, arrays["scores"], provenance)

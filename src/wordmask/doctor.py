@@ -221,12 +221,12 @@ def _extras() -> Iterator[Finding]:
         parts = [one for registry in registries for one in registry.values()]
         users = sorted(one.name for one in parts if one.extra == extra)
         found = [_package(n, wanted, "absent") for n, wanted in _requirements(extra).items()]
-        lacking = [one.name for one in found if one.state != "ok"]
-        text = ", ".join(f"{one.name} {one.text}" for one in found)
-        if lacking and users:
-            text += f"; {' and '.join(users)} cannot run"
-        elif lacking and extra in PURPOSES:
-            text += f"; for {PURPOSES[extra]}"
+        bad = [one for one in found if one.state != "ok"]
+        lacking = [one.name for one in bad]
+        text = ", ".join(f"{one.name} {one.text}" for one in bad or found)
+        if bad:
+            needed = f"{' and '.join(users)} cannot run" if users else PURPOSES.get(extra, "")
+            text = f"{needed}; lacks {text.replace(' not installed', '')}"
         todo = f'pip install "wordmask[{extra}]"' if lacking else ""
         versions = {one.name: one.details["version"] for one in found}
         details = {"versions": versions, "missing": lacking, "used_by": users}

@@ -57,6 +57,7 @@ _UPRIGHT = {
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "GIF", "BMP", "PPM", "AVIF", "JPEG2000", "HEIF")
 """PIL's names of the formats that are read; HEIF (HEIC of phones) with the extra `heif`."""
 
+_VIDEOS = (b"\x1aE\xdf\xa3", b"\0\0\1\xba", b"OggS")  # Matroska, MPEG, Ogg
 _HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"}
 
 MOST_SCANS = 100  # of a JPEG: programs write up to about 12, and each goes over all pixels again
@@ -241,11 +242,22 @@ def _open(stream: BinaryIO, shown: str) -> Image.Image:
                     stream.seek(0)
                     return factory(stream, "")
             except (SyntaxError, IndexError, TypeError, struct.error) as error:
-                if accepted:  # it begins as this format does
+                if "unknown pixel mode" in str(error):  # bands or types that PIL has no mode for
+                    reasons.append(f"{name} of this pixel type is not read; save it as 8-bit RGB")
+                elif accepted:  # it begins as this format does
                     damaged = True
                     reasons.append(f"damaged {name} file ({_reason(error)})")
     why = "; ".join(reasons) or "it is not a picture in a known format"
+    if not reasons and _is_video(prefix):
+        why = "it is a video; make pictures of it first: ffmpeg -i VIDEO -r 1 frame%05d.jpg"
     raise (ImageError if damaged else UnknownFormat)(f"cannot read {shown}: {why}")
+
+
+def _is_video(start: bytes) -> bool:
+    """Whether a file that is no picture begins as MP4, AVI, Matroska, MPEG or Ogg."""
+    kind = start[8:12]
+    mp4 = start[4:8] == b"ftyp" and kind not in (b"mif1", b"msf1", b"avif", b"avis")
+    return mp4 or kind == b"AVI " or start.startswith(_VIDEOS)
 
 
 def _is_heic(start: bytes) -> bool:

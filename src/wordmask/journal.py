@@ -201,7 +201,7 @@ class Journal:
         path = self.folder / SETTINGS
         if not path.is_file():
             return False
-        advice = "choose another out folder, or overwrite"
+        advice = "choose another out folder (--out), or overwrite (--overwrite)"
         try:
             earlier = json.loads(path.read_bytes())
         except (OSError, ValueError):

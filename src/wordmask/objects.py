@@ -5,18 +5,19 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from wordmask.errors import WordmaskError
 from wordmask.extras import need
 from wordmask.regions import Region, polygons, regions
-from wordmask.scoring import Scored
 from wordmask.segmentation import Segmentation
-from wordmask.segmenter import Segmenter
 from wordmask.towers.auxiliary import DEFAULT_CLIP
 from wordmask.vocabulary import Background, Vocabulary
+
+if TYPE_CHECKING:
+    from wordmask.scoring import Scored
+    from wordmask.segmenter import Segmenter
 
 
 class Found(NamedTuple):
@@ -58,6 +59,8 @@ class Labeller:
         min_area: int = 1,
         segmenter: Segmenter | None = None,
     ):
+        from wordmask.segmenter import Segmenter
+
         self.words = read_words(words)
         strategy = Background.parse(background)
         strategy.check(self.words)
@@ -75,17 +78,24 @@ class Labeller:
     def __call__(self, image: Any) -> tuple[Segmentation, list[Found]]:
         """Segment a picture (a path, a PIL image or a uint8 array (H, W, 3))."""
         scored = self.segmenter.score(self.segmenter.encode(image), self.texts)
-        return find(scored, self.min_area)
+        return parts_of(scored, self.min_area)
 
 
-def find(scored: Scored, min_area: int = 1) -> tuple[Segmentation, list[Found]]:
+def parts_of(scored: Scored, min_area: int = 1) -> tuple[Segmentation, list[Found]]:
     """The labels of a picture, and the connected parts of each class in them."""
     result = scored.segmentation()
-    maps, sure = result.scores, None
+    sure = scored.confidence(result.labels) if scored.rule.gives_probabilities else None
+    return result, find(result, sure, min_area)
+
+
+def find(result: Segmentation, sure: np.ndarray | None, min_area: int = 1) -> list[Found]:
+    """The connected parts of each class.
+
+    sure: the probability (H, W) of each pixel's label; None: the method gives class maps.
+    """
+    maps = result.scores
     assert maps is not None
-    try:
-        sure = scored.confidence(result.labels)
-    except WordmaskError:  # class maps and no probabilities: the share among all classes
+    if sure is None:
         maps = np.maximum(maps, 0)
         maps = maps / np.maximum(maps.sum(0), 1e-12)
     found = []
@@ -95,7 +105,7 @@ def find(scored: Scored, min_area: int = 1) -> tuple[Segmentation, list[Found]]:
         if sure is not None:
             confidence = float(sure[y0:y1, x0:x1][region.pixels].mean(dtype=float))
         found.append(Found(region, min(max(confidence, 0.0), 1.0)))
-    return result, found
+    return found
 
 
 def read_words(given: Any) -> Vocabulary:

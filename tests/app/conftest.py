@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from waiting import LONG, free_port, soon
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
 SERVE = """  # the command, whose log has a line for each pass of the image encoder
@@ -56,9 +56,7 @@ def serve(folder: Path, *arguments: str, **variables: str) -> Server:
 
     variables: of the environment.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     log = folder / "log.txt"
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "WORDMASK_CACHE": str(folder / "cache")}
     environment |= variables
@@ -71,14 +69,17 @@ def serve(folder: Path, *arguments: str, **variables: str) -> Server:
             text=True,
         )
     url = f"http://127.0.0.1:{port}/"
-    for _ in range(600):
+
+    def answers() -> bool:
+        assert process.poll() is None, log.read_text()
         try:
-            with urllib.request.urlopen(url, timeout=5):
-                return Server(process, url, log)
+            with urllib.request.urlopen(url, timeout=LONG):
+                return True
         except OSError:
-            assert process.poll() is None, log.read_text()
-            time.sleep(0.1)
-    raise AssertionError(f"no answer from the page\n{log.read_text()}")
+            return False
+
+    soon(answers, why=log.read_text)
+    return Server(process, url, log)
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +90,7 @@ def server(tmp_path_factory) -> Iterator[Server]:
     one = serve(folder, "--model", "wordmask/tiny-clip", "--offline")
     yield one
     one.process.terminate()
-    one.process.wait(30)
+    one.process.wait(LONG)
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +114,7 @@ def visit(server, browser) -> Iterator[Any]:
         context = browser.new_context(viewport={"width": width, "height": height})
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(60_000)
+        page.set_default_timeout(1000 * LONG)
         page.on("pageerror", lambda error: bad.append(str(error)))
         page.on("request", lambda one: bad.append(one.url) if elsewhere(one.url) else None)
         page.goto(server.url)

@@ -1,17 +1,19 @@
-"""The page in a real browser: what a visitor does, from an upload to files."""
+"""The page in a real browser: what a visitor does, from an upload to files.
+
+Parts of an answer are drawn one after the other, so that what is looked at is waited for.
+"""
 
 from __future__ import annotations
 
 import io
 import re
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from waiting import soon
 from wordmask import drawing
 from wordmask.toybox import render
 
@@ -60,14 +62,6 @@ def text(page, selector: str) -> str:
     return " ".join(page.locator(selector).all_inner_texts())
 
 
-def soon(holds: Callable[[], bool], seconds: float = 60) -> None:
-    """Wait until it holds: parts of an answer are drawn one after the other."""
-    end = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < end, f"does not hold after {seconds} s"
-        time.sleep(0.05)
-
-
 def picture(page, selector="#wm-overlay img") -> np.ndarray:
     """The pixels of a picture on the page."""
     answer = page.request.get(page.get_attribute(selector, "src"))
@@ -96,7 +90,7 @@ def test_from_upload_to_files(visit, scene, tmp_path):
     understood = page.locator("#wm-understood")
     understood.get_by_text("every pixel").wait_for()
     wanted = "4 classes: brick (also: bricks); water; red striped; yellow plain"
-    assert wanted in understood.inner_text()
+    soon(lambda: wanted in understood.inner_text())
 
     colours = drawing.palette(4).tolist()
     names = ["brick", "water", "red striped", "yellow plain"]
@@ -120,9 +114,7 @@ def test_from_upload_to_files(visit, scene, tmp_path):
     labels = np.asarray(Image.open(downloading.value.path()))
     assert labels.shape == (144, 144)
     assert f"{round(100 * (labels == 1).mean())} %" == found["brick"][1]
-    listed = page.locator("#wm-files").inner_text()
-    assert "overlay" in listed
-    assert "json" in listed
+    soon(lambda: all(name in text(page, "#wm-files") for name in ("overlay", "json")))
 
 
 def test_other_words_use_the_encoding_again(visit, scene, server):
@@ -144,20 +136,20 @@ def test_pointer_names_the_class_and_a_click_shows_the_place(visit, scene):
     page = visit()
     start(page, scene)
     page.locator("#wm-overlay").scroll_into_view_if_needed()
-    box = page.locator("#wm-overlay img").bounding_box()
-    at = box["x"] + 0.6 * box["width"], box["y"] + 0.8 * box["height"]  # on the yellow disc
-    tip = page.locator(".wm-tip:visible")
 
-    def pointed() -> bool:
+    def point() -> str:
+        """Move onto the yellow disc, and say what is shown there."""
+        box = page.locator("#wm-overlay img").bounding_box()
+        at = box["x"] + 0.6 * box["width"], box["y"] + 0.8 * box["height"]
         page.mouse.move(at[0] + 1, at[1])
         page.mouse.move(*at)
-        return tip.count() > 0
+        return text(page, ".wm-tip:visible")
 
-    soon(pointed)
-    assert tip.first.inner_text() == "yellow plain"
-    page.mouse.click(*at)
+    soon(lambda: point() == "yellow plain")
+    page.mouse.down()
+    page.mouse.up()
     page.wait_for_selector("#wm-scores table")
-    assert "the label is yellow plain" in page.locator("#wm-scores").inner_text()
+    soon(lambda: "the label is yellow plain" in text(page, "#wm-scores"))
     page.wait_for_selector("#wm-inside img")
     assert picture(page, "#wm-inside img").shape[1] > 900  # photo, before, after
 
@@ -168,12 +160,12 @@ def test_side_by_side(visit, scene):
     page.get_by_role("tab", name="Compare").click()
     page.click("#wm-compare")
     page.locator("#wm-compared b").first.wait_for()
-    said = page.locator("#wm-compared").inner_text()
+    said = text(page, "#wm-compared")
     assert "left: cliper" in said
     assert "right: clip:paper" in said
     page.locator("#wm-slider img").nth(1).wait_for()
-    sides = page.locator("#wm-slider img").evaluate_all("all => all.map(one => one.src)")
-    assert len(set(sides)) == 2
+    sides = page.locator("#wm-slider img")
+    soon(lambda: len(set(sides.evaluate_all("all => all.map(one => one.src)"))) == 2)
 
 
 def test_what_cannot_be_used_is_said_in_a_line(visit, scene, tmp_path):
@@ -187,7 +179,7 @@ def test_what_cannot_be_used_is_said_in_a_line(visit, scene, tmp_path):
 
     type_words(page, ["cat", "cat"])
     page.wait_for_selector("#wm-understood .wm-bad")
-    assert "'cat' is in class 1" in page.locator("#wm-understood").inner_text()
+    soon(lambda: "'cat' is in class 1" in text(page, "#wm-understood"))
 
     page.reload()
     page.wait_for_selector("#wm-run")
@@ -233,11 +225,12 @@ def test_examples_expert_settings_and_a_narrow_screen(visit):
     page.locator("#wm-examples button").nth(1).click()
     page.wait_for_selector("#wm-legend table")
     page.wait_for_selector("#wm-status .wm-line")
-    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    soon(lambda: page.evaluate("document.documentElement.scrollWidth") <= 390)
     lines = page.locator("#wm-legend .wm-name").evaluate_all("all => all.map(x => x.innerText)")
     assert "striped" in " ".join(lines) or "plain" in " ".join(lines)
-    tall = page.locator("#wm-legend tbody tr").evaluate_all("all => all.map(x => x.offsetHeight)")
-    assert max(tall) < 60  # a word is not broken into letters
+    rows = page.locator("#wm-legend tbody tr")
+    tall = "all => Math.max(...all.map(x => x.offsetHeight))"
+    soon(lambda: rows.evaluate_all(tall) < 60)  # a word is not broken into letters
     page.get_by_role("button", name="Expert settings").click()
     page.locator("#wm-method input").click()
     page.get_by_role("option", name=re.compile("GEM")).click()
@@ -245,7 +238,7 @@ def test_examples_expert_settings_and_a_narrow_screen(visit):
     page.locator("#wm-expert button", has_text=re.compile("^Options")).first.click()
     iterations = page.get_by_label("temperature").first
     iterations.wait_for()
-    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    soon(lambda: page.evaluate("document.documentElement.scrollWidth") <= 390)
     segment(page)
     assert "gem" in text(page, "#wm-status .wm-line")
 
@@ -292,4 +285,4 @@ def test_a_network_that_cannot_be_loaded_leaves_the_one_before(visit):
     page.wait_for_function(
         "document.querySelector('#wm-model input').value == 'wordmask/tiny-clip'"
     )
-    assert "rendered scenes only" in page.locator("#wm-network").inner_text()
+    soon(lambda: "rendered scenes only" in text(page, "#wm-network"))

@@ -220,7 +220,7 @@ def test_results_of_other_settings_are_refused(segmenter, change, said):
     with pytest.raises(WordmaskError) as error:
         segment_folder(other, "p", out="o", **arguments)
     assert said in str(error.value)
-    assert "choose another out folder, or overwrite" in str(error.value)
+    assert "choose another out folder (--out), or overwrite (--overwrite)" in str(error.value)
     assert times("o") == before
     assert segment_folder(other, "p", out="o", overwrite=True, **arguments).segmented == 3
     assert segment_folder(other, "p", out="o", **arguments).skipped == 3

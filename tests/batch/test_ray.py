@@ -22,6 +22,7 @@ import pytest
 
 from commands import one_line_error, picture, results
 from tiny import save_tiny_clip
+from waiting import soon
 from wordmask import Segmenter, WordmaskError, segment_folder
 from wordmask.cli import run
 
@@ -103,10 +104,14 @@ def test_a_cluster_of_two_nodes_goes_on_when_a_worker_is_killed(cluster):
     places: dict[int, int] = {}  # a worker of each node
     ray.init(cluster.address, log_to_driver=False)
 
+    def found() -> bool:
+        places.update((parent, pid) for pid, parent in actors() if parent in raylets)
+        return len(places) == 2
+
     def kill(one):
         seen.append(one.picture.name)
         if len(seen) == 8:
-            places.update((parent, pid) for pid, parent in actors() if parent in raylets)
+            soon(found)
             os.kill(places[raylets[1]], signal.SIGKILL)
 
     try:
@@ -141,15 +146,7 @@ def test_a_job_whose_driver_was_killed_goes_on(cluster, capsys):
         if before >= COUNT - 4:  # a new folder for more kills
             resume()
             before = 0
-        child = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
-        until = time.monotonic() + 120
-        while child.poll() is None and len(lines_now("killed")) == before:
-            assert time.monotonic() < until
-            time.sleep(0.002)
-        time.sleep(draw.random() * 0.5)
-        assert child.poll() in (None, 0), child.stderr.read()
-        child.kill()
-        child.communicate()
+        kill_after(before, [sys.executable, "-c", code], draw.random() * 0.5)
         left.append(COUNT - len(lines_now("killed")))
         for name in results("killed"):  # whole, whatever the moment; .part was on its way
             if name.endswith(".part"):
@@ -158,6 +155,19 @@ def test_a_job_whose_driver_was_killed_goes_on(cluster, capsys):
     resume()
     with capsys.disabled():
         print(f"\n{kills} kills of the driver, pictures left: {left}")
+
+
+def kill_after(before: int, command: list[str], seconds: float) -> None:
+    """Start a program and kill it, so long after there are more lines in the journal."""
+    with open("stderr.txt", "w") as said:  # a pipe would fill and hold it
+        child = subprocess.Popen(command, stderr=said)
+    try:
+        soon(lambda: child.poll() is not None or len(lines_now("killed")) > before, 300)
+        time.sleep(seconds)
+        assert child.poll() in (None, 0), Path("stderr.txt").read_text()
+    finally:
+        child.kill()
+        child.wait()
 
 
 def lines_now(folder: str) -> list[bytes]:

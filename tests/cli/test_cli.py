@@ -31,7 +31,7 @@ def test_the_table_of_methods(capsys, monkeypatch, columns):
         assert str(method.year) in words
         for variant in method.variants:
             assert variant in words
-    assert "attention=early" in words
+    assert "wordmask methods NAME" in words  # which has the options
 
 
 @pytest.mark.parametrize("name", list_methods())
@@ -177,7 +177,7 @@ def test_explain_draws_what_is_asked_for(model, capsys):
         (["--point", "a,b"], "got --point a,b"),
         (["--method", "nothing"], "unknown method 'nothing'"),
         (["--max-pixels", "100"], "the limit is 100"),
-        (["--show", "nothing"], "unknown picture 'nothing'"),
+        (["--show", "nothing"], "unknown view 'nothing'"),
         (["--show", "clusters", "--method", "clip"], "needs --method cliptrase"),
         (["--diffusion", "x"], "got the auxiliary model 'diffusion'"),
         (["--model", "./none"], "got './none' as the model"),

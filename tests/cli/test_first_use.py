@@ -13,6 +13,7 @@ from wordmask.cli import app, complete, run
 from wordmask.datasets import BENCHMARKS
 from wordmask.methods import METHODS
 from wordmask.refiners import REFINERS
+from wordmask.towers.auxiliary import KINDS
 
 # -- words --------------------------------------------------------------------------------------
 
@@ -141,6 +142,23 @@ def test_paragraphs_of_help_are_not_broken_inside(capsys, monkeypatch):
     assert run(["segment", "--help"]) == 0
     out = capsys.readouterr().out
     assert "the subfolders of a folder that was given. A second run resumes the first" in out
+
+
+def test_help_at_80_columns(capsys, monkeypatch):
+    """Each command is one line, in the group of those who need it; default networks are whole."""
+    monkeypatch.setenv("COLUMNS", "80")
+    assert run(["--help"]) == 0
+    out = capsys.readouterr().out
+    groups = re.findall(r"╭─ (.+?) ─+╮\n((?:│.+\n)+)", out)
+    assert [name for name, _ in groups][:2] == ["Options", "Begin"]
+    lines = [line for _, text in groups[1:] for line in text.splitlines()]
+    names = {name.split()[0] for name, _ in commands()}
+    assert {line.split()[1] for line in lines} == names
+    assert len(lines) == len(names)
+    for command in ("segment", "app", "evaluate"):
+        assert run([command, "--help"]) == 0
+        out = capsys.readouterr().out
+        assert all(kind.source in out for kind in KINDS.values()), command
 
 
 def test_datasets_list(capsys):

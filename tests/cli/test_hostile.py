@@ -43,7 +43,9 @@ OPTIONS = {
 CHILD = """
 import io, json, resource, sys
 from contextlib import redirect_stderr, redirect_stdout
+from wordmask import bars
 from wordmask.cli import run
+bars.LINE_EVERY = 1e6  # a slow machine says no more than a quick one
 resource.setrlimit(resource.RLIMIT_CPU, (120, 120))
 resource.setrlimit(resource.RLIMIT_AS, (16 * 2**30,) * 2)
 for arguments in json.load(open(sys.argv[1])):

@@ -1234,7 +1234,7 @@ def test_the_split_of_context_is_the_shared_one(shared):
 def test_names_of_benchmarks_are_forgiving():
     assert benchmark("COCO-Object") is BENCHMARKS["coco_object"]
     assert benchmark(" voc21 ").name == "voc21"
-    with pytest.raises(WordmaskError, match="unknown benchmark 'vco21'; did you mean voc21"):
+    with pytest.raises(WordmaskError, match="unknown data set 'vco21'; did you mean voc21"):
         benchmark("vco21")
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from transformers import CLIPModel, ViTConfig, ViTModel
 
+from waiting import soon
 from wordmask.cli import run
 from wordmask.errors import WordmaskError
 from wordmask.evaluation import cost as bench
@@ -54,14 +55,17 @@ def test_batches_and_methods(golden_clip):
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="watches /proc")
-def test_peak_memory_is_what_a_call_holds():
-    cpu = torch.device("cpu")
+def test_peak_memory_is_what_a_call_holds(monkeypatch):
+    cpu, looks, resident = torch.device("cpu"), [], bench.resident
+    monkeypatch.setattr(bench, "resident", lambda: looks.append(resident()) or looks[-1])
 
     def hold(mebibytes):
         def call():
             pages = torch.zeros(mebibytes, 2**18)  # of float32
             for _ in range(4):
                 pages += 1
+            seen = len(looks)
+            soon(lambda: len(looks) > seen + 1)  # however late the other thread has its turn
 
         return call
 

@@ -94,6 +94,8 @@ def test_explain_and_methods(segmenter, root):
         ({"image": "scene.png", "words": ";"}, "empty"),
         ({"image": "scene.png", "words": "a", "background": "all"}, "unknown background"),
         ({"image": "scene.png", "words": "a", "method": "clipper"}, "did you mean"),
+        ({"image": "scene.png", "words": "a", "method": "own.py:Mine"}, "unknown method"),
+        ({"image": "scene.png", "words": "a", "refine": "pamr,own.py:Mine"}, "unknown refiner"),
         ({"image": "scene.png", "words": "a", "save_labels": "a.jpg"}, "saved as PNG"),
         ({"image": "scene.png", "words": "a", "save_labels": "../a.png"}, "outside of"),
     ],
@@ -103,6 +105,14 @@ def test_what_cannot_be_done_is_told(segmenter, root, arguments, message):
     assert answer.is_error
     assert message in text(answer)
     assert "Traceback" not in text(answer)
+
+
+def test_words_name_no_file(segmenter, root, monkeypatch):
+    monkeypatch.chdir(root)
+    (root / "words.txt").write_text("secret\n")
+    answer = call(server(segmenter, root), "segment", image="scene.png", words="words.txt")
+    assert "secret" not in text(answer)
+    assert "words.txt" in text(answer)
 
 
 def test_the_command_as_a_process():

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import pkgutil
-import time
 from importlib import resources
 
 import numpy as np
 import pytest
 
+from waiting import soon
 from wordmask import Segmenter, list_methods
 from wordmask.errors import WordmaskError
 
@@ -67,10 +67,12 @@ def test_the_widget_works_in_the_background():
     worker.returned.connect(given.append)
     worker.finished.connect(lambda: ended.append(True))
     worker.errored.connect(ended.append)
-    until = time.monotonic() + 60
-    while not (ended and given) and time.monotonic() < until:
+
+    def over() -> bool:
         QApplication.processEvents()
-        time.sleep(0.01)
+        return bool(ended and given) or ended not in ([], [True])
+
+    soon(over)
     assert ended == [True]
     ((data, settings, kind),) = given
     assert (kind, settings["name"]) == ("labels", "scene: words")

@@ -6,6 +6,7 @@ import base64
 import io
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from fastapi.testclient import TestClient
 
 from wordmask import Segmenter
 from wordmask.errors import WordmaskError
-from wordmask.integrations import routers
+from wordmask.integrations import label_studio, routers
 from wordmask.serve.app import create_app
 from wordmask.serve.engine import Recipe
 from wordmask.serve.service import Here
@@ -138,7 +139,14 @@ def test_label_studio_pictures_of_its_address_alone(engine, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "config", ["", "<View/>", "<View><Image name='a' value='$b'/></View>", "no XML"]
+    "config",
+    [
+        "",
+        "<View/>",
+        "<View><Image name='a' value='$b'/></View>",
+        "no XML",
+        CONFIG.replace('toName="photo"', 'toName="other"'),
+    ],
 )
 def test_label_studio_without_brush_labels(engine, config):
     service = client(engine, "label-studio")
@@ -146,6 +154,66 @@ def test_label_studio_without_brush_labels(engine, config):
     answer = service.post("/predict", json=body)
     assert answer.status_code == 422
     assert "label_config" in answer.json()["error"]["message"]
+
+
+def test_label_studio_polygons_boxes_and_aliases(engine, expected):
+    """Every set of labels of the interface; `alias` names a label in results, and is no word."""
+    interface = pytest.importorskip("label_studio_sdk.label_interface")
+    pytest.importorskip("skimage")
+    labels = """<Label value="red ball" alias="x1" hint="crimson ball"/><Label value="grass"/>"""
+    config = '<View><Image name="photo" value="$picture"/>'
+    for tag in ("Polygon", "Rectangle", "Brush"):
+        config += f'<{tag}Labels name="{tag}" toName="photo">{labels}</{tag}Labels>'
+    config += "</View>"
+    body = {"tasks": [{"id": 5, "data": {"picture": URI}}], "label_config": config}
+    (prediction,) = client(engine, "label-studio").post("/predict", json=body).json()["results"]
+    assert interface.LabelInterface(config).validate_prediction(prediction)
+    shown = {"x1": "red ball", "grass": "grass"}
+    boxes, parts = [], expected.regions(components=True)
+    for one in prediction["result"]:
+        assert one["type"] == f"{one['from_name']}Labels".lower()
+        (label,) = one["value"][one["type"]]
+        if one["type"] == "rectanglelabels":
+            sides = [one["value"][key] for key in ("x", "y", "width", "height")]
+            boxes.append(
+                [round(side * n / 100) for side, n in zip(sides, (64, 48) * 2, strict=True)]
+            )
+        elif one["type"] == "polygonlabels":
+            points = np.array(one["value"]["points"]) * (64, 48) / 100
+            box = [*points.min(0), *points.max(0)]
+            near = [np.abs(np.subtract(box, part.box)).max() <= 1 for part in parts]
+            assert shown[label] in [part.name for part, ok in zip(parts, near, strict=True) if ok]
+    assert sorted(boxes) == sorted(list(one.xywh) for one in parts)
+
+
+def test_label_studio_asks_again_for_tasks_without_prediction(engine, monkeypatch):
+    """A task that fails, or for which there is no time, leaves the others their predictions."""
+    service = client(engine, "label-studio")
+    tasks = [{"id": i, "data": {"picture": one}} for i, one in enumerate(["data:,x", URI, URI])]
+    body = {"tasks": tasks, "label_config": CONFIG}
+    results = service.post("/predict", json=body).json()["results"]
+    assert [bool(one) for one in results] == [False, True, True]
+    clock = iter([0.0, 0.0, 0.0, 50.0, 50.0])  # the second task took 50 of 60 seconds
+    monkeypatch.setattr(label_studio, "time", SimpleNamespace(time=lambda: next(clock)))
+    results = service.post("/predict", json=body).json()["results"]
+    assert [bool(one) for one in results] == [False, True, False]
+
+
+@pytest.mark.parametrize("picture", ["http://[::1", "data:image/png;base64,\xe9", "data:,x"])
+def test_label_studio_says_what_is_wrong_with_a_picture(engine, picture):
+    answer = ask_studio(client(engine, "label-studio"), picture)
+    assert answer.status_code == 422
+    assert answer.json()["error"]["message"].startswith("the task's picture: ")
+
+
+def test_words_name_no_file_of_the_service(engine, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "words.txt").write_text("secret\n")
+    shapes = ask_labeling(client(engine, "x-anylabeling"), text_prompt="words.txt").text
+    found = ask_samgeo(client(engine, "samgeo"), png(), "json", prompt="words.txt").text
+    for answer in (shapes, found):
+        assert "words.txt" in answer
+        assert "secret" not in answer
 
 
 def test_label_studio_gives_its_key_as_a_password(engine):
@@ -191,7 +259,8 @@ def test_x_anylabeling_chooses_a_method_and_sends_its_key(engine):
     assert ask_labeling(service, "wordmask-clearclip", text_prompt="grass, ball").status_code == 200
     assert ask_labeling(service, "wordmask-no", text_prompt="grass").status_code == 422
     assert "text_prompt" in ask_labeling(service).text
-    assert ask_labeling(service, image="%%", text_prompt="grass").status_code == 422
+    for image in ("%%", "data:image/png;base64,\xe9"):
+        assert ask_labeling(service, image=image, text_prompt="grass").status_code == 422
     service = client(engine, "x-anylabeling", keys=["secret"])
     assert service.get("/v1/models").status_code == 401
     assert service.get("/v1/models", headers={"Token": "secret"}).status_code == 200
@@ -200,13 +269,13 @@ def test_x_anylabeling_chooses_a_method_and_sends_its_key(engine):
 # -- samgeo ----------------------------------------------------------------------------------------
 
 
-def geotiff() -> bytes:
+def geotiff(dtype: str = "uint8") -> bytes:
     rasterio = pytest.importorskip("rasterio")
-    profile = {"driver": "GTiff", "height": 48, "width": 64, "count": 3, "dtype": "uint8"}
+    profile = {"driver": "GTiff", "height": 48, "width": 64, "count": 3, "dtype": dtype}
     place = {"crs": "EPSG:32633", "transform": rasterio.transform.from_origin(500, 900, 2, 2)}
     with rasterio.io.MemoryFile() as file:
         with file.open(**profile, **place) as picture:
-            picture.write(PIXELS.transpose(2, 0, 1))
+            picture.write(PIXELS.transpose(2, 0, 1).astype(dtype))
         return file.read()
 
 
@@ -250,6 +319,8 @@ def test_samgeo_leaves_out_what_is_small_or_unsure(engine):
     assert "nothing was found" in nothing.json()["error"]["message"]
     assert ask_samgeo(service, png(), "svg").status_code == 422
     assert ask_samgeo(service, b"no picture", "json").status_code == 415
+    assert "save it as 8-bit RGB" in ask_samgeo(service, geotiff("uint16"), "json").text
+    assert service.get("/health").json()["status"] == "ok"
     assert service.get("/models").json()["loaded"] == [["wordmask", "naclip"]]
 
 

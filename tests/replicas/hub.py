@@ -212,11 +212,12 @@ class _Handler(BaseHTTPRequestHandler):
             faults.cuts -= 1
             data = data[: faults.cut_after]
         for start in range(0, len(data), 65536):
-            self.wfile.write(piece := data[start : start + 65536])
-            self.wfile.flush()
-            if file:
+            piece = data[start : start + 65536]
+            if file:  # before it is read at the other end
                 self.hub.sent[file] = self.hub.sent.get(file, 0) + len(piece)
                 time.sleep(faults.slow)
+            self.wfile.write(piece)
+            self.wfile.flush()
         if cut:
             self.close_connection = True
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import io
 import threading
-import time
 from typing import Any
 
 import numpy as np
 from PIL import Image
+
+from waiting import LONG, soon
 
 MODEL = "wordmask/tiny-clip"
 WORDS = ["red circle", ["dog", "puppy"], "blue square"]
@@ -39,12 +40,11 @@ class Served:
         self.server = uvicorn.Server(config)
         self.thread = threading.Thread(target=self.server.run)
         self.thread.start()
-        while not self.server.started:
-            assert self.thread.is_alive()
-            time.sleep(0.01)
+        soon(lambda: self.server.started or not self.thread.is_alive())
+        assert self.thread.is_alive()
         port = self.server.servers[0].sockets[0].getsockname()[1]
         self.url = f"http://127.0.0.1:{port}"
 
     def stop(self) -> None:
         self.server.should_exit = True
-        self.thread.join(30)
+        self.thread.join(LONG)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import httpx
 import numpy as np
@@ -13,6 +15,7 @@ import pytest
 import torch
 from serving import WORDS, picture, png
 
+from waiting import LONG, soon
 from wordmask import Background, Segmentation, Vocabulary
 from wordmask.errors import WordmaskError
 from wordmask.serve.engine import AS_STARTED, Ask, Encoded, How
@@ -112,9 +115,14 @@ def test_networks_of_the_service_alone(make):
 def test_encodings_are_bounded_in_bytes_number_and_age(tmp_path):
     store = Store(tmp_path / "kept", most_bytes=5000, most=3, seconds=60)
     assert (tmp_path / "kept").stat().st_mode & 0o077 == 0
+
+    def age(seconds: float) -> None:
+        for one in store.folder.iterdir():
+            os.utime(one, (one.stat().st_mtime - seconds,) * 2)
+
     for i in range(5):
+        age(1)
         store.put(f"handle {i}", "me", bytes(1000))
-        time.sleep(0.01)
     assert store.held()[0] == 3
     with pytest.raises(Problem) as caught:
         store.get("handle 1", "me")
@@ -125,8 +133,7 @@ def test_encodings_are_bounded_in_bytes_number_and_age(tmp_path):
     with pytest.raises(Problem) as caught:
         store.put("larger", "me", bytes(6000))
     assert caught.value.status == 413
-    store.seconds = 0.02
-    time.sleep(0.03)
+    age(61)
     with pytest.raises(Problem):
         store.get("large", "me")
     store.put("new", "me", b"")
@@ -187,20 +194,19 @@ class Slow:
 
 def send(url, answers):
     fields = {"data": {"words": "dog"}, "files": {"image": png(picture())}}
-    answers.append(httpx.post(url + "/v1/segment", timeout=60, **fields))
+    answers.append(httpx.post(url + "/v1/segment", timeout=LONG, **fields))
 
 
 def test_a_full_service_says_when_to_come_again(serve, make):
     made = make(limits=Limits(requests=2))
     slow = Slow(made)
     served, answers = serve(slow, made), []
-    assert httpx.get(served.url + "/health/ready").status_code == 503
-    assert httpx.get(served.url + "/health/live").status_code == 200
+    assert httpx.get(served.url + "/health/ready", timeout=LONG).status_code == 503
+    assert httpx.get(served.url + "/health/live", timeout=LONG).status_code == 200
     threads = [threading.Thread(target=send, args=(served.url, answers)) for _ in range(2)]
     for one in threads:
         one.start()
-    while slow.asked < 2:
-        time.sleep(0.01)
+    soon(lambda: slow.asked == 2)
     refused = []
     send(served.url, refused)
     assert refused[0].status_code == 429
@@ -221,20 +227,43 @@ def test_a_request_that_takes_too_long_is_told(serve, make):
     assert answers[0].status_code == 504
     assert "0.2 seconds" in answers[0].json()["error"]["message"]
     slow.go.set()
+    vars(made.recipe.limits)["seconds"] = LONG  # however slow this machine is
     send(served.url, answers)  # its place is free again
     assert answers[1].status_code == 200
 
 
-def test_a_client_that_is_told_to_come_again_does(serve, make):
-    from wordmask.client import Client
+def test_a_request_without_end_is_ended(make):
+    """The networks are free again, in a service without workers too."""
+    made = make(limits=Limits(seconds=0.5))
+    how = How(refine=("pamr",), options=(("pamr.steps", 10**9),))
+    begun = time.time()
+    asks = [
+        Ask(how, picture(), Vocabulary(["dog"]), Background.none(), deadline=begun + 0.5),
+        Ask(image=picture(), words=Vocabulary(["dog"]), deadline=begun + 60),
+    ]
+    (late,), (other,) = made.run(asks[:1]), made.run(asks[1:])
+    assert late.status == 504
+    assert "took too long" in late.message
+    assert other.names == ("dog",)
+
+
+def test_a_client_that_is_told_to_come_again_does(serve, make, monkeypatch):
+    from wordmask import client
 
     made = make(limits=Limits(requests=1))
     slow = Slow(made)
     served, answers = serve(slow, made), []
     thread = threading.Thread(target=send, args=(served.url, answers))
     thread.start()
-    while not slow.asked:
-        time.sleep(0.01)
-    threading.Timer(0.5, slow.go.set).start()
-    assert Client(served.url).segment(picture(), "dog").names == ("dog",)
-    thread.join()
+    soon(lambda: slow.asked)
+    waited = []
+
+    def wait(seconds):
+        waited.append(seconds)
+        slow.go.set()
+        thread.join()
+
+    monkeypatch.setattr(client, "time", SimpleNamespace(sleep=wait))
+    asker = client.Client(served.url, timeout=LONG)
+    assert asker.segment(picture(), "dog").names == ("dog",)
+    assert set(waited) == {1.0}

@@ -15,6 +15,7 @@ schemathesis = pytest.importorskip("schemathesis", reason="schemathesis is not i
 from schemathesis.checks import CHECKS, load_all_checks
 from schemathesis.generation import GenerationMode
 
+from waiting import LONG
 from wordmask.serve.app import create_app
 from wordmask.serve.service import Here
 
@@ -75,9 +76,10 @@ def test_the_document_is_complete(engine):
 
 def test_its_examples_are_answered(serve):
     served = serve()
-    document = httpx.get(served.url + "/openapi.json").json()
+    document = httpx.get(served.url + "/openapi.json", timeout=LONG).json()
     for path in ("/v1/segment", "/v1/encode"):
         content = document["paths"][path]["post"]["requestBody"]["content"]
-        answer = httpx.post(served.url + path, json=content["application/json"]["example"])
+        example = content["application/json"]["example"]
+        answer = httpx.post(served.url + path, json=example, timeout=LONG)
         assert answer.status_code == 200, answer.text
-    assert MODEL in httpx.get(served.url + "/v1/methods").text
+    assert MODEL in httpx.get(served.url + "/v1/methods", timeout=LONG).text

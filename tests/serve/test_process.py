@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import threading
-import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 from serving import MODEL, WORDS, picture
 
+from waiting import LONG, free_port, soon
 from wordmask.cli import run
 from wordmask.client import Client
 
@@ -29,6 +32,7 @@ class Process:
     """The command, its client and its log."""
 
     process: subprocess.Popen[bytes]
+    url: str
     client: Client
     log: Path
 
@@ -38,6 +42,15 @@ class Process:
     def family(self) -> list:
         return psutil.Process(self.process.pid).children(recursive=True)
 
+    def worker(self) -> Any:
+        """The process that holds the networks."""
+        return max(self.family(), key=lambda one: one.memory_full_info().uss)
+
+    def active(self) -> int:
+        """Requests that were taken and not answered."""
+        text = httpx.get(f"{self.url}/metrics", timeout=LONG).text
+        return int(float(re.search(r"^wordmask_requests_active (\S+)$", text, re.M)[1]))
+
 
 @pytest.fixture
 def start(tmp_path) -> Iterator:
@@ -45,9 +58,7 @@ def start(tmp_path) -> Iterator:
     running: list[Process] = []
 
     def started(*arguments: str) -> Process:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        port = free_port()
         log = tmp_path / "log.jsonl"
         command = ["serve", "--model", MODEL, "--method", "naclip", "--offline", *arguments]
         with log.open("wb") as file:
@@ -56,11 +67,11 @@ def start(tmp_path) -> Iterator:
                 stderr=file,
                 env={**os.environ, "OMP_NUM_THREADS": "1", "TMPDIR": str(tmp_path)},
             )
-        one = Process(process, Client(f"http://127.0.0.1:{port}", tries=1), log)
+        url = f"http://127.0.0.1:{port}"
+        one = Process(process, url, Client(url, timeout=2 * LONG, tries=1), log)
         running.append(one)
-        while not one.client.ready():
-            assert process.poll() is None, log.read_text()
-            time.sleep(0.1)
+        soon(lambda: one.client.ready() or process.poll() is not None, why=log.read_text)
+        assert process.poll() is None, log.read_text()
         return one
 
     yield started
@@ -88,25 +99,29 @@ def ask_all(client, seeds, answers):
 
 def test_workers(start, offline, tmp_path):
     """Answers are the library's; a killed worker comes back; SIGTERM loses nothing."""
-    served = start("--workers", "1", "--batch", "4")
+    served = start("--workers", "1", "--batch", "4", "--max-seconds", str(int(LONG)))
     client, answers = served.client, {}
     for one in ask_all(client, range(8), answers):
         one.join()
     encoded = client.encode(picture(3))
-    worker = max(served.family(), key=lambda one: one.memory_full_info().uss)
+    worker = served.worker()
+    worker.suspend()  # so that the requests are on their way
     threads = ask_all(client, range(8, 12), answers)
-    worker.kill()  # with requests on their way
+    soon(lambda: served.active() == 4)
+    worker.kill()
     for one in threads:
         one.join()
     assert client.score(encoded, WORDS, "none").labels.shape == (48, 64)  # kept all the same
-    family = served.family()
+    family, worker = served.family(), served.worker()
+    worker.suspend()
     threads = ask_all(client, range(12, 24), answers)
-    time.sleep(0.2)
+    soon(lambda: served.active() == 12)
     served.process.send_signal(signal.SIGTERM)
+    worker.resume()
     for one in threads:
         one.join()
-    assert served.process.wait(60) == 0
-    assert not psutil.wait_procs(family, timeout=10)[1]
+    assert served.process.wait(LONG) == 0
+    assert not psutil.wait_procs(family, timeout=LONG)[1]
 
     for seed, labels in sorted(answers.items()):
         want = offline(picture(seed), WORDS, "none").labels
@@ -140,6 +155,18 @@ def test_what_cannot_be_served_is_told_in_one_line(arguments, message, capsys):
     assert err.count("\n") == 1
 
 
+def test_a_network_that_no_worker_can_load_is_told_in_one_line(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "wordmask", "serve", "--model", str(tmp_path / "none")]
+    done = subprocess.run([*command, "--port", str(port)], capture_output=True, text=True)
+    *log, last = done.stderr.splitlines()
+    assert done.returncode == 2
+    assert last.startswith("wordmask: error: got ")
+    for line in log:
+        assert json.loads(line)["level"] == "info"
+
+
 def test_batches_of_one_write_no_warning_into_the_log(engine):
     from wordmask.serve.on_litserve import Networks
 
@@ -152,6 +179,17 @@ def test_an_address_in_use(capsys):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         assert run(["serve", "--model", MODEL, "--port", str(port)]) == 2
+    assert "Address already in use" in capsys.readouterr().err
+
+
+def test_an_address_of_ipv6(capsys):
+    try:
+        taken = socket.create_server(("::1", 0), family=socket.AF_INET6)
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    with taken:
+        port = taken.getsockname()[1]
+        assert run(["serve", "--model", MODEL, "--host", "::1", "--port", str(port)]) == 2
     assert "Address already in use" in capsys.readouterr().err
 
 

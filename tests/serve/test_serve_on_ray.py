@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 from threading import Thread
 
 import pytest
 from serving import MODEL, WORDS, picture
 
+from waiting import LONG, soon
 from wordmask.client import Client
 from wordmask.serve.engine import Recipe
+from wordmask.serve.limits import Limits
 
 pytest.importorskip("ray.serve", reason="needs wordmask[serve,ray]")
 psutil = pytest.importorskip("psutil")
@@ -32,34 +33,38 @@ def address():
     cluster.shutdown()
 
 
-def replicas() -> list:
-    """The processes that hold the networks."""
+def replicas(name: str) -> list:
+    """The processes that hold the networks of an application."""
     return [
         one
         for one in psutil.process_iter(["cmdline"])
-        if "ServeReplica:wordmask-" in " ".join(one.info["cmdline"] or ())
+        if f"ServeReplica:{name}:" in " ".join(one.info["cmdline"] or ())
     ]
 
 
 def test_the_same_application_on_a_cluster(address, serve, offline, engine, tmp_path):
     from wordmask.serve.on_ray import OnRay
 
-    recipe = Recipe(MODEL, method="naclip", offline=True, store=str(tmp_path / "kept"))
+    limits = Limits(seconds=LONG)
+    recipe = Recipe(
+        MODEL, method="naclip", offline=True, limits=limits, store=str(tmp_path / "kept")
+    )
     backend = OnRay(recipe, address, workers=2, batch=4, wait=0.01)
     try:
-        made = replace(engine.recipe, store=recipe.store)
+        made = replace(engine.recipe, limits=limits, store=recipe.store)
         served = serve(backend, type("", (), {"recipe": made}))
-        client, answers = Client(served.url), {}
+        client, answers = Client(served.url, timeout=2 * LONG), {}
+        active = served.app.state.metrics.active._value
 
         def ask(seed):
             answers[seed] = client.segment(picture(seed), WORDS, "none").labels
 
-        assert client.ready()
+        soon(lambda: client.ready() and len(replicas(backend.name)) == 2)
         threads = [Thread(target=ask, args=(seed,)) for seed in range(8)]
         for one in threads:
             one.start()
-        time.sleep(0.1)
-        replicas()[0].kill()  # with requests on their way
+        soon(lambda: active.get() or answers)
+        replicas(backend.name)[0].kill()  # with requests on their way
         for one in threads:
             one.join()
         assert len(answers) == 8
@@ -72,4 +77,4 @@ def test_the_same_application_on_a_cluster(address, serve, offline, engine, tmp_
         assert backend.store.held()[0] == 1
     finally:
         backend.stop()
-    assert not psutil.wait_procs(replicas(), timeout=20)[1]
+    assert not psutil.wait_procs(replicas(backend.name), timeout=LONG)[1]

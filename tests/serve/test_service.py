@@ -5,8 +5,10 @@ from __future__ import annotations
 import base64
 import io
 import json
+import socket
 import subprocess
 import sys
+import time
 
 import httpx
 import numpy as np
@@ -14,6 +16,7 @@ import pytest
 from PIL import Image
 from serving import WORDS, picture, png
 
+from waiting import LONG
 from wordmask import Segmentation
 from wordmask.client import Client, ServiceError
 
@@ -24,7 +27,15 @@ def served(serve):
 
 
 def post(served, path="/v1/segment", headers=None, **request):
-    return httpx.post(served.url + path, headers=headers, timeout=60, **request)
+    return httpx.post(served.url + path, headers=headers, timeout=LONG, **request)
+
+
+def get(served, path):
+    return httpx.get(served.url + path, timeout=LONG)
+
+
+def options(served, headers):
+    return httpx.options(served.url + "/v1/segment", headers=headers, timeout=LONG)
 
 
 def form(**fields):
@@ -50,6 +61,7 @@ def test_every_form_of_answer_is_the_result_of_the_library(served, offline):
     assert got.names == want.names
     assert (got.labels == want.labels).all()
     assert np.allclose(got.scores, want.scores, atol=1e-6)
+    assert got.provenance == json.loads(want.to_json())["provenance"]
 
     labels = Image.open(io.BytesIO(client.raw("png", pixels, WORDS, "none")))
     assert (np.asarray(labels) == want.labels).all()
@@ -93,6 +105,34 @@ def test_json_and_form_are_the_same_request(served):
     assert provenance["refiners"][0] | {"name": "pamr", "steps": 2} == provenance["refiners"][0]
 
 
+def test_base64_as_browsers_and_shells_write_it(served):
+    content = png(picture())
+    plain = base64.b64encode(content).decode()
+    answers = [
+        post(served, json={"image": image, "words": "dog; cat"}).json()
+        for image in (
+            plain,
+            f"data:image/png;base64,{plain}",
+            base64.encodebytes(content).decode(),
+        )
+    ]
+    assert answers[0] == answers[1] == answers[2]
+    assert answers[0]["words"] == ["dog", "cat"]
+
+
+def test_who_hangs_up_is_no_failure(served, caplog):
+    begun = b"POST /v1/segment HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+    address = served.url.removeprefix("http://").split(":")
+    with caplog.at_level("INFO", logger="wordmask.serve"):
+        with socket.create_connection((address[0], int(address[1]))) as left:
+            left.sendall(begun + b"Content-Length: 99\r\n\r\n{")
+        for _ in range(300):
+            if any(one.message == "request" for one in caplog.records):
+                break
+            time.sleep(0.01)
+    assert [(one.message, one.about["status"]) for one in caplog.records] == [("request", 499)]
+
+
 def test_encode_once_ask_many_times(served, offline):
     client, pixels = Client(served.url), picture(5)
     encoded = client.encode(pixels)
@@ -128,8 +168,20 @@ BAD = [
     (415, "multipart/form-data", {"content": b"hello", "headers": {"Content-Type": "text/plain"}}),
     (422, "Invalid JSON", {"content": b"{", "headers": {"Content-Type": "application/json"}}),
     (422, "not base64", {"json": {"image": "http://example.org/a.png", "words": "dog"}}),
-    (422, "not permitted", {"json": {"image": "AAAA", "words": "dog", "path": "/etc/passwd"}}),
-    (422, "words", {"json": {"image": "AAAA"}}),
+    (422, "not base64", {"json": {"image": "data:image/png;base64,\xe9", "words": "dog"}}),
+    (422, "unknown field 'path'", {"json": {"image": "AAAA", "words": "dog", "path": "/etc"}}),
+    (422, "did you mean words", {"json": {"image": "AAAA", "wrds": "dog", "words": "dog"}}),
+    (422, "Names, or lists of synonyms", {"json": {"image": "AAAA"}}),
+    (422, "words: Input should be a valid string. Names", {"json": {"image": "AA", "words": 5}}),
+    (
+        422,
+        "words.0: String should have at most 200",
+        {"json": {"image": "AA", "words": ["a" * 201]}},
+    ),
+    (422, "options.logit_scale: Input should be a finite", form(options='{"logit_scale": NaN}')),
+    (422, "not JSON", form(words="[" * 200_000)),
+    (422, "options", form(options=r'{"\ud800": 1}')),
+    (422, "refine", form(refine=r'["\ud800"]')),
     (422, "the name 'dog' is in class", form(words="dog; dog")),
     (422, "unknown background", form(background="sky")),
     (422, "unknown method", form(method="nothing")),
@@ -156,8 +208,8 @@ def test_a_bad_request_is_told_why(served, status, message, request_):
 
 
 def test_other_paths_and_verbs_have_the_same_errors(served):
-    assert error(httpx.get(served.url + "/nothing"))["status"] == 404
-    assert error(httpx.get(served.url + "/v1/segment"))["status"] == 405
+    assert error(get(served, "/nothing"))["status"] == 404
+    assert error(get(served, "/v1/segment"))["status"] == 405
 
 
 def test_limits(serve, make):
@@ -207,8 +259,10 @@ def test_keys(serve):
         {"Authorization": f"Basic {basic}"},
     ):
         assert post(served, headers=headers, **form()).status_code == 200
-    assert httpx.get(served.url + "/health/live").status_code == 200
-    assert httpx.get(served.url + "/metrics").status_code == 401
+    odd = {b"Authorization": b"Basic \xe9"}
+    assert post(served, headers=odd, **form()).status_code == 401
+    assert get(served, "/health/live").status_code == 200
+    assert get(served, "/metrics").status_code == 401
     with pytest.raises(ServiceError, match="API key"):
         Client(served.url).segment(picture(), "dog")
     # an owner's token alone is not enough: the key counts too
@@ -221,14 +275,11 @@ def test_keys(serve):
 def test_pages_of_other_origins_are_refused_unless_named(serve):
     ask = {"Origin": "https://example.org", "Access-Control-Request-Method": "POST"}
     closed, opened = serve(), serve(origins=["https://example.org"], keys=["key"])
-    assert (
-        "access-control-allow-origin"
-        not in httpx.options(closed.url + "/v1/segment", headers=ask).headers
-    )
-    answer = httpx.options(opened.url + "/v1/segment", headers=ask)
+    assert "access-control-allow-origin" not in options(closed, ask).headers
+    answer = options(opened, ask)
     assert answer.headers["access-control-allow-origin"] == "https://example.org"
     ask["Origin"] = "https://example.com"
-    answer = httpx.options(opened.url + "/v1/segment", headers=ask)
+    answer = options(opened, ask)
     assert "access-control-allow-origin" not in answer.headers
 
 
@@ -251,8 +302,8 @@ def test_ids_and_logs(served, caplog):
 def test_metrics(served):
     post(served, **form())
     post(served, **form(words=""))
-    httpx.get(served.url + "/a/path/of/ones/own")
-    text = httpx.get(served.url + "/metrics").text
+    get(served, "/a/path/of/ones/own")
+    text = get(served, "/metrics").text
     assert 'wordmask_requests_total{method="POST",path="/v1/segment",status="200"} 1.0' in text
     assert 'wordmask_requests_total{method="POST",path="/v1/segment",status="422"} 1.0' in text
     assert 'path="other",status="404"' in text
@@ -274,6 +325,12 @@ def test_the_client_says_what_is_wrong(served, tmp_path):
     with pytest.raises(WordmaskError, match="no answer from http"):
         Client("http://127.0.0.1:9").segment(picture(), "dog")
     assert not Client("http://127.0.0.1:9").ready()
+    with pytest.raises(WordmaskError, match="cannot read an array of float64"):
+        client.segment(picture() / 255, "dog")
+    turned = Image.fromarray(picture())
+    turned.getexif()[0x112] = 6  # as a phone held upright writes it
+    assert client.segment(turned, "dog").labels.shape == (64, 48)
+    client.segment(Image.fromarray(picture()).convert("CMYK"), "dog")
     file = tmp_path / "a.png"
     file.write_bytes(png(picture()))
     results = [client.segment(one, "dog; cat") for one in (file, str(file), file.read_bytes())]

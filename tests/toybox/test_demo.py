@@ -15,6 +15,7 @@ from PIL import Image
 import wordmask
 from wordmask import drawing, toybox
 from wordmask.cli import run
+from wordmask.methods import METHODS
 from wordmask.toybox import demo
 from wordmask.toybox.selftest import candidates
 
@@ -140,6 +141,8 @@ def test_the_scene_is_one_of_many_words_and_known_labels():
 @needs_weights
 def test_what_is_not_installed_is_named(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("WORDMASK_CACHE", str(tmp_path))
+    few = {name: METHODS._known[name] for name in ("clip", "clearclip", demo.METHOD)}
+    monkeypatch.setattr(METHODS, "_known", few)
     find = importlib.util.find_spec
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name: None if name == "diffusers" else find(name)

@@ -46,29 +46,23 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for one in (
-    segment.segment,
-    convert.convert,
-    formats.formats,
-    large.large,
-    explain.explain,
-    compare.compare,
-    export.export,
-    methods.methods,
-    refiners.refiners,
-    demo.demo,
-    page.app,
-    serve.serve,
-    mcp.mcp,
-    doctor.doctor,
-    selftest.selftest,
-    bench.bench,
-    evaluate.evaluate,
-    protocol.protocol,
-    report.report,
-):
-    app.command(cls=Command)(one)
-app.add_typer(datasets.app, name="datasets")
+COMMANDS = {
+    "Begin": (demo.demo, page.app, segment.segment, doctor.doctor),
+    "Results, and large pictures": (formats.formats, convert.convert, large.large),
+    "Methods": (methods.methods, refiners.refiners, compare.compare, explain.explain),
+    "Numbers": (
+        evaluate.evaluate,
+        report.report,
+        protocol.protocol,
+        selftest.selftest,
+        bench.bench,
+    ),
+    "Other programs": (serve.serve, mcp.mcp, export.export),
+}
+for panel, commands in COMMANDS.items():
+    for one in commands:
+        app.command(cls=Command, rich_help_panel=panel)(one)
+app.add_typer(datasets.app, name="datasets", rich_help_panel="Numbers")
 
 UsageError: type[Any] = typer.BadParameter.__bases__[0]  # of the click that typer uses
 

@@ -71,7 +71,7 @@ def app(
         bool, typer.Option("--open", help="Open it in the browser.", rich_help_panel=PAGE)
     ] = False,
 ) -> None:
-    """Open a page on which pictures are segmented by words, in a browser.
+    """Open a page in the browser: pictures and words in, masks out.
 
     wordmask app --open
 

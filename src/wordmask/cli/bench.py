@@ -85,7 +85,7 @@ def bench(
         ),
     ] = None,
 ) -> None:
-    """Measure parameters, FLOPs, time and memory of methods, alone and with refiners.
+    """Measure parameters, FLOPs, time and memory of methods.
 
     A round is encoding and labelling a batch of random pixels, with words that are encoded already.
     """

@@ -91,7 +91,7 @@ def compare(
         ),
     ] = Path("compared.png"),
 ) -> None:
-    """Show the same pictures under several methods, side by side, with the target if there is one.
+    """Show the same pictures under several methods, side by side.
 
     wordmask compare photos/ -c "cat; sofa" --methods clip,clearclip,cliper,cliper+diffusion
 

@@ -32,7 +32,7 @@ def convert(
         typer.Option("--out", "-o", metavar="DIR", help="Where to write; by default MASKS."),
     ] = None,
 ) -> None:
-    """Write the results of `wordmask segment` in other formats, without any network.
+    """Write results of `wordmask segment` in other formats.
 
     wordmask convert masks --format coco,yolo-seg --out dataset
     """

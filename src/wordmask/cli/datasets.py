@@ -1,4 +1,4 @@
-"""`wordmask datasets`: list the benchmarks, show one, or check a copy of its files."""
+"""`wordmask datasets`: list the data sets, show one, or check a copy of its files."""
 
 from __future__ import annotations
 
@@ -20,16 +20,14 @@ if TYPE_CHECKING:
 
 SHOWN = 20  # problems that are printed; --all prints the others
 
-app = typer.Typer(
-    cls=Group, help="List the benchmarks, show one in full, or check a copy of its files."
-)
+app = typer.Typer(cls=Group, help="List the data sets, show one, or check a copy of its files.")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Name = Annotated[
     str,
     typer.Argument(
         metavar="NAME",
-        help="A benchmark, see `wordmask datasets list`; or FILE.py:NAME, or NAME=DIR.",
+        help="A data set, see `wordmask datasets list`; or FILE.py:NAME, or NAME=DIR.",
         autocompletion=complete.datasets,
     ),
 ]
@@ -37,14 +35,14 @@ Name = Annotated[
 
 @app.callback(invoke_without_command=True)
 def datasets(context: typer.Context, as_json: AsJson = False) -> None:
-    """List the benchmarks, show one in full, or check a copy of its files."""
+    """List the data sets, show one, or check a copy of its files."""
     if context.invoked_subcommand is None:
         list_all(as_json)
 
 
 @app.command("list", cls=Command)
 def list_all(as_json: AsJson = False) -> None:
-    """List the benchmarks: what they are, and the layout that is looked for."""
+    """List the data sets."""
     from wordmask.datasets import BENCHMARKS
 
     described = [
@@ -55,10 +53,9 @@ def list_all(as_json: AsJson = False) -> None:
         print(json.dumps(described, indent=2, ensure_ascii=False))
         return
     console = common.console()
-    console.print(_overview(described, console.width))
+    console.print(_overview(described))
     console.print(
-        "The paths are below --root; [parts in brackets] are optional or may be the root itself. "
-        "background: whether it is scored as a class. names: sources of class names. One in full: "
+        "+ 1: the background is scored as a class too. Files that one needs, and its words: "
         "wordmask datasets show NAME. To check a copy: wordmask datasets check NAME --root DIR",
         style="dim",
     )
@@ -73,7 +70,7 @@ def show(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show one benchmark with its class names and background words by source."""
+    """Show one: the files that it needs, class names and background words."""
     from wordmask.datasets import benchmark
 
     bench = benchmark(name)
@@ -105,7 +102,10 @@ def check(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Check a copy: counts, sizes, values, missing pairs, damaged files. Exit code 2: problems."""
+    """Check a copy: counts, sizes, values, pairs, damaged files.
+
+    Exit code 2: problems.
+    """
     from wordmask.datasets import benchmark, verify
 
     bench = benchmark(name)
@@ -138,34 +138,22 @@ def describe(bench: Benchmark) -> dict[str, Any]:
     }
 
 
-def _overview(described: list[dict[str, Any]], width: int) -> Table:
+def _overview(described: list[dict[str, Any]]) -> Table:
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_lines=True)
-    table.add_column("benchmark", style="bold", no_wrap=True)
-    wide = width >= 110
-    if wide:
-        for name in ("images", "classes"):
-            table.add_column(name, justify="right", no_wrap=True)
-        table.add_column("background", no_wrap=True)
-        table.add_column("names", min_width=10, max_width=20)
-    table.add_column("what it is, and what is looked for below --root", overflow="fold")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("data set", style="bold", no_wrap=True)
+    table.add_column("what it is", overflow="fold")
+    for name in ("pictures", "classes"):
+        table.add_column(name, justify="right", no_wrap=True)
     for one in described:
-        images, classes = _count(one["images"]), _count(one["classes"])
-        background, names = "yes" if one["background"] else "no", ", ".join(one["names"])
         text = Text(one["title"])
-        if not wide:
-            text.append(f"; images: {images}; classes: {classes}; background: {background}")
-            text.append(f"\nnames: {names or 'its own'}")
-        text.append(f"\n{one['layout']}", "dim")
         if one["from"] != "wordmask":
-            text.append(f"\nfrom {one['from']}")
-        if one["note"]:
-            text.append(f"\n{one['note']}")
-        columns = (images, classes, background, names or "its own") if wide else ()
-        table.add_row(one["name"], *columns, text)
+            text.append(f"\nfrom {one['from']}", "dim")
+        classes = _count(one["classes"]) + (" + 1" if one["background"] else "")
+        table.add_row(one["name"], text, _count(one["images"]), classes)
     return table
 
 

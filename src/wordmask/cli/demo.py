@@ -29,7 +29,7 @@ def demo(
         Path, typer.Option("--out", "-o", metavar="DIR", help="Folder for the pictures.")
     ] = Path("wordmask-demo"),
 ) -> None:
-    """Segment a rendered scene with the built-in tiny networks; no download.
+    """Segment a rendered scene with the built-in networks; no download.
 
     scene.png: the picture. labels.png: the labels as pixel values. overlay.png: the labels over the
     picture. methods.png: the target and the labels of every method. Earlier files of these names

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 STYLES = {"ok": "green", "broken": "bold red", "fails": "red", "partial": "yellow"}
-ORDER = ("broken", "fails", "partial", "absent")  # of what there is to do
+TO_DO = ("broken", "fails", "partial")  # in this order
 
 
 @expand
@@ -22,7 +22,9 @@ def doctor(
     offline: Annotated[bool, typer.Option("--offline", help="Do not ask the hub.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Examine this machine: devices, packages, checkpoints, caches, the network; and what to do.
+    """Say what works on this machine, what is missing, and what to do.
+
+    It looks at devices, packages, checkpoints, caches and the network.
 
     Nothing is downloaded or changed, and no token or password is shown: the output can be pasted
     into a bug report. Exit code 2: something that wordmask needs is broken.
@@ -48,12 +50,17 @@ def _print(report: dict[str, Any]) -> None:
         console.print(_table(found))
     works = "All that wordmask needs works." if report["works"] else "Something is broken."
     console.print(f"\n{works}", style="bold")
-    for state in ORDER:
+    for state in TO_DO:
         for name, found in sections.items():
             for one in found:
                 if one["state"] == state and one["todo"]:
                     line = f"{state:8}{name[:-1] if name.endswith('s') else name}"
                     console.print(f"{line} {one['name']}: {one['todo']}", soft_wrap=True)
+    for name, found in sections.items():
+        absent = [one for one in found if one["state"] == "absent" and one["todo"]]
+        if absent:
+            line = f"absent  {name} are optional; {absent[0]['name']}: {absent[0]['todo']}"
+            console.print(line, soft_wrap=True)
 
 
 def _table(found: list[dict[str, Any]]) -> Table:

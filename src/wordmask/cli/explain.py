@@ -73,7 +73,7 @@ def explain(
     ] = Path("explained"),
     max_pixels: MaxPixels = None,
 ) -> None:
-    """Draw what a method does with one picture: attention, embeddings, clusters, class scores.
+    """Draw what a method does: attention, clusters, scores and more.
 
     wordmask explain photo.jpg --classes "cat; sofa" --method clearclip --point 320,200
 

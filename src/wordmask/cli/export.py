@@ -38,7 +38,7 @@ def export(
         typer.Option("--offline", help="Download nothing; use local files.", rich_help_panel=MODEL),
     ] = False,
 ) -> None:
-    """Write a CLIP with a method as ONNX graphs, which `wordmask segment` runs without torch.
+    """Write a CLIP with a method as ONNX graphs, to run without torch.
 
     wordmask export openai/clip-vit-base-patch16 exported --method sclip
 

@@ -6,7 +6,7 @@ from wordmask.cli import common
 
 
 def formats() -> None:
-    """List the formats that results can be written in."""
+    """List the formats of results."""
     from rich import box
     from rich.table import Table
     from rich.text import Text

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 DEFAULT_MODEL = DEFAULT_CLIP
 MOST_SHOWN = 12  # classes that are echoed
 WORDS, METHOD, MODEL = "Words", "Method", "Model"
+NETWORKS = "Networks of methods and refiners"
 SOURCE = "a hub id (owner/name or owner/name@revision), a folder, or FILE.py:FUNCTION"
 
 
@@ -412,12 +413,13 @@ class NetworkOptions(Group):
         """The parameters of the fields, and one for every kind."""
         flags = []
         for kind in KINDS.values():
+            default = f"Default: {cls.default or kind.source}"  # whole, however narrow the screen
             option = typer.Option(
                 f"--{kind.name}",
                 metavar="SOURCE",
-                help=kind.help,
-                show_default=cls.default or kind.source,
-                rich_help_panel=MODEL,
+                help=f"{kind.help} {default}",
+                show_default=False,
+                rich_help_panel=NETWORKS,
             )
             flags.append(_parameter(kind.name, Annotated[str | None, option], None))
         return super().parameters() + flags

@@ -105,7 +105,7 @@ def large(
         ),
     ] = False,
 ) -> None:
-    """Label a picture of any size by your words, tile by tile.
+    """Label a picture of any size, tile by tile: aerial pictures, scans.
 
     wordmask large field.tif --classes "crop; forest; water; road" --out labels.tif
 

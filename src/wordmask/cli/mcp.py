@@ -24,7 +24,7 @@ def mcp(
         ),
     ] = Path(),
 ) -> None:
-    """Serve an assistant over the Model Context Protocol, by standard input and output.
+    """Serve an assistant over the Model Context Protocol.
 
     wordmask mcp --root ~/Pictures
 

@@ -29,7 +29,7 @@ def methods(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """List the methods, also of installed packages, or show the variants and options of one."""
+    """List the methods, or show the variants and options of one."""
     from wordmask.methods import METHODS, Method
 
     show(METHODS, Method, name, as_json)
@@ -58,13 +58,12 @@ def show(registry: Registry[Any], base: type[Options], name: str | None, as_json
         console = common.console()
         console.print(_overview(kind, described, console.width))
         console.print(
-            f"The first variant is the default. auxiliary: the model that a {kind} needs besides "
-            "CLIP. "
-            f"All options of one: wordmask {kind}s NAME",
+            f"The first variant is the default. needs: a model besides CLIP. Options of one: "
+            f"wordmask {kind}s NAME",
             style="dim",
         )
     else:
-        _print_one(kind, described[0], common.console())
+        _print_one(kind, name, described[0], common.console())
 
 
 def _overview(kind: str, described: list[dict[str, Any]], width: int) -> Table:
@@ -74,33 +73,24 @@ def _overview(kind: str, described: list[dict[str, Any]], width: int) -> Table:
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_lines=True)
     table.add_column(kind, style="bold", no_wrap=True)
-    table.add_column("paper, what it does, own options")
+    table.add_column("what it does, and its paper")
     wide = width >= 100
-    with_year = wide and any("year" in one for one in described)
     if wide:
-        if with_year:
-            table.add_column("year", no_wrap=True)
-        table.add_column("auxiliary", min_width=6)
-        table.add_column("variants", no_wrap=True)
+        table.add_column("needs", no_wrap=True)
+        table.add_column("variants", max_width=24)
     for one in described:
-        own = [_assignment(option) for option in one["options"] if not option["common"]]
-        variants = [*one["variants"]]
-        text = Text(f"{one['paper']}\n{one['summary']}")
+        text = Text(one["summary"])
+        text.append(f"\n{one['paper']}", "dim")
         if one["from"] != "wordmask":
             text.append(f"\nfrom {one['from']}")
+        needs, variants = one["network"].replace("none", ""), ", ".join(one["variants"])
         if not wide:
-            year = f"year: {one['year']}; " if "year" in one else ""
-            text.append(f"\n{year}auxiliary: {one['network']}")
-            text.append(f"\nvariants: {', '.join(variants)}")
-        if own:
-            text.append("\n" + "  ".join(own), "dim")
-        rest = (one["network"], "\n".join(variants)) if wide else ()
-        rest = (str(one.get("year", "")), *rest) if with_year else rest
-        table.add_row(one["name"], text, *rest)
+            text.append(f"\n{f'needs: {needs}; ' if needs else ''}variants: {variants}", "dim")
+        table.add_row(one["name"], text, *((needs, variants) if wide else ()))
     return table
 
 
-def _print_one(kind: str, one: dict[str, Any], console: Console) -> None:
+def _print_one(kind: str, name: str, one: dict[str, Any], console: Console) -> None:
     from rich import box
     from rich.padding import Padding
     from rich.table import Table
@@ -128,7 +118,7 @@ def _print_one(kind: str, one: dict[str, Any], console: Console) -> None:
         if options:
             console.print(_option_table(options, is_common))
     owner = f"{one['name']}." if kind == "refiner" else ""
-    chosen = f"--{'refine' if kind == 'refiner' else kind} {one['name']}"
+    chosen = f"--{'refine' if kind == 'refiner' else kind} {name}"
     console.print(f"Set options with {chosen} --set {owner}option=value", style="dim")
 
 

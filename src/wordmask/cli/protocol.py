@@ -62,7 +62,7 @@ def protocol(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Print every setting that a number of METHOD on DATASET depends on, and where it comes from.
+    """Print every setting that a number depends on, and its source.
 
     wordmask protocol cliper voc21 --backbone ViT-L/14
     """

@@ -22,7 +22,7 @@ def refiners(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """List the refiners, also of installed packages, or show the variants and options of one."""
+    """List the refiners, or show the variants and options of one."""
     from wordmask.refiners import REFINERS, Refiner
 
     show(REFINERS, Refiner, name, as_json)

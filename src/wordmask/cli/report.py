@@ -25,7 +25,7 @@ def report(
         ),
     ] = False,
 ) -> None:
-    """Join runs into tables, plots and a page; then the papers' tables with our column.
+    """Join runs into tables, plots and a page, beside papers' numbers.
 
     Writes into DIR report.md, report.html (one self-contained file), report.tex, tables/ (each as
     CSV and LaTeX), plots/ (each as SVG and PDF), and runs.csv and classes.csv with all numbers. It

@@ -169,7 +169,7 @@ def segment(
         ),
     ] = False,
 ) -> None:
-    """Label every pixel of photographs with the best matching of your words.
+    """Label every pixel of pictures with the word that fits best.
 
     wordmask segment photo.jpg --classes "cat; sofa, couch; window"
 

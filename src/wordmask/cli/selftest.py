@@ -62,7 +62,7 @@ def selftest(
     networks: OtherNetworks,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Measure every method and refiner on rendered scenes, with the built-in tiny networks.
+    """Measure methods and refiners on rendered scenes; no download.
 
     It shows that all stages work together on this machine. It does not show how the methods differ
     on photographs: the tiny CLIP was trained on the toybox alone.

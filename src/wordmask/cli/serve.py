@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -170,7 +169,7 @@ def serve(
         ),
     ] = "",
 ) -> None:
-    """Serve other programs and annotation tools over HTTP: pictures and words in, masks out.
+    """Serve other programs and annotation tools over HTTP.
 
     wordmask serve --model wordmask/tiny-clip --port 8000
 
@@ -207,13 +206,16 @@ def serve(
         raise WordmaskError(f"got --port {port}; give one of 1024 to 65535")
 
     from wordmask import integrations
+    from wordmask.onnx.runtime import read_about
     from wordmask.serve.engine import Recipe
     from wordmask.serve.limits import Limits
 
     also = also or []
     refiners: Any = ()
     if sizes is not None:
-        name, variant, options = _exported(model.model, also, tool), None, sizes
+        name, variant, options = read_about(model.model)["method"], None, sizes
+        for one in also:
+            read_about(one)
     else:
         built, variant = method.read(model.model)
         refiners = method.read_refiners()
@@ -249,18 +251,3 @@ def serve(
         origins=origin or (),
         routers=routers,
     )
-
-
-def _exported(model: str, also: Sequence[str], tools: Sequence[str] | None) -> str:
-    """The method of an exported folder, for which the rest of the command must fit."""
-    from wordmask.onnx.runtime import read_about
-
-    for one in also:
-        read_about(one)
-    if tools:
-        raise WordmaskError(
-            f"got --tool {tools[0]}, which wants a confidence for each object; an exported network "
-            "gives none, so give a CLIP and torch"
-        )
-    method: str = read_about(model)["method"]
-    return method

@@ -231,7 +231,7 @@ def check_benchmark(given: Any) -> Benchmark:
     return given
 
 
-BENCHMARKS: Registry[Benchmark] = Registry("benchmark", "wordmask.datasets", check_benchmark)
+BENCHMARKS: Registry[Benchmark] = Registry("data set", "wordmask.datasets", check_benchmark)
 """All benchmarks by name."""
 
 
@@ -272,5 +272,5 @@ def benchmark(given: str | Benchmark | type[Benchmark]) -> Benchmark:
         return BENCHMARKS.resolve(given)
     key = re.sub(r"[\s-]+", "_", given.strip().lower())
     if key not in BENCHMARKS:
-        raise unknown("benchmark", given, BENCHMARKS)
+        raise unknown("data set", given, BENCHMARKS)
     return BENCHMARKS[key]

@@ -66,5 +66,5 @@ def find_view(name: str) -> View:
         WordmaskError: there is none.
     """
     if name not in VIEWS:
-        raise unknown("picture", name, VIEWS)
+        raise unknown("view", name, VIEWS)
     return VIEWS[name]

@@ -1,4 +1,4 @@
-"""Label Studio's machine learning backend: brush strokes for the labels of a project.
+"""Label Studio's machine learning backend: brush strokes, polygons or boxes for its labels.
 
 The contract is that of Label Studio 1.23 (`label_studio/ml/api_connector.py`): GET /health, POST
 /setup, /predict and /webhook.
@@ -7,24 +7,30 @@ The contract is that of Label Studio 1.23 (`label_studio/ml/api_connector.py`): 
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
+import logging
+import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import numpy as np
 from fastapi import APIRouter, Request
 from pydantic import BaseModel
 
+from wordmask.errors import WordmaskError
 from wordmask.extras import need
+from wordmask.objects import outlines, simplify
 from wordmask.serve.app import service_of
 from wordmask.serve.engine import Objects
 from wordmask.serve.limits import Problem
+from wordmask.serve.schemas import read_base64
 from wordmask.version import __version__
 from wordmask.vocabulary import Vocabulary
 
+log = logging.getLogger("wordmask.serve")
+
 VERSION = f"wordmask {__version__}"
+TAGS = ("BrushLabels", "PolygonLabels", "RectangleLabels")
 LOCAL = "/data/local-files/"  # pictures of a storage on Label Studio's own disk
 
 
@@ -82,112 +88,142 @@ def router(
 
     @made.post("/predict", summary="Label Studio: label tasks")
     async def predict(given: Predict, request: Request) -> dict[str, Any]:
-        service = service_of(request)
-        config = read_config(given.label_config)
-        results = []
+        service, controls = service_of(request), read_config(given.label_config)
+        results: list[Any] = []
+        problem, longest, started = None, 0.0, time.time()
         for task in given.tasks:
-            source = task.data.get(config.value)
-            if not isinstance(source, str):
-                raise Problem(422, f"the task has no picture as {config.value!r}", task.id)
-            picture = await _picture(source, address, token, folder)
-            found = await service.objects(picture, config.words, background)
-            strokes = await asyncio.to_thread(brush_strokes, found, config)
+            begun = time.time()  # all tasks come at once: those that do not fit are asked again
+            if begun + longest - started > 0.9 * service.limits.seconds:
+                results.append([])
+                continue
+            try:
+                strokes = []
+                for control in controls:
+                    source = task.data.get(control.value)
+                    if not isinstance(source, str):
+                        raise Problem(422, f"the task has no picture as {control.value!r}", task.id)
+                    picture = await _picture(source, address, token, folder)
+                    found = await service.objects(picture, control.words, background)
+                    strokes += await asyncio.to_thread(shapes, found, control)
+            except Problem as error:  # of this task alone: it gets no prediction
+                results.append([])
+                problem = error
+                log.warning("task %s: %s", task.id, error.message)
+                continue
+            longest = max(longest, time.time() - begun)
             sure = [stroke["score"] for stroke in strokes]
             score = sum(sure) / len(sure) if sure else 0.0
             results.append({"model_version": VERSION, "score": score, "result": strokes})
+        if problem is not None and not any(results):
+            raise problem
         return {"results": results, "model_version": VERSION}
 
     return made
 
 
-class Config(BaseModel):
-    """What a labelling interface says.
+class Control(NamedTuple):
+    """What a labelling interface says of one set of labels.
 
     Attributes:
-        control, target: the names of its BrushLabels and of its Image.
+        tag, name, target: BrushLabels, PolygonLabels or RectangleLabels; its name, and its Image's.
         value: the key of the picture in the data of tasks.
-        words: the labels, with the synonyms of `hint` or `alias`.
-        shown: the labels as they are written in the interface.
+        words: the labels, with the synonyms of `hint`.
+        shown: the labels as results name them, which is `alias` where there is one.
     """
 
-    control: str
+    tag: str
+    name: str
     target: str
     value: str
-    words: Any
+    words: Vocabulary
     shown: list[str]
 
 
-def read_config(text: str) -> Config:
+def read_config(text: str) -> list[Control]:
     """Read a labelling interface (XML).
 
     Raises:
-        Problem: it is none, or has no BrushLabels with labels for a picture.
+        Problem: it is none, or has no labels for regions of a picture.
     """
     interface = need("label_studio_sdk.label_interface", "label-studio", "Label Studio's backend")
+    controls = []
     try:
         read = interface.LabelInterface(text)
-        controls = [one for one in read.controls if one.tag == "BrushLabels"]
+        for one in read.controls:
+            if one.tag in TAGS and one.labels:
+                picture = read.get_object(one.to_name[0])
+                controls.append(_control(one, picture.name, picture.value_name))
+    except WordmaskError:
+        raise
     except Exception as error:  # of the XML reader and of the SDK's own kinds
         raise Problem(422, f"label_config: {str(error).splitlines()[0]}", text) from None
-    if not controls or not controls[0].labels:
-        raise Problem(
-            422, 'label_config: give <BrushLabels name="..." toName="..."> with labels', text
-        )
-    control = controls[0]
-    picture = read.get_object(control.to_name[0])
-    shown, words = [], []
+    if not controls:
+        listed = ", ".join(TAGS)
+        message = f'label_config: give one of {listed} with name="...", toName="..." and labels'
+        raise Problem(422, message, text)
+    return controls
+
+
+def _control(control: Any, target: str, value: str) -> Control:
+    words = []
     for name, label in control.labels_attrs.items():
-        more = label.attr.get("hint") or ""
-        shown.append(name)
-        words.append([name, *(one.strip() for one in more.split(",") if one.strip())])
-    return Config(
-        control=control.name,
-        target=picture.name,
-        value=picture.value_name,
-        words=Vocabulary(words),
-        shown=shown,
-    )
+        more = (label.attr.get("hint") or "").split(",")
+        words.append([label.attr.get("value") or name, *filter(None, map(str.strip, more))])
+    shown = list(control.labels_attrs)
+    return Control(control.tag, control.name, target, value, Vocabulary(words), shown)
 
 
-def brush_strokes(found: Objects, config: Config) -> list[dict[str, Any]]:
-    """A result in Label Studio's form: a brush stroke for each label that was found."""
-    brush = need("label_studio_sdk.converter.brush", "label-studio", "Label Studio's backend")
-    height, width = found.result.labels.shape
-    strokes = []
-    for name in found.result.found:
-        label = found.result.names.index(name)
-        parts = [one for one in found.found if one.region.label == label + 1]
-        area = sum(one.region.area for one in parts)
-        score = sum(one.confidence * one.region.area for one in parts) / area
-        mask = found.result.mask(name).astype(np.uint8) * 255
-        strokes.append(
-            {
-                "id": f"wordmask-{label + 1}",
-                "from_name": config.control,
-                "to_name": config.target,
-                "type": "brushlabels",
-                "original_width": width,
-                "original_height": height,
-                "image_rotation": 0,
-                "score": score,
-                "value": {
-                    "format": "rle",
-                    "rle": brush.mask2rle(mask),
-                    "brushlabels": [config.shown[label]],
-                },
-            }
-        )
-    return strokes
+def shapes(found: Objects, control: Control) -> list[dict[str, Any]]:
+    """A result in Label Studio's form.
+
+    A brush stroke for each label that was found, or a polygon or box for each of its parts.
+    """
+    size = np.array(found.result.labels.shape[::-1])
+    values: list[tuple[int, float, dict[str, Any]]] = []
+    if control.tag == "BrushLabels":
+        brush = need("label_studio_sdk.converter.brush", "label-studio", "Label Studio's backend")
+        for name in found.result.found:
+            label = found.result.names.index(name)
+            parts = [one for one in found.found if one.region.label == label + 1]
+            areas = [one.region.area for one in parts]
+            score = float(np.average([one.confidence for one in parts], weights=areas))
+            runs = brush.mask2rle(found.result.mask(name).astype(np.uint8) * 255)
+            values.append((label, score, {"format": "rle", "rle": runs}))
+    for region, score in found.found if control.tag != "BrushLabels" else ():
+        places: list[dict[str, Any]] = []
+        if control.tag == "PolygonLabels":  # in percent of the picture
+            rings = [simplify(ring, 1.0, "label-studio") for ring in outlines(region)]
+            places = [{"points": (100 * one / size).tolist(), "closed": True} for one in rings]
+        else:
+            corner, sides = np.array(region.xywh, float).reshape(2, 2) * 100 / size
+            box = zip(("x", "y", "width", "height"), [*corner, *sides], strict=True)
+            places = [{key: float(one) for key, one in box} | {"rotation": 0}]
+        values += [(region.label - 1, score, one) for one in places]
+    kind = control.tag.lower()
+    return [
+        {
+            "id": f"{control.name}-{i}",
+            "from_name": control.name,
+            "to_name": control.target,
+            "type": kind,
+            "original_width": int(size[0]),
+            "original_height": int(size[1]),
+            "image_rotation": 0,
+            "score": score,
+            "value": {**value, kind: [control.shown[label]]},
+        }
+        for i, (label, score, value) in enumerate(values, start=1)
+    ]
 
 
 async def _picture(source: str, address: str | None, token: str, folder: Path | None) -> bytes:
     """The content of a task's picture: of a data URI, of a file, or of Label Studio's own."""
     if source.startswith("data:"):
-        try:
-            return base64.b64decode(source.partition(",")[2], validate=True)
-        except binascii.Error:
-            raise Problem(422, "the data URI of the picture is not base64", source) from None
-    parts = urlsplit(source)
+        return read_base64(source, "the task's picture")
+    try:
+        parts = urlsplit(source)
+    except ValueError as error:
+        raise Problem(422, f"the task's picture: {error}", source) from None
     if parts.path == LOCAL and folder is not None:
         place = (folder / unquote(parse_qs(parts.query).get("d", [""])[0])).resolve()
         if not place.is_relative_to(folder.resolve()) or not place.is_file():

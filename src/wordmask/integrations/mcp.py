@@ -11,14 +11,14 @@ from typing import Any
 from PIL import Image
 
 from wordmask import explain
-from wordmask.errors import WordmaskError
+from wordmask.errors import WordmaskError, unknown
 from wordmask.extras import need
 from wordmask.files import write_atomically
 from wordmask.methods import METHODS
-from wordmask.objects import read_words
+from wordmask.refiners import REFINERS
 from wordmask.segmenter import Segmenter
 from wordmask.version import __version__
-from wordmask.vocabulary import Background
+from wordmask.vocabulary import Background, Vocabulary
 
 LONGEST_SIDE = 1024  # of a picture in an answer, in pixels
 INSTRUCTIONS = """\
@@ -63,6 +63,10 @@ def server(segmenter: Segmenter, root: Path | None = None) -> Any:
     def using(method: str | None, refine: str | None) -> Segmenter:
         if method is None and refine is None:
             return segmenter
+        for kind, name, known in (("method", method, METHODS), ("refiner", refine, REFINERS)):
+            for one in name.split(",") if name else ():  # by name: an own one would be a file
+                if one.partition(":")[0].strip() not in known:
+                    raise unknown(kind, one, known)
         return segmenter.with_method(method or segmenter.method.name, refine=refine)
 
     def shown(picture: Image.Image) -> Any:
@@ -97,7 +101,7 @@ def server(segmenter: Segmenter, root: Path | None = None) -> Any:
 
         def work() -> list[Any]:
             ground = Background.parse(background)
-            vocabulary = read_words(words)
+            vocabulary = Vocabulary.parse(words)
             ground.check(vocabulary)
             target = inside(save_labels) if save_labels else None
             if target is not None and target.suffix.lower() != ".png":
@@ -153,7 +157,7 @@ def server(segmenter: Segmenter, root: Path | None = None) -> Any:
 
         def work() -> list[Any]:
             points = [] if x is None or y is None else [(x, y)]
-            vocabulary = read_words(words) if words else None
+            vocabulary = Vocabulary.parse(words) if words else None
             target = inside(save) if save else None
             found = explain.find_view(view)
             drawn = explain.draw(

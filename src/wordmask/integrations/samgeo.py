@@ -16,11 +16,13 @@ from fastapi import APIRouter, File, Form, Request, Response, UploadFile
 from PIL import Image
 
 from wordmask.extras import need
-from wordmask.objects import Found, read_words
+from wordmask.objects import Found
 from wordmask.regions import polygons
-from wordmask.serve.app import service_of
+from wordmask.serve.app import service_of, titles_of
 from wordmask.serve.engine import How, Objects
 from wordmask.serve.limits import Problem
+from wordmask.version import __version__
+from wordmask.vocabulary import Vocabulary
 
 Output = Literal["geojson", "geotiff", "png", "detections", "json"]
 
@@ -36,10 +38,13 @@ def router(method: str, background: str = "auto") -> APIRouter:
     made = APIRouter(tags=["samgeo"])
 
     @made.get("/models", summary="samgeo: methods as models")
-    async def models() -> dict[str, Any]:
-        from wordmask.methods import list_methods
+    async def models(request: Request) -> dict[str, Any]:
+        names = sorted(titles_of(request, method))
+        return {"models": {"wordmask": names}, "loaded": [["wordmask", method]]}
 
-        return {"models": {"wordmask": list_methods()}, "loaded": [["wordmask", method]]}
+    @made.get("/health", summary="samgeo: whether the service runs")
+    async def runs() -> dict[str, str]:
+        return {"status": "ok", "version": __version__}
 
     @made.post("/segment/text", summary="samgeo: label a picture by words")
     async def segment_text(
@@ -54,7 +59,8 @@ def router(method: str, background: str = "auto") -> APIRouter:
     ) -> Response:
         content = await file.read()
         how = How() if model_id in (None, "", method) else How(method=model_id)
-        given = await service_of(request).objects(content, read_words(prompt), background, how)
+        words = Vocabulary.parse(prompt)
+        given = await service_of(request).objects(content, words, background, how)
         most = max_size if max_size and max_size > 0 else given.result.labels.size
         found = [
             one

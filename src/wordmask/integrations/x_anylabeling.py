@@ -7,8 +7,6 @@ The contract is that of X-AnyLabeling 4.2's own client (`remote_server.py`): GET
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 from typing import Any
 
 import numpy as np
@@ -16,10 +14,12 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
 
 from wordmask.extras import need
-from wordmask.objects import outlines, read_words, simplify
-from wordmask.serve.app import service_of
+from wordmask.objects import outlines, simplify
+from wordmask.serve.app import service_of, titles_of
 from wordmask.serve.engine import How, Objects
 from wordmask.serve.limits import Problem
+from wordmask.serve.schemas import read_base64
+from wordmask.vocabulary import Vocabulary
 
 WIDGETS = [
     {"name": "edit_text", "value": None, "placeholder": "cat; sofa, couch"},
@@ -59,19 +59,16 @@ def router(method: str, background: str = "auto") -> APIRouter:
     made = APIRouter(prefix="/v1", tags=["X-AnyLabeling"])
 
     @made.get("/models", summary="X-AnyLabeling: what may be asked")
-    async def models() -> dict[str, Any]:
-        from wordmask.methods import METHODS
-
-        names = [method, *(name for name in sorted(METHODS) if name != method)]
+    async def models(request: Request) -> dict[str, Any]:
         return {
             "success": True,
             "data": {
                 f"wordmask-{name}": {
-                    "display_name": f"wordmask: {METHODS[name].title}",
+                    "display_name": f"wordmask: {title}",
                     "widgets": WIDGETS,
                     "batch_processing_mode": "text_prompt",
                 }
-                for name in names
+                for name, title in titles_of(request, method).items()
             },
         }
 
@@ -81,12 +78,9 @@ def router(method: str, background: str = "auto") -> APIRouter:
         prompt = given.params.text_prompt
         if not prompt.strip():
             raise Problem(422, 'text_prompt: give words, as in "cat; sofa, couch"', prompt)
-        words = read_words(prompt if ";" in prompt else prompt.replace(",", ";"))
-        try:
-            picture = base64.b64decode(given.image.rpartition(",")[2], validate=True)
-        except binascii.Error:
-            raise Problem(422, "image: not base64", given.image) from None
+        words = Vocabulary.parse(prompt if ";" in prompt else prompt.replace(",", ";"))
         how = How() if chosen == method else How(method=chosen)
+        picture = read_base64(given.image)
         found = await service_of(request).objects(picture, words, background, how)
         shapes = await asyncio.to_thread(polygon_shapes, found, given.params)
         return {"success": True, "data": {"shapes": shapes, "description": ""}}

@@ -1,4 +1,4 @@
-"""SC-CLIP (Bai et al., Self-Calibrated CLIP for Training-Free Open-Vocabulary Segmentation)."""
+"""SC-CLIP (Bai et al., Self-Calibrated CLIP for Training-Free OVSS, 2024)."""
 
 from __future__ import annotations
 

@@ -311,3 +311,17 @@ def labels(maps: Maps, rule: SoftmaxRule | ClassMapRule, texts: Texts) -> np.nda
     for start, stop, block in maps.blocks():
         found[start:stop] = decide(block)
     return found
+
+
+def confidence(
+    maps: Maps, rule: SoftmaxRule | ClassMapRule, texts: Texts, labels: np.ndarray
+) -> np.ndarray | None:
+    """The probability (H, W) of the class of each label, 0 where there is none."""
+    if isinstance(rule, ClassMapRule):
+        return None
+    sure = np.zeros(maps.size, np.float32)
+    for start, stop, block in maps.blocks():
+        label = labels[start:stop].astype(np.int64)
+        probability = np.take_along_axis(rule.probability(block, texts), label[None] - 1, 0)[0]
+        sure[start:stop] = np.where(label, probability, 0)
+    return sure

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,12 +16,20 @@ from wordmask.errors import WordmaskError, unknown
 from wordmask.extras import need
 from wordmask.files import shown
 from wordmask.images import DEFAULT_MAX_PIXELS, decode_reduced, prepare, read_image, target_size
-from wordmask.onnx.decision import Maps, Texts, Tile, labels, make_rule
+from wordmask.onnx.decision import Maps, Texts, Tile, confidence, labels, make_rule
 from wordmask.progress import steps
 from wordmask.segmentation import Segmentation, Segmentations
 from wordmask.sliding import Window, place_windows
 from wordmask.version import versions
-from wordmask.vocabulary import Background, Vocabulary, pick_distractors, scene_words
+from wordmask.vocabulary import (
+    NEGATIVES,
+    Background,
+    Vocabulary,
+    negative_candidates,
+    pick_distractors,
+    pick_negatives,
+    scene_words,
+)
 
 ABOUT = "wordmask.json"
 SCHEMA = "wordmask.export/1"
@@ -192,6 +200,11 @@ class OnnxSegmenter:
                 stock = scene_words()
                 known = self._scene_rows()
                 rows = known[pick_distractors(embedded, known, vocabulary.queries, stock)]
+        if strategy.kind == "negatives":
+            candidates = negative_candidates()
+            known, count = self._embed(candidates), strategy.count or NEGATIVES
+            chosen = pick_negatives(np.concatenate(classes), known, count)
+            strategy = replace(strategy, distractors=tuple(candidates[i] for i in chosen))
         if self.about["pooling"] == "mean":
             classes = [one.mean(0, keepdims=True) for one in classes]
         if strategy.distractors:
@@ -376,6 +389,12 @@ class OnnxSegmenter:
             for one, w in zip(scores, windows, strict=True)
         ]
         return Maps(tiles, encoding.pixel_size, encoding.size)
+
+    def confidence(
+        self, encoding: OnnxEncoding, texts: Texts, labels: np.ndarray
+    ) -> np.ndarray | None:
+        """The probability (H, W) of the word of each label; None: the method gives class maps."""
+        return confidence(self.maps(encoding, texts), self.rule, texts, labels)
 
     def _segment(self, encoding: OnnxEncoding, texts: Texts) -> Segmentation:
         maps = self.maps(encoding, texts)

@@ -29,10 +29,11 @@ class Fused(NamedTuple):
 @register_refiner
 @dataclass(frozen=True)
 class Diffusion(Refiner):
-    """S_f = A_f S_c with A_f = A[0] A[1] ... A[n], the heads' self-attention.
+    """Scores spread by the self-attention of Stable Diffusion, head after head.
 
-    S_c is the score map, bilinearly upscaled to the attention's grid (64 x 64 for Stable Diffusion
-    2.1-base). The product is applied right to left and never formed.
+    S_f = A_f S_c with A_f = A[0] A[1] ... A[n], the heads' attention. S_c is the score map,
+    bilinearly upscaled to the attention's grid (64 x 64 for Stable Diffusion 2.1-base). The product
+    is applied right to left and never formed.
 
     Variants. The paper says that small values are zeroed before the multiplication (supplement 6)
     but not which, nor which layers' heads are multiplied; its code fixes both:

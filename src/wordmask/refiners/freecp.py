@@ -21,7 +21,9 @@ from wordmask.towers.clip import Need, Trace
 @register_refiner
 @dataclass(frozen=True)
 class FreeCp(WordStep):
-    """Purges the classes that a picture does not show, in each window (C classes, L patches).
+    """Purges the classes that a picture does not show, in each window.
+
+    Of C classes and L patches:
 
     1. p = softmax over all names of 100 x cosine; n = p stretched to [0, 1] over all names at once.
     2. T: the mean attention of all blocks but the last, made doubly stochastic, symmetric, squared.

@@ -1,4 +1,4 @@
-"""SAM as a refiner: score maps prompt it, or vote within its masks."""
+"""Segment Anything (Kirillov et al., ICCV 2023; SAM 2: Ravi et al., 2024) as a refiner."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from wordmask.towers.sam import SamImage, centres
 @register_refiner
 @dataclass(frozen=True)
 class Sam(Refiner):
-    """Segment Anything (Kirillov et al., ICCV 2023; SAM 2: Ravi et al., 2024) on score maps.
+    """Score maps prompt SAM, or vote within its masks.
 
     - `vote`: a grid of points gives masks of everything in the picture, independent of the words.
       Each mask gets the mean of the scores inside it, a pixel the mean over the masks that contain

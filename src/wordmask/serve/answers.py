@@ -27,7 +27,7 @@ def rle(result: Segmentation) -> bytes:
             "width": width,
             "words": result.names,
             "regions": [pictures.described(one, (height, width)) for one in result.regions()],
-            "provenance": json.loads(result.to_json())["provenance"],
+            "provenance": _provenance(result),
         }
     )
 
@@ -44,9 +44,10 @@ def listed(result: Segmentation) -> bytes:
 
 
 def arrays(result: Segmentation) -> bytes:
-    """`labels` (H, W), `scores` (C, h, w) on the patch grid, and `names`."""
+    """`labels` (H, W), `scores` (C, h, w) on the patch grid, `names`, `provenance` as JSON."""
     file = io.BytesIO()
     found: Any = {"labels": result.labels, "scores": result.scores}
+    found["provenance"] = np.array(json.dumps(_provenance(result)))
     np.savez_compressed(file, **found, names=np.array(result.names))
     return file.getvalue()
 
@@ -58,6 +59,10 @@ FORMS: dict[str, tuple[str, Callable[[Segmentation], bytes]]] = {  # content typ
     "png": ("image/png", lambda result: pictures.labels(Item("", "", result))),
     "npz": ("application/x-npz", arrays),
 }
+
+
+def _provenance(result: Segmentation) -> Any:
+    return json.loads(result.to_json())["provenance"]
 
 
 def _json(value: Any) -> bytes:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
 import hashlib
 import hmac
 import logging
@@ -34,10 +33,11 @@ from prometheus_client import (
 from pydantic import BaseModel, ValidationError
 from starlette.datastructures import Headers, MutableHeaders, UploadFile
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from wordmask.errors import WordmaskError
+from wordmask.errors import WordmaskError, unknown
 from wordmask.onnx.runtime import is_exported
 from wordmask.segmentation import Segmentation
 from wordmask.serve import schemas
@@ -54,6 +54,7 @@ log = logging.getLogger("wordmask.serve")
 
 OPEN = ("/health/live", "/health/ready", "/docs", "/openapi.json")  # without a key
 ID = re.compile(r"[\w.-]{1,64}")
+KIND = re.compile(r"(str|int|float|bool)$|\w+-|list\[|\[key\]")  # where pydantic names a kind
 STATUSES = {
     401: "There is no API key, or it is not known.",
     404: "There is no such encoding, or it is not yours.",
@@ -140,6 +141,16 @@ def service_of(request: Request) -> Service:
     return found
 
 
+def titles_of(request: Request, method: str) -> dict[str, str]:
+    """The titles of the methods that may be asked for, that of the service first."""
+    if is_exported(request.app.state.recipe.model):
+        return {method: method}
+    from wordmask.methods import METHODS
+
+    names = [method, *(name for name in sorted(METHODS) if name != method)]
+    return {name: METHODS[name].title for name in names}
+
+
 # -- what every request passes through ------------------------------------------------------------
 
 
@@ -214,6 +225,8 @@ class Gate:
         except Problem as problem:
             if not status:
                 await _error(problem)(scope, receive, told)
+        except ClientDisconnect:
+            status = 499  # nobody is there to be answered
         except Exception:
             log.exception("a request failed")
             if not status:
@@ -273,7 +286,7 @@ def _key(headers: Headers) -> str:
     if scheme.lower() == "basic":
         try:
             return base64.b64decode(value).decode().partition(":")[2]
-        except (binascii.Error, UnicodeDecodeError):
+        except ValueError:  # no base64, or no UTF-8
             return ""
     if scheme.lower() == "bearer":
         return value.strip()
@@ -308,7 +321,7 @@ async def _answer_error(request: Request, error: Exception) -> Response:
     if isinstance(error, WordmaskError):
         error = Problem(422, str(error))
     elif isinstance(error, (RequestValidationError, ValidationError)):
-        error = _invalid(error.errors())
+        error = _invalid(error.errors(), {})
     elif isinstance(error, HTTPException):
         status = 422 if error.status_code == 400 else error.status_code  # a form that is damaged
         answer = _error(Problem(status, str(error.detail), request.url.path))
@@ -318,11 +331,16 @@ async def _answer_error(request: Request, error: Exception) -> Response:
     return _error(error)
 
 
-def _invalid(errors: Sequence[Any]) -> Problem:
-    """The first of pydantic's errors."""
-    first = errors[0]
-    place = ".".join(str(one) for one in first["loc"] if one != "body") or "the request"
-    return Problem(422, f"{place}: {first['msg']}", first["input"])
+def _invalid(errors: Sequence[Any], fields: Mapping[str, Any]) -> Problem:
+    """The first of pydantic's errors; of several kinds that a value may be, of the one it is."""
+    same = [one for one in errors if one["loc"][:1] == errors[0]["loc"][:1]]
+    first = next((one for one in same if not one["type"].endswith("_type")), same[0])
+    place = [str(one) for one in first["loc"] if one != "body" and not KIND.match(str(one))]
+    if first["type"] == "extra_forbidden":
+        return Problem(422, str(unknown("field", first["loc"][-1], fields)), first["input"])
+    hint = fields[place[0]].description if place and place[0] in fields else ""
+    message = f"{'.'.join(place) or 'the request'}: {first['msg']}"
+    return Problem(422, f"{message}. {hint}" if hint else message, first["input"])
 
 
 # -- reading requests -----------------------------------------------------------------------------
@@ -361,7 +379,7 @@ def _validated(kind: type[Asked], given: bytes | Mapping[str, Any]) -> Asked:
             return kind.model_validate_json(given)
         return kind.model_validate(given)
     except ValidationError as error:
-        raise _invalid(error.errors()) from None
+        raise _invalid(error.errors(), kind.model_fields) from None
 
 
 def owner_of(request: Request, token: str) -> str:
@@ -468,7 +486,7 @@ async def segment(request: Request) -> Response:
     """A picture and words in, the pixels of each word out."""
     service = service_of(request)
     asked, picture = await read_request(request, schemas.SegmentRequest, schemas.SegmentForm)
-    words, background = asked.read(service.limits)
+    words, background = asked.read()
     result = await service.segment(picture, words, background, asked.how(service.limits))
     return await written(result, asked.answer)
 
@@ -523,7 +541,7 @@ async def score(request: Request) -> Response:
     if kind != "application/json":
         raise Problem(415, "give application/json", kind or "no type")
     asked = _validated(schemas.ScoreRequest, await request.body())
-    words, background = asked.read(service.limits)
+    words, background = asked.read()
     owner = owner_of(request, _token(request, needed=True))
     result = await service.score(asked.encoding, owner, words, background)
     return await written(result, asked.answer)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
 import faulthandler
 import logging
 import re
+import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -196,7 +199,8 @@ class Engine:
         if self.recipe.guarded:
             faulthandler.dump_traceback_later(2 * self.recipe.limits.seconds, exit=True)
         try:
-            return self._run(asks)
+            with _ended_at(max(ask.deadline for ask in asks)):
+                return self._run(asks)
         finally:
             if self.recipe.guarded:
                 faulthandler.cancel_dump_traceback_later()
@@ -274,12 +278,12 @@ class Engine:
         return Encoded(ask.handle, height, width, patches, seconds)
 
     def _objects(self, one: _Begun) -> Objects:
-        from wordmask.objects import find
+        from wordmask.objects import parts_of
 
         encoding: Any = one.encoding
-        found = find(one.segmenter.score(encoding, one.texts))
-        found[0].image = None
-        return Objects(*found)
+        result, found = parts_of(one.segmenter.score(encoding, one.texts))
+        result.image = None
+        return Objects(result, found)
 
     # -- settings -------------------------------------------------------------------------------
 
@@ -414,8 +418,13 @@ class ExportedEngine(Engine):
         rows, columns = (max(side // patch, 1) for side in one.encoding.pixel_size)
         return Encoded(ask.handle, height, width, (rows, columns), self.store.seconds)
 
-    def _objects(self, one: Any) -> Any:
-        raise Problem(422, "an exported network gives no objects with a confidence")
+    def _objects(self, one: Any) -> Objects:
+        from wordmask.objects import find
+
+        result = one.segmenter(one.encoding, one.texts)
+        result.image = None
+        sure = one.segmenter.confidence(one.encoding, one.texts, result.labels)
+        return Objects(result, find(result, sure))
 
 
 def describe_exported(models: Sequence[str]) -> list[dict[str, Any]]:
@@ -446,6 +455,33 @@ class _Begun:
 def _check_time(ask: Ask) -> None:
     if time.time() > ask.deadline:
         raise Problem(504, "the request waited too long; try again later")
+
+
+class _Late(Problem):
+    def __init__(self) -> None:
+        super().__init__(504, "the request took too long; ask for fewer steps or a smaller size")
+
+
+@contextmanager
+def _ended_at(deadline: float) -> Iterator[None]:
+    """Raise a problem in this thread each second from a time on, so that no request holds it up."""
+    thread, done = ctypes.c_ulong(threading.get_ident()), threading.Event()
+    throw = ctypes.pythonapi.PyThreadState_SetAsyncExc
+
+    def watch() -> None:
+        left = max(deadline - time.time(), 0)
+        while not done.wait(min(left, threading.TIMEOUT_MAX)):
+            throw(thread, ctypes.py_object(_Late))
+            left = 1
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        done.set()
+        watcher.join()
+        throw(thread, None)  # what was thrown and not caught yet
 
 
 def guarded(make: Callable[[], Value]) -> Value | Problem:

@@ -85,7 +85,8 @@ def serve(
 def _check_free(host: str, port: int) -> None:
     """Refuse an address that cannot be served at, in one line."""
     try:
-        with socket.create_server((host, port), reuse_port=False):
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        with socket.create_server((host, port), family=family):
             pass
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or str(error)

@@ -43,9 +43,16 @@ class Problem(Exception):  # noqa: N818 (the word of RFC 9457)
 
     def __init__(self, status: int, message: str, received: Any = None, after: int | None = None):
         super().__init__(status, message, received, after)
-        self.status, self.message, self.after = status, message, after
+        self.status, self.message, self.after = status, _sendable(message), after
         self.received: str | None = None
         if received is None:
             return
         text = received if isinstance(received, str) else repr(received)
-        self.received = text if len(text) <= MOST_SHOWN else f"{text[: MOST_SHOWN - 3]}..."
+        self.received = _sendable(
+            text if len(text) <= MOST_SHOWN else f"{text[: MOST_SHOWN - 3]}..."
+        )
+
+
+def _sendable(text: str) -> str:
+    """Text that can be UTF-8: half a surrogate, which JSON may hold, is spelt out."""
+    return text.encode(errors="backslashreplace").decode()

@@ -33,4 +33,7 @@ def log_json_lines(level: int = logging.INFO) -> None:
     handler.setFormatter(JsonLines())
     logging.basicConfig(level=level, handlers=[handler], force=True)
     for noisy in ("uvicorn.access", "httpx", "litserve", "ray"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+        logger = logging.getLogger(noisy)
+        logger.setLevel(logging.WARNING)
+        logger.handlers.clear()  # lines of their own, which are no JSON
+        logger.propagate = True

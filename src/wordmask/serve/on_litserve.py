@@ -8,6 +8,7 @@ forgets the requests of a worker that has died, so that they are sent again when
 from __future__ import annotations
 
 import asyncio
+import logging
 import multiprocessing
 import os
 import signal
@@ -55,6 +56,7 @@ class Networks(litserve.LitAPI):
             self.engine = self.recipe.load()
         except WordmaskError as error:
             (folder / FAILED).write_text(str(error), encoding="utf-8")
+            logging.getLogger("litserve").setLevel(logging.CRITICAL + 1)  # it is told in one line
             raise
         (folder / f"{uuid.uuid4().hex}.born").touch(mode=0o600)
 

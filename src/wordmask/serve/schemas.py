@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 from typing import Annotated, Any, Literal
 
@@ -34,7 +33,7 @@ def _read_json(value: Any) -> Any:
     if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
         try:
             return json.loads(value)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"not JSON: {error}") from None
     return value
 
@@ -45,6 +44,20 @@ def _read_parts(value: Any) -> Any:
     if isinstance(value, str):
         return [part.strip() for part in value.split(",") if part.strip()]
     return value
+
+
+def read_base64(text: str, place: str = "image") -> bytes:
+    """The content of a file in base64: alone or in a data URI, in one line or several.
+
+    place: the name of the field, for the message.
+    """
+    if text.startswith("data:"):
+        text = text.partition(",")[2]
+    try:
+        return base64.b64decode("".join(text.split()), validate=True)
+    except ValueError:  # no base64, or not ASCII
+        message = f"{place}: not base64; give the content of a picture's file in base64"
+        raise Problem(422, message, text) from None
 
 
 class Strict(BaseModel):
@@ -112,14 +125,12 @@ class Words(Strict):
         ),
     ] = "auto"
 
-    def read(self, limits: Limits) -> tuple[Vocabulary, Background]:
+    def read(self) -> tuple[Vocabulary, Background]:
         """Words and background as the engine takes them."""
         text = self.words
         words = Vocabulary.parse(text) if isinstance(text, str) else Vocabulary(text)
         rule = self.background
-        background = Background.parse(rule) if isinstance(rule, str) else Background.of(rule)
-        check_words(words, background, limits)
-        return words, background
+        return words, Background.parse(rule) if isinstance(rule, str) else Background.of(rule)
 
 
 def check_words(words: Vocabulary, background: Background, limits: Limits) -> None:
@@ -140,7 +151,8 @@ class Picture(Strict):
         str,
         Field(
             min_length=1,
-            description="The file of a picture (JPEG, PNG, WebP, TIFF ...) in base64.",
+            description="The file of a picture (JPEG, PNG, WebP, TIFF ...) in base64, or its data "
+            "URI.",
             examples=[EXAMPLE],
             json_schema_extra={"contentEncoding": "base64"},
         ),
@@ -148,10 +160,7 @@ class Picture(Strict):
 
     def content(self) -> bytes:
         """The bytes of the file."""
-        try:
-            return base64.b64decode(self.image, validate=True)
-        except (binascii.Error, ValueError):
-            raise Problem(422, "image: not base64", self.image) from None
+        return read_base64(self.image)
 
 
 class Answered(Strict):
@@ -163,7 +172,7 @@ class Answered(Strict):
             description="`rle`: COCO run lengths; `polygons`: GeoJSON in pixels; `list`: label, "
             "score and mask (PNG in base64) as of transformers' image-segmentation pipelines; "
             "`png`: pixel values are labels, 0 = none, i = the i-th word; `npz`: arrays labels, "
-            "scores (class maps) and names.",
+            "scores (class maps), names, and provenance as JSON.",
         ),
     ] = "rle"
 
