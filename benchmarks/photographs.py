@@ -191,7 +191,8 @@ def main() -> None:
     targets = {path.stem: target for found in sets.values() for path, target in found}
     if kept:
         sheets = [sheet(targets[name], maps, args.runs) for name, maps in kept.items()]
-        drawing.stack(sheets).save(args.draw[0], optimize=True)
+        page = drawing.stack(sheets).quantize(256, dither=Image.Dither.NONE)
+        page.save(args.draw[0], optimize=True)
 
 
 if __name__ == "__main__":
