@@ -153,9 +153,10 @@ CHEAP: dict[str, tuple[list[str], Callable[[ModuleType], dict[str, Any]]]] = {
 
 
 @pytest.fixture
-def here(monkeypatch) -> Iterator[None]:
+def here(tmp_path, monkeypatch) -> Iterator[None]:
     """Scripts import each other from their folder; afterwards none of them is left imported."""
     threads = torch.get_num_threads()
+    monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(FOLDER))
     yield
     for file in FOLDER.glob("*.py"):
