@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from wordmask.errors import WordmaskError
 from wordmask.extras import need
+from wordmask.towers.memory import check_memory
 
 Linkage = Literal["average", "weighted", "complete"]
 
@@ -34,12 +36,16 @@ def cluster_tree(
         (L - 1, 4) float64, the joins in scipy's form, for `all_clusters`.
 
     Raises:
-        WordmaskError: scipy is not installed, or features are NaN or infinite.
+        WordmaskError: scipy is not installed, features are NaN or infinite, or there are more
+            patches than fit into memory.
     """
     hierarchy, spatial = _scipy()
     height, width = features.shape[1:]
     if height * width < 2:
         return np.empty((0, 4))
+    patches = height * width
+    smaller = "give a smaller picture or short_side"
+    check_memory(f"a tree of {patches} patches", 16 * patches**2, torch.device("cpu"), smaller)
     unit = F.normalize(features.flatten(1).float(), dim=0)
     apart = (1 - unit.T @ unit).clamp_(0).cpu().numpy()
     if not np.isfinite(apart).all():
