@@ -8,7 +8,8 @@ The network is a supervised ViT-Ti whose classifier rows stand in for text (shor
 is DINOv2-S. A run is METHOD+REFINER+...; a part is NAME, NAME:VARIANT, and options after commas.
 Printed are the mIoU over the classes present and the pixel accuracy in per cent, with 95 %
 intervals over pictures drawn with replacement, CPU seconds for a picture, and with windows how many
-times as often labels change at their borders as elsewhere.
+times as often labels change at their borders as elsewhere. `--draw FILE.png 000000005001,...` draws
+the label maps of these pictures, one row for each.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import CLIPVisionModelWithProjection
 
-from wordmask import Segmenter
+from wordmask import Segmenter, drawing
+from wordmask.colours import palette
 from wordmask.datasets import VOID
 from wordmask.evaluation.evaluator import window_seams
 from wordmask.methods.base import METHODS, create_method
@@ -107,14 +109,18 @@ def build(run: str) -> tuple[Any, list[Any]]:
     return parts[0], parts[1:]
 
 
-def measure(segmenter: Segmenter, texts: torch.Tensor, pictures: list[Any]) -> str:
-    """One cell of the table."""
+def measure(
+    segmenter: Segmenter, texts: torch.Tensor, pictures: list[Any], kept: dict[str, list[Any]]
+) -> str:
+    """One cell of the table; the labels of the pictures in `kept` are appended there."""
     confusion, each = Confusion(20, background=False), PerPicture(20, background=False)
     begin = time.process_time()
     queries, seams = segmenter.encode_text(texts, "none"), Seams()
     for path, target in pictures:
         encoding = segmenter.encode(path)
         labels = segmenter.score(encoding, queries).labels().astype(np.int64)
+        if path.stem in kept:
+            kept[path.stem].append(labels)
         found = window_seams(segmenter, [encoding], [labels])
         seams.counts += 0 if found is None else found
         counted = np.where(target > 0, target, np.int64(VOID))
@@ -132,6 +138,27 @@ def measure(segmenter: Segmenter, texts: torch.Tensor, pictures: list[Any]) -> s
     return f"{' / '.join(cells)}, {seconds:.2f} s{borders}"
 
 
+def sheet(target: np.ndarray, maps: list[np.ndarray], runs: list[str]) -> Image.Image:
+    """One row of a drawing: the target and the label map of each run, and their words."""
+    colours, counted = palette(20), target > 0
+    titles = [
+        f"{run}: {(x == target)[counted].mean() * 100:.0f} %"
+        for run, x in zip(runs, maps, strict=True)
+    ]
+    pictures = [np.where(counted[..., None], colours[target], 225), *(colours[x] for x in maps)]
+    row = drawing.strip(
+        [x.astype(np.uint8) for x in pictures],
+        ["target (grey: not counted)", *titles],
+        columns=len(pictures),
+        height=round(300 * target.shape[0] / target.shape[1]),
+    )
+    shown = [
+        i for i in range(1, 21) if (target == i).any() or max((x == i).mean() for x in maps) > 0.01
+    ]
+    words = [(NAMES[i - 1], tuple(colours[i].tolist())) for i in shown]
+    return drawing.stack([row, drawing.legend(words, row.width)])
+
+
 def load(shared: Path) -> tuple[torch.nn.Module, torch.Tensor, dict[str, Any]]:
     """The CLIP, text features of the 20 words, and auxiliary models."""
     folder = shared / "models" / "vit-tiny-in1k"
@@ -146,18 +173,26 @@ def main() -> None:
     parser.add_argument("runs", nargs="+", metavar="METHOD+REFINER")
     parser.add_argument("--shared", type=Path, required=True, help="the folder of data and models")
     parser.add_argument("--sets", default="A,B")
+    parser.add_argument("--draw", nargs=2, metavar=("FILE", "NAME,..."), default=("", ""))
     args = parser.parse_args()
     clip, texts, networks = load(args.shared)
     sets = {name: list(SETS[name](args.shared / "data")) for name in args.sets.split(",")}
     print(", ".join(f"{name}: {len(pictures)} photographs" for name, pictures in sets.items()))
     loaded: Segmenter | None = None
+    kept: dict[str, list[Any]] = {name: [] for name in args.draw[1].split(",") if name}
     for run in args.runs:
         method, refiners = build(run)
         if loaded is None:
             loaded = Segmenter.from_pretrained(clip, method, refine=refiners, networks=networks)
         segmenter = loaded.with_method(method, refine=refiners)
-        cells = [f"{name} {measure(segmenter, texts, found)}" for name, found in sets.items()]
+        cells = [f"{name} {measure(segmenter, texts, found, kept)}" for name, found in sets.items()]
         print(f"{run:40s} {' | '.join(cells)}", flush=True)
+
+    targets = {path.stem: target for found in sets.values() for path, target in found}
+    if kept:
+        sheets = [sheet(targets[name], maps, args.runs) for name, maps in kept.items()]
+        page = drawing.stack(sheets).quantize(256, dither=Image.Dither.NONE)
+        page.save(args.draw[0], optimize=True)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from tiny import tiny_vfm
@@ -112,7 +113,10 @@ CHEAP: dict[str, tuple[list[str], Callable[[ModuleType], dict[str, Any]]]] = {
         lambda module: {"make": lambda folder, make=module.make: save_small(make, folder)},
     ),
     "photographs": (
-        ["--shared", ".", "--sets", "A", "maskclip", "maskclip,short_side=64+vfm,gamma=9+pamr"],
+        [
+            *("--shared", ".", "--sets", "A", "--draw", "sheet.png", "coffee"),
+            *("maskclip", "maskclip,short_side=64+vfm,gamma=9+pamr"),
+        ],
         lambda module: {
             "SETS": {"A": lambda data: [(COFFEE, np.ones((400, 600), np.uint8))]},
             "load": lambda shared: (tiny_vision(), torch.randn(20, 16), {"vfm": tiny_vfm()}),
@@ -149,9 +153,10 @@ CHEAP: dict[str, tuple[list[str], Callable[[ModuleType], dict[str, Any]]]] = {
 
 
 @pytest.fixture
-def here(monkeypatch) -> Iterator[None]:
+def here(tmp_path, monkeypatch) -> Iterator[None]:
     """Scripts import each other from their folder; afterwards none of them is left imported."""
     threads = torch.get_num_threads()
+    monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(FOLDER))
     yield
     for file in FOLDER.glob("*.py"):
@@ -204,6 +209,10 @@ def test_a_script(name, monkeypatch, capsys):
         assert "proxyclip left out: it needs an auxiliary model (vfm)" in out
     if name == "low_memory":
         assert len({line.split()[-1] for line in out.splitlines()}) == 1  # the same labels
+    if name == "photographs":
+        width, height = Image.open("sheet.png").size
+        assert width > 3 * 300  # the target and two maps, 300 x 200 each
+        assert height > 200
 
 
 @pytest.mark.usefixtures("here")

@@ -14,6 +14,7 @@ from wordmask.region_maps import (
     check_source,
     nearest,
     network_of,
+    numbered,
     paint,
     patch_clusters,
     read_region_map,
@@ -168,3 +169,10 @@ def test_a_source_is_a_name_or_a_folder(tmp_path):
     assert network_of(str(tmp_path)) == ()
     with pytest.raises(WordmaskError, match="region_maps='felsenswalb'; give felzenszwalb, slic"):
         check_source("felsenswalb")
+
+
+def test_numbers_of_any_integers():
+    huge = np.array([[0, 2**63 + 1], [2**63 + 5, 0]], np.uint64)
+    assert numbered(huge).tolist() == [[0, 1], [2, 0]]
+    assert numbered(np.array([[-3, 7], [0, 2]], np.int8)).tolist() == [[0, 2], [0, 1]]
+    assert numbered(np.array([[True, False]])).tolist() == [[1, 0]]

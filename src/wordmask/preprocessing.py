@@ -84,13 +84,13 @@ class Preprocessing(Options):
             return tuple((values | {"stride": 0}).items())
         return (*values.items(), self.own_windows, self.joint_windows)
 
-    def prepare(self, picture: np.ndarray, tower: ClipTower) -> Tensor:
-        """Resize and normalise an upright uint8 picture (H, W, 3).
+    def prepare(self, picture: np.ndarray, tower: ClipTower, more_maps: int = 0) -> Tensor:
+        """Resize and normalise an upright uint8 picture (H, W, 3); more_maps: see `check_size`.
 
         Returns (3, H', W') float32, at least one patch on each side, not yet padded.
         """
         mean, std = self.normalisation(tower)
-        self.check_size(picture.shape[0], picture.shape[1], tower)
+        self.check_size(picture.shape[0], picture.shape[1], tower, more_maps)
         pixels = prepare(
             picture,
             short_side=self.short_side,
@@ -114,11 +114,12 @@ class Preprocessing(Options):
             minimum_side=tower.patch,
         )
 
-    def check_size(self, height: int, width: int, tower: ClipTower) -> None:
+    def check_size(self, height: int, width: int, tower: ClipTower, more_maps: int = 0) -> None:
         """Refuse a picture of (height, width) pixels that would not fit into memory once resized.
 
         Counted are the pixels as float32, and for L patches in one pass (of a window, if there are
-        windows apart) the (L, L) maps that are held at once and two (L, E) of every block.
+        windows apart) the (L, L) maps that are held at once, `more_maps` of them by what is no part
+        of the method, and two (L, E) of every block.
 
         Raises:
             TooLargeError: more than the free memory of the device.
@@ -128,7 +129,8 @@ class Preprocessing(Options):
         sides = [min(side, self.window) if apart else side for side in size]
         patches = math.prod(-(-side // tower.patch) for side in sides)
         needed = 2 * 12 * math.prod(size)
-        needed += 4 * (self.maps_held(tower) * patches**2 + 2 * tower.depth * patches * tower.width)
+        maps = self.maps_held(tower) + more_maps
+        needed += 4 * (maps * patches**2 + 2 * tower.depth * patches * tower.width)
         check_memory(
             f"a picture of {width} x {height}, resized to {size[1]} x {size[0]} ({patches} patches"
             " at a time),",

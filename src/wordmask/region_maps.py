@@ -200,7 +200,7 @@ def read_region_map(folder: str | Path, name: str, size: tuple[int, int]) -> Ten
 
 def numbered(array: np.ndarray) -> Tensor:
     """Integers (H, W) as a region map: 0 or less is no region, others are counted from 1."""
-    ids, inverse = np.unique(np.maximum(array.astype(np.int64), 0), return_inverse=True)
+    ids, inverse = np.unique(np.maximum(array, 0), return_inverse=True)
     regions = inverse.reshape(array.shape) + (ids[0] != 0)
     return torch.from_numpy(regions.astype(np.int32))
 

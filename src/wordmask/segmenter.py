@@ -307,7 +307,12 @@ class Segmenter:
         if name is None:  # PIL's pictures know their file
             path = image if isinstance(image, (str, os.PathLike)) else None
             name = os.fspath(path) if path else str(getattr(image, "filename", ""))
-        return Prepared(picture, self.method.prepare(picture, self.tower), size, name)
+        return Prepared(picture, self._pixels(picture), size, name)
+
+    def _pixels(self, picture: np.ndarray) -> Tensor:
+        """What the network sees of a picture (H, W, 3), if that fits into memory."""
+        maps = sum(step.maps_held(self.tower) for step in self.pipeline.word_steps)
+        return self.method.prepare(picture, self.tower, maps)
 
     def prepare_reduced(self, content: bytes, name: str) -> Prepared:
         """As `prepare`, from the content of a file; a large JPEG is decoded at a reduced size.
@@ -321,7 +326,7 @@ class Segmenter:
             return 2 * height, 2 * width
 
         picture, size = decode_reduced(content, name, twice, max_pixels=self.max_pixels)
-        return Prepared(picture, self.method.prepare(picture, self.tower), size, name)
+        return Prepared(picture, self._pixels(picture), size, name)
 
     def encode_prepared(
         self, prepared: Sequence[Prepared], single: bool = False, regions: Tensor | None = None
@@ -359,7 +364,10 @@ class Segmenter:
         """Regions of one picture as (1, H, W)."""
         if not self.method.takes_regions:
             raise WordmaskError(f"got regions for {self.method.name}; it takes none")
-        regions = torch.from_numpy(np.asarray(regions).astype(np.int64))
+        given = np.asarray(regions)
+        if given.dtype.kind not in "iub":
+            raise WordmaskError(f"got regions of type {given.dtype}; give integers (H, W)")
+        regions = torch.from_numpy(given.astype(np.int64))
         if isinstance(image, (Tensor, list, tuple)) or regions.ndim != 2:
             shape = tuple(regions.shape)
             raise WordmaskError(

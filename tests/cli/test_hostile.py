@@ -12,6 +12,7 @@ import sys
 from itertools import chain
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -151,6 +152,29 @@ def test_attention_that_a_method_keeps_is_counted(model, monkeypatch):
     cliper = segmenter.with_method("cliper", None, {"short_side": None}).method
     with pytest.raises(WordmaskError, match="make short_side or long_side smaller"):
         cliper.check_size(1000, 1000, segmenter.tower)
+
+
+def test_maps_of_refiners_are_counted_before_they_are_made(model, monkeypatch):
+    """FreeCP's attention, the trees of `dendro` and `attention`, the graph of LPOSS."""
+    from wordmask import Segmenter
+    from wordmask.errors import WordmaskError
+
+    networks = {"vfm": "wordmask/tiny-vfm"}
+    options = {"short_side": None}
+    plain = Segmenter.from_pretrained(model, "naclip", options=options, networks=networks)
+    pixels = np.random.default_rng(0).integers(0, 256, (160, 160, 3), dtype=np.uint8)
+    plain.networks.load(["vfm"])
+    held = plain.method.maps_held(plain.tower)
+    assert plain.with_method("rf_clip").method.maps_held(plain.tower) > held
+    free = 3 * 4 * (160 // plain.tower.patch) ** 4 + 2 * 12 * 160**2 + 2**17
+    monkeypatch.setattr("wordmask.towers.memory.free_memory", lambda device: free)
+    plain(pixels, ["cat"])
+    vote = [("vote", {"region_maps": "attention"})]
+    refiners = {"freecp": "picture of 160", "dendro": "tree of", "lposs": "graph of"}
+    for refine, what in [*refiners.items(), (vote, "tree of")]:
+        segmenter = plain.with_method("naclip", None, options, refine)
+        with pytest.raises(WordmaskError, match=f"{what}.*needs about .*smaller"):
+            segmenter(pixels, ["cat"])
 
 
 @pytest.mark.parametrize("command", ["explain", "compare", "segment"])

@@ -278,6 +278,12 @@ def test_regions_may_have_any_numbers(clip, texts):
     assert (labels[0] == labels[1]).all()
 
 
+@pytest.mark.parametrize("value", [0.5, np.nan])
+def test_regions_are_integers(clip, value):
+    with pytest.raises(WordmaskError, match=r"got regions of type float64; give integers"):
+        segmenter_of(clip).encode(photo(), np.full((48, 80), value))
+
+
 def test_a_map_of_the_wrong_size(clip):
     with pytest.raises(WordmaskError, match="regions of 4 x 4 pixels for a picture of 80 x 48"):
         segmenter_of(clip).encode(photo(), regions=np.zeros((4, 4), int))

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from tiny import class_scores, tiny_clip, tiny_vfm
+from tiny_families import tiny_blip
 from wordmask import Background, Segmenter, WordmaskError, list_methods
 from wordmask.affinity import Sinkhorn
 from wordmask.batch.encodings import keep_passes
@@ -527,6 +528,18 @@ def test_rf_clip_takes_the_image_vector_of_the_whole_picture(clip, texts):
     assert torch.allclose(scores[1], 0.5 * scores[0] + added, atol=1e-5)
     vectors = torch.nn.functional.normalize(encoding.state.embedding, dim=-1) @ texts.T
     assert torch.allclose(scores[2], 0.5 * scores[0] + 0.5 * vectors[..., None, None], atol=1e-5)
+
+
+def test_rf_clip_has_sink_channels_of_clips_alone():
+    """They were found in CLIPs: a network of another family and the same width has none."""
+    method, _ = create_method("rf_clip")
+    blip = tiny_blip()
+    for model, found in ((tiny_clip(layers=1), (3,)), (blip, ())):
+        tower = Segmenter.from_pretrained(model, method).tower
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setitem(rf_clip.SINK_CHANNELS, tower.vision.config.hidden_size, (3,))
+            assert method._channels(tower) == found
+    assert dataclasses.replace(method, sink_channels=(5,))._channels(tower) == (5,)
 
 
 def test_rf_clip_refuses_channels_beyond_the_width(clip):

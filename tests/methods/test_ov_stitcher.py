@@ -100,17 +100,31 @@ def test_a_window_sees_the_others_and_no_border_is_left():
 
 
 def test_the_last_block_of_the_vfm_sees_all_windows():
+    """Two windows that overlap: input, q, k and v of patches are averaged; no class token."""
     vfm = segmenter_of(tiny_clip()).networks.vfm
     image = pictures(1, 64, 96).sigmoid()
-    whole = vfm.stitched(image, 512, 512)
-    assert torch.allclose(
-        vfm.model.layernorm(whole.movedim(1, -1)).movedim(-1, 1), vfm.features(image), atol=1e-5
-    )
+    *blocks, last = vfm.model.layers
+    before = dict(last.named_modules())
     joined = vfm.stitched(image, 64, 32)
-    assert joined.shape == whole.shape == (1, 32, 8, 12)
-    changed = image.clone()
-    changed[..., :24] = 1
-    assert (vfm.stitched(changed, 64, 32) - joined)[..., 8:].abs().max() > 1e-3
+    assert joined.shape == (1, 32, 8, 12)
+    parts, hits = torch.zeros(4, 8, 12, 32), torch.zeros(8, 12, 1)
+    for left in (0, 4):
+        x = vfm._embed(vfm._prepare(image[..., 8 * left : 8 * left + 64], (8, 8)), (8, 8))
+        for block in blocks:
+            x = block(x)
+        z, own = last.layernorm_before(x), last.attention
+        rows = torch.stack([x, own.q_proj(z), own.k_proj(z), own.v_proj(z)])[:, 0, 1:]
+        parts[:, :, left : left + 8] += rows.view(4, 8, 8, 32)
+        hits[:, left : left + 8] += 1
+    x, *projections = (parts / hits).flatten(1, 2)
+    q, k, v = (t.view(96, 2, 16).transpose(0, 1) for t in projections)
+    mixed = (torch.softmax(q @ k.transpose(1, 2) / 4, dim=-1) @ v).transpose(0, 1).flatten(1)
+    x = x + own.o_proj(mixed)
+    x = x + last.mlp(last.layernorm_after(x))
+    assert (joined[0].flatten(1).T - x).abs().max() < 1e-5
+    sums = vfm.stitched(image, 64, 32, "queries+keys")[0].flatten(1).T
+    assert (sums - projections[0] - projections[1]).abs().max() < 1e-5
+    assert dict(last.named_modules()) == before  # the network stays as it is
 
 
 def test_bad_input():

@@ -409,6 +409,8 @@ def test_steps_follow_one_another(clip, words):
     moved = segmenter.score(encoding, words).maps.tiles[0].scores
     kept = (purged != -1).flatten(1).any(1)
     assert torch.equal(purged[kept], moved[kept])
+    with pytest.raises(WordmaskError, match="got freecp twice; give it once"):
+        read_refiners("freecp,freecp")
     with pytest.raises(WordmaskError, match="got freecp before ptc"):
         read_refiners("freecp,ptc")
     assert issubclass(METHODS["clearclip"], Method)

@@ -234,12 +234,12 @@ def test_a_request_that_takes_too_long_is_told(serve, make):
 
 def test_a_request_without_end_is_ended(make):
     """The networks are free again, in a service without workers too."""
-    made = make(limits=Limits(seconds=0.5))
+    made = make(limits=Limits(seconds=2))
     how = How(refine=("pamr",), options=(("pamr.steps", 10**9),))
     begun = time.time()
     asks = [
-        Ask(how, picture(), Vocabulary(["dog"]), Background.none(), deadline=begun + 0.5),
-        Ask(image=picture(), words=Vocabulary(["dog"]), deadline=begun + 60),
+        Ask(how, picture(), Vocabulary(["dog"]), Background.none(), deadline=begun + 2),
+        Ask(image=picture(), words=Vocabulary(["dog"]), deadline=begun + LONG),
     ]
     (late,), (other,) = made.run(asks[:1]), made.run(asks[1:])
     assert late.status == 504

@@ -8,7 +8,6 @@ import json
 import socket
 import subprocess
 import sys
-import time
 
 import httpx
 import numpy as np
@@ -16,7 +15,7 @@ import pytest
 from PIL import Image
 from serving import WORDS, picture, png
 
-from waiting import LONG
+from waiting import LONG, soon
 from wordmask import Segmentation
 from wordmask.client import Client, ServiceError
 
@@ -126,10 +125,7 @@ def test_who_hangs_up_is_no_failure(served, caplog):
     with caplog.at_level("INFO", logger="wordmask.serve"):
         with socket.create_connection((address[0], int(address[1]))) as left:
             left.sendall(begun + b"Content-Length: 99\r\n\r\n{")
-        for _ in range(300):
-            if any(one.message == "request" for one in caplog.records):
-                break
-            time.sleep(0.01)
+        soon(lambda: any(one.message == "request" for one in caplog.records))
     assert [(one.message, one.about["status"]) for one in caplog.records] == [("request", 499)]
 
 

@@ -50,6 +50,7 @@ class Method(Preprocessing):
 
     year: ClassVar[int]
     class_maps: ClassVar[bool] = False  # scores are maps of classes and not cosines of names
+    maps: ClassVar[int] = 2  # from patches to patches, held at once besides attention that is kept
     takes_regions: ClassVar[bool] = False  # `encode` takes region maps (B, H, W), also true ones
     # options that only `scores` and `rule` read: encodings do not depend on them
     scoring: ClassVar[frozenset[str]] = frozenset(
@@ -104,8 +105,7 @@ class Method(Preprocessing):
 
     def maps_held(self, tower: ClipTower) -> int:
         """Those of every head too, if the method keeps attention."""
-        need = self.need(tower.depth)
-        return 2 + tower.heads * (len(need.attention) + bool(need.attention_sum))
+        return self.maps + self.need(tower.depth).maps_held(tower.heads)
 
     def encode(self, towers: Towers, pixels: Tensor) -> DenseFeatures:
         """Features of normalised pixels (B, 3, H, W)."""

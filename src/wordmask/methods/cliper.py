@@ -82,6 +82,7 @@ class Cliper(Method):
     name = "cliper"
     title = "CLIPer (without diffusion)"
     year = 2025
+    maps = 6
     variants = {
         "official-v2": {},
         "official-v1": {"fusion": "v1", "attention_threshold": 0.2},

@@ -40,6 +40,7 @@ class Gem(Method):
     name = "gem"
     title = "GEM"
     year = 2024
+    maps = 9
     variants = {
         "paper": {},
         "official": {"min_max": True},

@@ -23,9 +23,9 @@ class OvStitcher(CorrClip):
     """CorrCLIP for pictures seen in windows, with its attention over all windows at once.
 
     Windows go through CLIP one by one. What they have is averaged on the patch grid of the picture
-    where they overlap; so are the tokens of the VFM before its last block, which then sees all of
-    them. Regions, their joining, the scope, A and the map correction are CorrCLIP's, once for the
-    whole picture. Its three branches:
+    where they overlap; so are the VFM's patch tokens before its last block and their queries, keys
+    and values in it, which attend to each other over the whole picture. Regions, their joining, the
+    scope, A and the map correction are CorrCLIP's, once for the whole picture. Three branches:
 
     - main: A V of block N, as there, V averaged;
     - spatial: in each of the same middle blocks, the windows' inputs, queries, keys and values are
@@ -34,8 +34,7 @@ class OvStitcher(CorrClip):
 
     Variants: `repaired`, the default, has attention heads in the spatial branch, and 0 for no
     region. In `official` (released code) there is one softmax over the whole width, scaled as if
-    there were heads, and no region is the smallest number. The released code averages q, k and v in
-    the VFM's last block too; here its input, the same but where windows overlap.
+    there were heads, and no region is the smallest number.
 
     Windows are taken in whole patches, of each network its own. The published numbers have windows
     of 336 and stride 112, SAM 2, DINO ViT-B/8, and 15 sentences for each class beside the

@@ -91,6 +91,7 @@ class ResClip(Method):
     name = "resclip"
     title = "ResCLIP"
     year = 2025
+    maps = 13
     variants = {
         "repaired": {},
         "official": {"lines": "released", "labels": "texts", "half": True},

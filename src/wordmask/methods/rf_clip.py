@@ -65,9 +65,10 @@ class RfClip(Method):
     but never switched on. Deviations of the released code that are kept: the mean of 3 x 3 patches
     counts those beyond the border as 0, and a column's share is of all rows but that of the class
     token, over a number that counts it. Its sink channels were found in two networks of OpenAI's
-    and are chosen by width alone; a network of another width has none unless they are given. Its
-    published numbers include PAMR (10 steps), which is a refiner here. Its text options differ by
-    data set; the defaults are those of VOC21. Texts with equal embeddings count as one.
+    and are chosen by width: a CLIP of another width and networks of other families (SigLIP, TIPSv2,
+    ...) have none unless they are given. Its published numbers include PAMR (10 steps), which is a
+    refiner here. Its text options differ by data set; the defaults are those of VOC21. Texts with
+    equal embeddings count as one.
     Cost: one forward of CLIP, an attention map in every block, and the last block twice more.
 
     Args:
@@ -83,6 +84,7 @@ class RfClip(Method):
     name = "rf_clip"
     title = "RF-CLIP"
     year = 2025
+    maps = 7
     extra = "cluster"
     variants = {"paper": {"refocus": True}, "official": {}}
     scoring = Method.scoring | {"image_weight", "text_shift", "text_distance", "image_vector"}
@@ -127,7 +129,7 @@ class RfClip(Method):
         tower = towers.clip
         channels = self._channels(tower)
         trace = Trace((pixels.shape[-2] // tower.patch, pixels.shape[-1] // tower.patch))
-        x = tower.embed(pixels, self.position)
+        x, heads = tower.embed(pixels, self.position), _each_head(tower)
         for n in range(1, tower.depth + 1):
             block = tower.block(n)
             z = block.norm1(x)
@@ -137,8 +139,7 @@ class RfClip(Method):
             if n in need.attention:
                 trace.attention[n] = tower.attention_map(q, k)
             if self.refocus and n < tower.depth:
-                attention = tower.attention_map(q, k)
-                attended = refocus(attention, tower.class_tokens, self.sink_share) @ v
+                attended = torch.cat([self._refocused(tower, q, k, v, m) for m in heads], dim=1)
             else:
                 attended = tower.attend(q, k, v)
             x = x + block.output(attended)
@@ -147,10 +148,17 @@ class RfClip(Method):
             trace.states[n] = x
         return trace
 
+    def _refocused(self, tower: ClipTower, q: Tensor, k: Tensor, v: Tensor, head: slice) -> Tensor:
+        """Step 2 in one head: its values, mixed."""
+        attention = tower.attention_map(q[:, head], k[:, head])
+        return refocus(attention, tower.class_tokens, self.sink_share) @ v[:, head]
+
     def _channels(self, tower: ClipTower) -> tuple[int, ...]:
         width = tower.vision.config.hidden_size
         channels = self.sink_channels
-        channels = SINK_CHANNELS.get(width, ()) if channels is None else channels
+        if channels is None:
+            is_clip = tower.vision.config.model_type == "clip_vision_model"
+            channels = SINK_CHANNELS.get(width, ()) if is_clip else ()
         if max(channels, default=0) >= width:
             raise WordmaskError(
                 f"got sink_channels={channels} for a network of width {width}; give lower numbers"
@@ -160,13 +168,15 @@ class RfClip(Method):
     def features(self, tower: ClipTower, trace: Trace) -> DenseFeatures:
         """Step 3, and the image vector."""
         block, first = tower.block(tower.depth), tower.class_tokens
-        early = self._key_maps(tower, trace)
-        outputs = []
-        for x in self.enhanced(tower, trace):
-            z = block.norm1(x)
-            attention = (early + _key_map(tower, block.keys(z))) / tower.depth
-            patches = attention[..., first:, first:] @ block.values(z)[:, :, first:]
-            outputs.append(block.output(patches))
+        inputs = [block.norm1(x) for x in self.enhanced(tower, trace)]
+        streams = [(block.keys(z), block.values(z)) for z in inputs]
+        mixed = []
+        for head in _each_head(tower):
+            early = self._key_maps(tower, trace, head)
+            for k, v in streams:
+                attention = (early + _key_map(tower, k[:, head])) / tower.depth
+                mixed.append(attention[..., first:, first:] @ v[:, head, first:])
+        outputs = [block.output(torch.cat(mixed[i::2], dim=1)) for i in range(2)]
         features = tower.project((outputs[0] + outputs[1]) / 2)
         vector = tower.pool(trace.states[tower.depth])
         return DenseFeatures(to_grid(features, trace.grid), ImageVector(vector))
@@ -195,11 +205,11 @@ class RfClip(Method):
         ]
 
     @staticmethod
-    def _key_maps(tower: ClipTower, trace: Trace) -> Tensor | float:
-        """The sum of softmax(KK^T / sqrt d) over all blocks but the last."""
+    def _key_maps(tower: ClipTower, trace: Trace, heads: slice = slice(None)) -> Tensor | float:
+        """The sum of softmax(KK^T / sqrt d) over all blocks but the last, of some heads."""
         total: Tensor | float = 0.0
         for k in trace.keys.values():
-            total = total + _key_map(tower, k)
+            total = total + _key_map(tower, k[:, heads])
         return total
 
     # -- scores ---------------------------------------------------------------------------------
@@ -230,6 +240,11 @@ class RfClip(Method):
             whole = [self.trace(towers, x[None], Need()).states[towers.clip.depth] for x in pixels]
             encoding.prepared[key] = towers.clip.pool(torch.cat(whole))
         return encoding.prepared[key].repeat_interleave(len(encoding.windows), dim=0)
+
+
+def _each_head(tower: ClipTower) -> list[slice]:
+    """Heads one by one: the maps of all would take most of the memory."""
+    return [slice(m, m + 1) for m in range(tower.heads)]
 
 
 def _key_map(tower: ClipTower, k: Tensor) -> Tensor:

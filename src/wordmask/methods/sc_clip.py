@@ -54,6 +54,7 @@ class ScClip(Method):
     name = "sc_clip"
     title = "SC-CLIP"
     year = 2024
+    maps = 7
     variants = {"repaired": {}, "official": {"released_positions": True}}
 
     similarity_block: int | None = None

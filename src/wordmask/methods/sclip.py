@@ -31,6 +31,7 @@ class Sclip(Method):
     name = "sclip"
     title = "SCLIP"
     year = 2024
+    maps = 6
     variants = {"paper": {}, "clearclip": {"residual": False, "ffn": False}}
 
     residual: bool = True

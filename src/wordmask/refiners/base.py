@@ -124,6 +124,10 @@ class WordStep(Refiner):
         """What it needs of CLIP's pass; recorded in that of the method where this is possible."""
         return Need()
 
+    def maps_held(self, tower: ClipTower) -> int:
+        """How many maps from patches to patches a pass holds for it."""
+        return self.need(tower.depth).maps_held(tower.heads)
+
     def keep(self, trace: Trace) -> Tensor:
         """What `rescore` needs of a pass, (B, ...): kept, so that other words cost no pass."""
         raise TypeError(f"{type(self).__name__} does not implement keep")
@@ -202,6 +206,8 @@ def read_refiners(
         refiners.append(create_refiner(chosen, variant, options)[0])
     for before, one in itertools.pairwise(refiners):
         words = isinstance(before, WordStep) and not before.gives_class_maps
+        if isinstance(one, WordStep) and one.name == before.name:
+            raise WordmaskError(f"got {one.name} twice; give it once")
         if isinstance(one, WordStep) and not words:
             raise WordmaskError(
                 f"got {before.name} before {one.name}, which changes the scores of words; put "

@@ -15,7 +15,7 @@ from wordmask.boxes import Box, attention_affinity, component_boxes, fill_boxes
 from wordmask.errors import WordmaskError
 from wordmask.refiners.base import WordScores, WordStep, register_refiner
 from wordmask.scoring import BlockValues, Rule, Scored, nothing
-from wordmask.towers.clip import Need, Trace
+from wordmask.towers.clip import ClipTower, Need, Trace
 
 
 @register_refiner
@@ -106,6 +106,10 @@ class FreeCp(WordStep):
     def need(self, depth: int) -> Need:
         """The attention of all blocks but the last."""
         return Need.of(attention_sum=range(1, max(depth, 2)))
+
+    def maps_held(self, tower: ClipTower) -> int:
+        """The attention of all heads, and what T is made by."""
+        return super().maps_held(tower) + 5
 
     def keep(self, trace: Trace) -> Tensor:
         """T of step 2, (B, h, w, L)."""

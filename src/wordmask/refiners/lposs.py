@@ -13,6 +13,7 @@ from torch import Tensor
 from wordmask.errors import WordmaskError
 from wordmask.refiners.base import Refiner, RefinerInput, register_refiner
 from wordmask.towers.auxiliary import AuxiliaryModels
+from wordmask.towers.memory import check_memory
 from wordmask.windows import ScoreMap, Tile, Window, place_windows
 
 TOLERANCE = 1e-6  # of the residual, against the length of the scores
@@ -225,6 +226,9 @@ class Lposs(Refiner):
             unit: (N, D) features of length 1.
             centres: (N, 2) in pixels.
         """
+        smaller = "give a smaller picture, short_side or window"
+        needed = 5 * 4 * len(unit) ** 2  # of the matrices below
+        check_memory(f"a graph of {len(unit)} patches", needed, unit.device, smaller)
         cosines = unit @ unit.T
         nearest = cosines.topk(min(self.neighbours, len(unit))).indices
         kept = torch.zeros_like(cosines).scatter_(1, nearest, cosines.gather(1, nearest))

@@ -89,6 +89,10 @@ class Need:
         """The last block of which anything is needed."""
         return max({n for n, _ in self.projections} | self._maps | {self.last_state}, default=0)
 
+    def maps_held(self, heads: int) -> int:
+        """How many maps from tokens to tokens its trace holds."""
+        return heads * (len(self.attention) + bool(self.attention_sum))
+
     @property
     def _maps(self) -> frozenset[int]:
         return self.attention | self.attention_sum

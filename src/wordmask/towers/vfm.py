@@ -8,6 +8,7 @@ modules of transformers are used; nothing is changed.
 
 from __future__ import annotations
 
+import copy
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -31,13 +32,18 @@ from wordmask.towers.hub import (
 )
 from wordmask.towers.memory import check_memory
 from wordmask.towers.weights import loaded_from
-from wordmask.windows import GridMean, Window, place_windows
+from wordmask.windows import GridMean, place_windows
 
 if TYPE_CHECKING:
     from wordmask.towers.diffusion import DiffusionTower
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 Facet = Literal["output", "queries", "keys", "values", "queries+keys"]
+
+PROJECTIONS = {  # what the layers of an attention are called
+    **{"q_proj": "queries", "query": "queries", "k_proj": "keys", "key": "keys"},
+    **{"v_proj": "values", "value": "values", "qkv": "all"},
+}
 
 
 class VfmFamily(NamedTuple):
@@ -166,8 +172,9 @@ class VfmTower:
     ) -> Tensor:
         """Dense features of pictures seen in windows that are joined before the last block.
 
-        Blocks but the last see windows; the last one sees the tokens of all, averaged on the grid
-        of the whole picture, as in OV-Stitcher. SAM sees the whole picture.
+        Blocks but the last see windows; of the last one's input and its queries, keys and values
+        those of patches are averaged on the grid of the whole picture, and it goes on from these,
+        as in OV-Stitcher. SAM sees the whole picture.
 
         Args:
             unit_pixels: (B, 3, H, W) float in [0, 1], at least one patch on each side.
@@ -182,19 +189,26 @@ class VfmTower:
         grid = self._grid(unit_pixels)
         pixels, p = self._prepare(unit_pixels, grid), self.patch
         windows = place_windows(*grid, *(max(round(side / p), 1) for side in (window, stride)))
-        blocks = self._blocks[:-1]
-        patches = GridMean(grid)
-        alone: Any = 0.0  # the sum of class tokens and registers
-        for y, x, h, w in windows:
+        *blocks, last = self._blocks
+        names = [name for name, _ in last.named_modules() if name.split(".")[-1] in PROJECTIONS]
+        layers = [
+            nn.Identity(),
+            *(nn.Sequential(_norm(last), last.get_submodule(n)) for n in names),
+        ]
+        patches = [GridMean(grid) for _ in layers]
+        for place in windows:
+            y, x, h, w = place
             crop = pixels[..., y * p : (y + h) * p, x * p : (x + w) * p]
             tokens, extra = self._embed(crop, (h, w)), self._extra(crop)
             for block in blocks:
                 tokens = _first(block(tokens, **extra))
-            alone = alone + tokens[:, : -h * w]
-            patches.add(Window(y, x, h, w), tokens[:, -h * w :].unflatten(1, (h, w)))
-        joined = patches.mean().to(pixels).flatten(1, 2)
-        joined = torch.cat([alone / len(windows), joined], dim=1)
-        out = self._run_last(joined, facet, self._extra(pixels))[:, -grid[0] * grid[1] :]
+            for layer, mean in zip(layers, patches, strict=True):
+                mean.add(place, layer(tokens)[:, -h * w :].unflatten(1, (h, w)))
+        joined, *given = (mean.mean().to(pixels).flatten(1, 2) for mean in patches)
+        last = copy.deepcopy(last, {id(x): x for x in last.parameters()})  # of the same weights
+        for name, output in zip(names, given, strict=True):
+            last.set_submodule(name, _Given(output))
+        out = _run_last(last, joined, facet, self._extra(pixels))
         check_finite(out, f"the features of {self.source}", self.dtype)
         return out.transpose(1, 2).unflatten(2, grid).float()
 
@@ -253,16 +267,7 @@ class VfmTower:
         """Run all blocks; for a facet but "output", all but the last and that facet of the last."""
         for block in self._blocks[:-1]:
             x = _first(block(x, **extra))
-        return self._run_last(x, facet, extra)
-
-    def _run_last(self, x: Tensor, facet: Facet, extra: dict[str, Any]) -> Tensor:
-        """The last block, or that facet of it."""
-        last = self._blocks[-1]
-        if facet == "output":
-            return _first(last(x, **extra))
-        norm = next(m for name, m in last.named_children() if "norm" in name)
-        x = norm(x)
-        return torch.stack([_projected(last, x, part) for part in facet.split("+")]).sum(0)
+        return _run_last(self._blocks[-1], x, facet, extra)
 
     def _fixed_size(self, unit_pixels: Tensor, facet: Facet) -> Tensor:
         """SAM: resize the long side to its size, then normalise and pad with zeros."""
@@ -431,11 +436,35 @@ def _advice(source: str, parameters: int, device: torch.device, dtype: torch.dty
     return f"{' or '.join(fits)} would fit" if fits else "free some memory"
 
 
+class _Given(nn.Module):
+    """In place of a layer whose output is known."""
+
+    def __init__(self, output: Tensor):
+        super().__init__()
+        self.given = output
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.given
+
+
+def _norm(block: nn.Module) -> nn.Module:
+    """The norm before a block's attention."""
+    return next(m for name, m in block.named_children() if "norm" in name)
+
+
+def _run_last(block: nn.Module, x: Tensor, facet: Facet, extra: dict[str, Any]) -> Tensor:
+    """The last block, or that facet of it."""
+    if facet == "output":
+        return _first(block(x, **extra))
+    x = _norm(block)(x)
+    return torch.stack([_projected(block, x, part) for part in facet.split("+")]).sum(0)
+
+
 def _projected(block: nn.Module, x: Tensor, facet: str) -> Tensor:
     """Queries, keys or values of a block's attention, from its normed tokens x."""
-    names = {"queries": ("q_proj", "query"), "keys": ("k_proj", "key")}
-    wanted = (*names.get(facet, ("v_proj", "value")), "qkv")
-    module = next(m for name, m in block.named_modules() if name.split(".")[-1] in wanted)
+    module = next(
+        m for n, m in block.named_modules() if PROJECTIONS.get(n.split(".")[-1]) in (facet, "all")
+    )
     projected: Tensor = module(x)
     if projected.shape[-1] == 3 * x.shape[-1]:
         projected = projected.chunk(3, dim=-1)[("queries", "keys", "values").index(facet)]

@@ -63,6 +63,7 @@ class ClipEs(Method):
     name = "clip_es"
     title = "CLIP-ES"
     year = 2023
+    maps = 5
     variants = {"paper": {}, "coco": {"box_threshold": 0.7}}
     class_maps = True
     scoring = Method.scoring | {"box_threshold"}

@@ -97,6 +97,7 @@ class Cliptrase(Method):
     extra = "cluster"
     title = "CLIPtrase"
     year = 2024
+    maps = 8
     variants = {
         "any-size": {"eps": None, "min_samples": None},
         "official": {},
