@@ -35,6 +35,15 @@ LIVES = {
     4: [([4], 0, 4), ([4, 5], 4, 5)],
     5: [([5], 0, 4), ([4, 5], 4, 5)],
 }
+# the same by the number of clusters that there are while it lasts
+NUMBERS = {
+    0: [([0], 6, 5), ([0, 1], 5, 3), ([0, 1, 2, 3], 3, 1)],
+    1: [([1], 6, 5), ([0, 1], 5, 3), ([0, 1, 2, 3], 3, 1)],
+    2: [([2], 6, 4), ([2, 3], 4, 3), ([0, 1, 2, 3], 3, 1)],
+    3: [([3], 6, 4), ([2, 3], 4, 3), ([0, 1, 2, 3], 3, 1)],
+    4: [([4], 6, 2), ([4, 5], 2, 1)],
+    5: [([5], 6, 2), ([4, 5], 2, 1)],
+}
 PREPARED = nested(JOINS, grid=(2, 3))
 
 
@@ -88,6 +97,21 @@ def test_by_hand(size):
     out = Dendro(sharpness=1.5, power=2, size=0.5, floor=0.4).refine(PREPARED, scores)
     assert out.shape == (4, 2, 3)
     assert torch.allclose(torch.softmax(t * out.flatten(1), dim=0), q, atol=1e-5)
+
+
+def test_lasting_by_the_number_of_clusters():
+    scores = random(4, 2, 3)
+    p, t = probabilities(scores.flatten(1), 1)
+    q = torch.zeros(4, 6)
+    for patch, lives in NUMBERS.items():
+        for same, high, low in lives:
+            share = math.log((high + 0.5) / (low + 0.5)) / math.log(6.5 / 1.5)
+            q[:, patch] += share * mean(p, same, 2, 0.75)
+    refiner = Dendro(scale="number")
+    out = refiner.refine(PREPARED, scores)
+    assert torch.allclose(torch.softmax(t * out.flatten(1), dim=0), q, atol=1e-5)
+    one = scores[:, :1, :1]
+    assert torch.allclose(refiner.refine(nested([], grid=(1, 1)), one), one)
 
 
 def test_what_comes_back_is_scores():

@@ -1,8 +1,9 @@
-"""Nested clusters of a vision foundation model's patches: our own refiner (docs/beyond.md)."""
+"""Nested clusters of a vision foundation model's patches: our own refiner (docs/dendro.md)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -14,6 +15,8 @@ from wordmask.errors import WordmaskError
 from wordmask.refiners.base import Refiner, RefinerInput, register_refiner
 from wordmask.refiners.vfm import Facet, features_of
 from wordmask.towers.auxiliary import AuxiliaryModels
+
+MOST = 128  # clusters that count by their number
 
 
 @dataclass(frozen=True)
@@ -45,14 +48,17 @@ class Dendro(Refiner):
     are s; they are not below the average of s over the clusters; and a times the scores gives a
     times the result. A word's map depends on the other words; one word alone is averaged linearly.
 
-    Variants: `nested`.
+    Variants: `nested`; `large` counts how long a cluster lasts on the scale log(n + 1/2) of the
+    number n of clusters that there are, from 1 to 128: better for large things, and small ones get
+    the word of what surrounds them.
     Cost: one forward of the VFM, L^2 distances and their trees, L its patches: on one CPU core and
     for 20 words 0.04 s and 20 MiB with 768 patches, 1.5 s and 250 MiB with 4096.
 
     Args:
         short_side: larger pictures are resized to it, in pixels; None: pictures keep their size.
         facet: features of the VFM's last block, see `vfm`.
-        floor: see above; the larger, the more the coarse clusters count.
+        scale: what a cluster lasts on, the "height" of joins or the "number" of clusters.
+        floor: of heights, see above; the larger, the more the coarse clusters count.
         sharpness, power, size: see above; power 0 and size 1 weigh all patches alike.
         linkage, spacing: of the trees, see `wordmask.clusters.cluster_tree`.
         trees: how many there are, each with twice the spacing of the one before, `spacing` in the
@@ -62,10 +68,11 @@ class Dendro(Refiner):
     name = "dendro"
     title = "Nested clusters"
     network = "vfm"
-    variants = {"nested": {}}
+    variants = {"nested": {}, "large": {"scale": "number"}}
 
     short_side: int | None = 336
     facet: Facet = "output"
+    scale: Literal["height", "number"] = "height"
     floor: float = 0.3
     sharpness: float = 1.0
     power: float = 2.0
@@ -97,6 +104,15 @@ class Dendro(Refiner):
         trees = [all_clusters(cluster_tree(features, x, self.linkage)) for x in spacings]
         return Nested(tuple(trees), (features.shape[1], features.shape[2]))
 
+    def lasts(self, tree: Clusters) -> np.ndarray:
+        """How long each of the K clusters lasts, (K,) float64; above 0 for each patch's in all."""
+        if self.scale == "height":
+            return np.log((tree.joined + self.floor) / (tree.made + self.floor))
+        left = len(tree.parent) - np.arange(len(tree.parent))  # clusters, after the join of each
+        made = np.minimum(left, (len(left) + 1) // 2)
+        low, high = (np.log(x.clip(1, MOST) + 0.5) for x in (left[tree.parent], made))
+        return high - low + 1e-9  # a single patch lasts too
+
     def refine(self, prepared: Nested, scores: Tensor) -> Tensor:
         """Scores (R, h, w) on any grid, to (R, h', w') on the VFM's grid."""
         s = F.interpolate(scores[None], size=prepared.grid, mode="bilinear")[0].flatten(1)
@@ -111,8 +127,7 @@ class Dendro(Refiner):
                 torch.from_numpy(x).to(s.device) for x in (tree.parent, *tree.levels)
             )
             size = torch.from_numpy(tree.size**self.size).float().to(s)
-            lasts = np.log((tree.joined + self.floor) / (tree.made + self.floor))
-            share = torch.from_numpy(lasts / np.log(1 / self.floor + 1)).float().to(s)
+            lasts = torch.from_numpy(self.lasts(tree)).float().to(s)
             found = F.pad(of_patches, (0, 0, 0, len(parent) - len(mean)))  # (K, R + 2)
             for clusters in levels[::-1]:
                 own = found[clusters] / found[clusters, -1:]
@@ -120,9 +135,10 @@ class Dendro(Refiner):
                 if len(clusters) > 1:  # all but the last, which is no part of another
                     weight = size[clusters] * own[:, :-2].amax(1) ** self.power
                     found.index_add_(0, parent[clusters], own * weight[:, None])
-            found *= share[:, None]
+            found *= lasts[:, None]
             for clusters in levels[1:]:
                 found[clusters] += found[parent[clusters]]
-            mean += found[: len(mean)] / len(prepared.trees)
+            own = found[: len(mean)]
+            mean += own / own[:, -1:] / len(prepared.trees)
         q, z = mean.T[:-2].clamp_min(torch.finfo(mean.dtype).tiny), mean.T[-2]
         return ((q.log() + z) / t).unflatten(1, prepared.grid)
