@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import pickle
 import threading
 import time
 from dataclasses import replace
@@ -18,7 +19,7 @@ from serving import WORDS, picture, png
 from waiting import LONG, soon
 from wordmask import Background, Segmentation, Vocabulary
 from wordmask.errors import WordmaskError
-from wordmask.serve.engine import AS_STARTED, Ask, Encoded, How
+from wordmask.serve.engine import AS_STARTED, Ask, Encoded, How, _ended_at, _Late, problem_of
 from wordmask.serve.limits import Limits, Problem
 from wordmask.serve.store import Store, dump
 
@@ -245,6 +246,31 @@ def test_a_request_without_end_is_ended(make):
     assert late.status == 504
     assert "took too long" in late.message
     assert other.names == ("dog",)
+
+
+def test_a_request_that_is_late_from_the_start_leaves_nothing_behind(engine):
+    """Also where the deadline passes while a batch begins or ends."""
+    before = threading.active_count()
+    for i in range(20):
+        (late,) = engine.run([ask(deadline=time.time() - 1 + i / 20)])
+        assert getattr(late, "status", 504) == 504
+    assert threading.active_count() == before
+    time.sleep(1.2)  # an exception that is thrown later would be raised here
+
+
+def test_what_is_thrown_at_the_end_is_caught():
+    for _ in range(3):  # nobody but the thread that is told knows when it is told
+        try:
+            with _ended_at(0):
+                time.sleep(1)
+        except _Late:
+            pass
+    time.sleep(1.2)
+
+
+def test_the_problem_of_a_late_request_goes_between_processes():
+    problem = pickle.loads(pickle.dumps(problem_of(_Late())))
+    assert (problem.status, problem.message[:24]) == (504, "the request took too lon")
 
 
 def test_a_client_that_is_told_to_come_again_does(serve, make, monkeypatch):

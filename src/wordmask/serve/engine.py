@@ -201,6 +201,8 @@ class Engine:
         try:
             with _ended_at(max(ask.deadline for ask in asks)):
                 return self._run(asks)
+        except _Late as late:  # between requests, of which each is past its time
+            return [problem_of(late)] * len(asks)
         finally:
             if self.recipe.guarded:
                 faulthandler.cancel_dump_traceback_later()
@@ -246,8 +248,8 @@ class Engine:
         try:
             found = list(segmenter.encode_each([one.prepared for one in group]))
         except Exception as error:
-            if len(group) == 1:
-                found = [problem_of(error)]
+            if len(group) == 1 or isinstance(error, _Late):
+                found = [problem_of(error)] * len(group)
             else:
                 found = [
                     guarded(lambda one=one: segmenter.encode_each([one.prepared])[0])  # type: ignore[misc]
@@ -457,31 +459,38 @@ def _check_time(ask: Ask) -> None:
         raise Problem(504, "the request waited too long; try again later")
 
 
-class _Late(Problem):
-    def __init__(self) -> None:
-        super().__init__(504, "the request took too long; ask for fewer steps or a smaller size")
+class _Late(Exception):  # noqa: N818 (what is told is `problem_of` it)
+    """A batch is past its time."""
 
 
 @contextmanager
 def _ended_at(deadline: float) -> Iterator[None]:
-    """Raise a problem in this thread each second from a time on, so that no request holds it up."""
+    """Raise `_Late` in this thread each second from a time on, so that no request holds it up.
+
+    Not in the first second: what is late from the start is refused by itself.
+    """
     thread, done = ctypes.c_ulong(threading.get_ident()), threading.Event()
     throw = ctypes.pythonapi.PyThreadState_SetAsyncExc
 
     def watch() -> None:
-        left = max(deadline - time.time(), 0)
+        left = max(deadline - time.time(), 1)
         while not done.wait(min(left, threading.TIMEOUT_MAX)):
             throw(thread, ctypes.py_object(_Late))
             left = 1
 
     watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
     try:
+        watcher.start()
         yield
     finally:
-        done.set()
-        watcher.join()
-        throw(thread, None)  # what was thrown and not caught yet
+        while True:
+            try:  # it may be raised here as well, and nothing may be thrown later
+                done.set()
+                watcher.join()
+                throw(thread, None)  # what was thrown and not raised yet
+                break
+            except _Late:
+                pass
 
 
 def guarded(make: Callable[[], Value]) -> Value | Problem:
@@ -496,6 +505,8 @@ def problem_of(error: Exception) -> Problem:
     """An error as what the caller gets to know of it."""
     if isinstance(error, Problem):
         return error
+    if isinstance(error, _Late):
+        return Problem(504, "the request took too long; ask for fewer steps or a smaller size")
     if isinstance(error, WordmaskError):
         return Problem(422, str(error))
     if is_out_of_memory(error):
