@@ -8,7 +8,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from wordmask.errors import TORCH, needs_torch
+from wordmask.errors import NO_TORCH
 from wordmask.version import __version__
 
 if TYPE_CHECKING:
@@ -63,8 +63,8 @@ def __getattr__(name: str) -> object:
         try:
             return getattr(import_module(f"wordmask.{_HOMES[name]}"), name)
         except ModuleNotFoundError as error:
-            if error.name in TORCH:
-                raise ModuleNotFoundError(needs_torch(error.name), name=error.name) from None
+            if error.name == "torch":
+                raise ModuleNotFoundError(NO_TORCH, name="torch") from None
             raise
     raise AttributeError(f"module 'wordmask' has no attribute {name!r}")
 

@@ -24,7 +24,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wordmask.errors import TORCH
 from wordmask.files import one_line, size_text
 from wordmask.towers.auxiliary import DEFAULT_CLIP, KINDS
 from wordmask.towers.built_in import CLIP as TINY
@@ -210,7 +209,7 @@ def _package(name: str, wanted: Any, state: str) -> Finding:
 def _extras() -> Iterator[Finding]:
     """The optional parts, and what uses them."""
     registries: tuple[Mapping[str, Any], ...] = ()
-    if not _lacking_torch():
+    if find_spec("torch"):
         from wordmask.methods import METHODS
         from wordmask.refiners import REFINERS
 
@@ -227,8 +226,7 @@ def _extras() -> Iterator[Finding]:
         text = ", ".join(f"{one.name} {one.text}" for one in bad or found)
         if bad:
             needed = f"{' and '.join(users)} cannot run" if users else PURPOSES.get(extra, "")
-            lacks = f"lacks {text.replace(' not installed', '')}"
-            text = f"{needed}; {lacks}" if needed else lacks
+            text = f"{needed}; lacks {text.replace(' not installed', '')}"
         todo = f'pip install "wordmask[{extra}]"' if lacking else ""
         versions = {one.name: one.details["version"] for one in found}
         details = {"versions": versions, "missing": lacking, "used_by": users}
@@ -257,16 +255,11 @@ def _requirements(extra: str) -> dict[str, Any]:
 # -- devices ------------------------------------------------------------------------------------
 
 
-def _lacking_torch() -> str:
-    """The first package of the extra `torch` that is not installed; empty if all are."""
-    return next((name for name in TORCH if not find_spec(name)), "")
-
-
 def _devices() -> Iterator[Finding]:
     """Every device with every type, on the built-in network, compared with the CPU in float32."""
-    if lacking := _lacking_torch():
+    if not find_spec("torch"):
         runtime = find_spec("onnxruntime") is not None
-        text = f"{lacking} is not installed; " + (
+        text = "torch is not installed; " + (
             "exported networks alone can run (--backend onnxruntime)"
             if runtime
             else "nor is ONNX Runtime: no network can run"
@@ -363,9 +356,8 @@ def _no_gpu(torch: Any) -> Finding:
 
 def _checkpoints(model: str) -> Iterator[Finding]:
     """Those that commands load by default, then any other in the hub's cache that can be read."""
-    if lacking := _lacking_torch():
-        text = f"checkpoints need {lacking}; an exported network is a folder"
-        yield Finding("hub", "skipped", text)
+    if not find_spec("torch"):
+        yield Finding("hub", "skipped", "checkpoints need torch; an exported network is a folder")
         return
     from wordmask.towers.diffusion import MIRRORS
 
@@ -451,9 +443,6 @@ def _cached() -> Iterator[_Cached]:
 
 def _caches() -> Iterator[Finding]:
     """Where things are kept, how large they are, and what unfinished downloads left behind."""
-    if lacking := _lacking_torch():
-        yield Finding("hub", "skipped", f"nothing is kept without {lacking}")
-        return
     from huggingface_hub import constants
 
     from wordmask.files import default_cache_dir
@@ -534,9 +523,6 @@ def _damaged(file: Path) -> bool:
 
 def _hub(model: str, offline: bool, seconds: float) -> Iterator[Finding]:
     """Whether the hub answers, and what stands between."""
-    if lacking := _lacking_torch():
-        yield Finding("answer", "skipped", f"not asked: downloads need {lacking}")
-        return
     from huggingface_hub import constants, get_token
 
     proxies = {

@@ -5,7 +5,10 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-TORCH = ("torch", "transformers", "safetensors", "huggingface_hub")  # with the extra `torch`
+NO_TORCH = (
+    'this needs torch, which is not installed: pip install "wordmask[torch]"; networks that were '
+    'exported run without it: pip install "wordmask[onnx-runtime]", see docs/onnx.md'
+)
 
 
 class WordmaskError(ValueError):
@@ -28,14 +31,6 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether Python, torch or a GPU had no memory left; torch has no one kind of error for it."""
     return isinstance(error, MemoryError) or (
         isinstance(error, RuntimeError) and "memory" in str(error).lower()
-    )
-
-
-def needs_torch(name: str) -> str:
-    """Say that `name`, one of `TORCH`, is not installed, and what to do."""
-    return (
-        f'this needs {name}, which is not installed: pip install "wordmask[torch]"; networks that '
-        'were exported run without it: pip install "wordmask[onnx-runtime]", see docs/onnx.md'
     )
 
 

@@ -129,9 +129,17 @@ def test_label_studio_pictures_of_its_address_alone(engine, monkeypatch):
         for other in ("http://169.254.169.254/a", "file:///etc/passwd", "http://127.0.0.1:1/a"):
             refused = ask_studio(service, other)
             assert refused.status_code == 422
+        for odd in ("@127.0.0.1:1/a", f"{address}/a?b=1"):  # what follows the host is no host
+            assert ask_studio(service, odd).status_code == 200
+        assert [path for path, _ in asked[1:]] == ["/@127.0.0.1:1/a", "/a?b=1"]
+        more = '<RectangleLabels name="b" toName="photo"><Label value="x"/></RectangleLabels>'
+        two = CONFIG.replace("</View>", f"{more}</View>")
+        tasks = [{"data": {"picture": "/c"}}]
+        assert service.post("/predict", json={"tasks": tasks, "label_config": two}).is_success
+        assert len(asked) == 4  # a picture is fetched once for all sets of labels
         alone = ask_studio(client(engine, "label-studio"), "/data/upload/1/a.png")
         assert "no picture is fetched" in alone.text
-        assert len(asked) == 1
+        assert len(asked) == 4
     finally:
         server.shutdown()
         thread.join()

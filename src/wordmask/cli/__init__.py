@@ -37,7 +37,7 @@ from wordmask.cli import (
 )
 from wordmask.cli.common import one_line
 from wordmask.cli.help import Command, Group
-from wordmask.errors import TORCH, WordmaskError, is_out_of_memory, needs_torch
+from wordmask.errors import NO_TORCH, WordmaskError, is_out_of_memory
 from wordmask.version import __version__
 
 app = typer.Typer(
@@ -109,9 +109,9 @@ def run(arguments: list[str] | None = None) -> int:
         except (WordmaskError, OSError) as error:
             return _say(f"error: {error}")
         except ModuleNotFoundError as error:
-            if error.name not in TORCH:
+            if error.name != "torch":
                 raise
-            return _say(f"error: {needs_torch(error.name)}")
+            return _say(f"error: {NO_TORCH}")
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise

@@ -19,6 +19,7 @@ from pydantic import BaseModel
 
 from wordmask.errors import WordmaskError
 from wordmask.extras import need
+from wordmask.files import one_line
 from wordmask.objects import outlines, simplify
 from wordmask.serve.app import service_of
 from wordmask.serve.engine import Objects
@@ -98,11 +99,13 @@ def router(
                 continue
             try:
                 strokes = []
+                pictures: dict[str, bytes] = {}
                 for control in controls:
                     source = task.data.get(control.value)
                     if not isinstance(source, str):
                         raise Problem(422, f"the task has no picture as {control.value!r}", task.id)
-                    picture = await _picture(source, address, token, folder)
+                    picture = pictures.get(source) or await _picture(source, address, token, folder)
+                    pictures[source] = picture
                     found = await service.objects(picture, control.words, background)
                     strokes += await asyncio.to_thread(shapes, found, control)
             except Problem as error:  # of this task alone: it gets no prediction
@@ -156,7 +159,7 @@ def read_config(text: str) -> list[Control]:
     except WordmaskError:
         raise
     except Exception as error:  # of the XML reader and of the SDK's own kinds
-        raise Problem(422, f"label_config: {str(error).splitlines()[0]}", text) from None
+        raise Problem(422, f"label_config: {one_line(str(error), 200)}", text) from None
     if not controls:
         listed = ", ".join(TAGS)
         message = f'label_config: give one of {listed} with name="...", toName="..." and labels'
@@ -238,7 +241,9 @@ async def _picture(source: str, address: str | None, token: str, folder: Path | 
     if elsewhere and (parts.scheme, parts.netloc) != (own.scheme, own.netloc):
         raise Problem(422, f"pictures are fetched from {address} alone", source)
     httpx = need("httpx", "client", "fetching pictures of Label Studio")
-    where = address.rstrip("/") + parts.path + (f"?{parts.query}" if parts.query else "")
+    base = f"{own.scheme}://{own.netloc}" if elsewhere else address.rstrip("/")
+    query = f"?{parts.query}" if parts.query else ""
+    where = f"{base}/{parts.path.lstrip('/')}{query}"  # of this host, whatever the path begins with
     headers = {"Authorization": f"Token {token}"} if token else {}
     try:
         async with httpx.AsyncClient(timeout=30) as client:  # follows no redirect

@@ -288,8 +288,9 @@ class OnnxSegmenter:
 
     @cached_property
     def _tokenizer(self) -> Any:
-        tokenizers = need("tokenizers", "onnx-runtime", "an exported network")
-        made = tokenizers.Tokenizer.from_file(str(self.folder / TOKENIZER))
+        from tokenizers import Tokenizer
+
+        made = Tokenizer.from_file(str(self.folder / TOKENIZER))
         made.no_padding()
         made.no_truncation()
         return made

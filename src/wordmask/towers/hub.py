@@ -18,7 +18,6 @@ import torch
 from torch import nn
 
 from wordmask.errors import WordmaskError, unknown
-from wordmask.extras import need
 from wordmask.progress import steps
 from wordmask.towers.built_in import PREFIX as BUILT_IN
 from wordmask.towers.clip import CLIP_MEAN, CLIP_STD
@@ -325,9 +324,9 @@ def _count_tensors(factory: Callable[..., Any], given: tuple[Any, ...], names: A
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Hide messages of the libraries while loading, and count the tensors that they load."""
-    logging = need("transformers.utils.logging", "torch", "a checkpoint")
     from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars
     from huggingface_hub.utils import logging as hub
+    from transformers.utils import logging
 
     shown, off = logging.is_progress_bar_enabled(), are_progress_bars_disabled()
     levels = logging.get_verbosity(), hub.get_verbosity()
