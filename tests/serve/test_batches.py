@@ -19,7 +19,17 @@ from serving import WORDS, picture, png
 from waiting import LONG, soon
 from wordmask import Background, Segmentation, Vocabulary
 from wordmask.errors import WordmaskError
-from wordmask.serve.engine import AS_STARTED, Ask, Encoded, How, _ended_at, _Late, problem_of
+from wordmask.serve import engine as engine_module
+from wordmask.serve.engine import (
+    AS_STARTED,
+    WATCHER,
+    Ask,
+    Encoded,
+    How,
+    _ended_at,
+    _Late,
+    problem_of,
+)
 from wordmask.serve.limits import Limits, Problem
 from wordmask.serve.store import Store, dump
 
@@ -248,24 +258,42 @@ def test_a_request_without_end_is_ended(make):
     assert other.names == ("dog",)
 
 
+def watchers() -> list[threading.Thread]:
+    """What would throw into a thread."""
+    return [one for one in threading.enumerate() if one.name == WATCHER]
+
+
 def test_a_request_that_is_late_from_the_start_leaves_nothing_behind(engine):
-    """Also where the deadline passes while a batch begins or ends."""
-    before = threading.active_count()
-    for i in range(20):
-        (late,) = engine.run([ask(deadline=time.time() - 1 + i / 20)])
-        assert getattr(late, "status", 504) == 504
-    assert threading.active_count() == before
-    time.sleep(1.2)  # an exception that is thrown later would be raised here
+    """The exception that ends a batch was thrown while it began, and every second for ever."""
+    (late,) = engine.run([ask(deadline=time.time() - 1)])
+    assert late.status == 504
+    assert "waited too long" in late.message
+    assert not watchers()
 
 
-def test_what_is_thrown_at_the_end_is_caught():
-    for _ in range(3):  # nobody but the thread that is told knows when it is told
-        try:
-            with _ended_at(0):
-                time.sleep(1)
-        except _Late:
-            pass
-    time.sleep(1.2)
+def test_what_is_thrown_at_the_end_is_caught(monkeypatch):
+    class Told(threading.Event):
+        calls = 0
+
+        def set(self):
+            self.calls += 1
+            if self.calls == 1:
+                raise _Late
+            super().set()
+
+    monkeypatch.setattr(engine_module, "threading", SimpleNamespace(**vars(threading)))
+    monkeypatch.setattr(engine_module.threading, "Event", Told)
+    with _ended_at(time.time() + LONG):
+        assert len(watchers()) == 1
+    assert not watchers()
+
+
+def test_what_is_thrown_between_requests_ends_them_all(engine, monkeypatch):
+    def late(asks):
+        raise _Late
+
+    monkeypatch.setattr(engine, "_run", late)
+    assert [one.status for one in engine.run([ask(0), ask(1)])] == [504, 504]
 
 
 def test_the_problem_of_a_late_request_goes_between_processes():

@@ -40,6 +40,7 @@ MOST_SEGMENTERS, MOST_TEXTS = (
     32,
     32,
 )  # methods with options, and lists of words, that are kept ready
+WATCHER = "ends late batches"
 PLAIN = re.compile(r"[a-z][a-z0-9_]*(:[\w.-]+)?")  # a name, and no file
 
 
@@ -478,7 +479,7 @@ def _ended_at(deadline: float) -> Iterator[None]:
             throw(thread, ctypes.py_object(_Late))
             left = 1
 
-    watcher = threading.Thread(target=watch, daemon=True)
+    watcher = threading.Thread(target=watch, name=WATCHER, daemon=True)
     try:
         watcher.start()
         yield
