@@ -220,3 +220,15 @@ def test_after_any_method_with_thresholds(method):
 def test_bad_options(options, message):
     with pytest.raises(WordmaskError, match=message):
         create_refiner("dendro", None, options)
+
+
+@pytest.mark.parametrize("variant", ["nested", "large"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_and_extreme_options(variant, dtype):
+    """Scores in half precision are averaged in float32; no weight of a cluster becomes 0."""
+    refiner, _ = create_refiner("dendro", variant, {"power": 30.0})
+    for prepared, grid in ((nested([], grid=(1, 1)), (1, 1)), (PREPARED, (2, 3))):
+        for scores in (torch.zeros(150, *grid), 1e4 * random(150, *grid)):
+            found = refiner.refine(prepared, scores.to(dtype))
+            assert torch.isfinite(found).all()
+            assert torch.equal(found, refiner.refine(prepared, scores.to(dtype).float()))

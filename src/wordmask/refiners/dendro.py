@@ -115,7 +115,7 @@ class Dendro(Refiner):
 
     def refine(self, prepared: Nested, scores: Tensor) -> Tensor:
         """Scores (R, h, w) on any grid, to (R, h', w') on the VFM's grid."""
-        s = F.interpolate(scores[None], size=prepared.grid, mode="bilinear")[0].flatten(1)
+        s = F.interpolate(scores[None].float(), size=prepared.grid, mode="bilinear")[0].flatten(1)
         contrast = (s - s.mean(0)).square().mean().sqrt()
         t = torch.where(contrast > 1e-6 * s.abs().amax(), self.sharpness / contrast, 1)
         z = torch.logsumexp(t * s, dim=0, keepdim=True)
@@ -123,9 +123,10 @@ class Dendro(Refiner):
         of_patches = torch.cat([p, z, torch.ones_like(z)]).T
         mean = torch.zeros_like(of_patches)
         for tree in prepared.trees:
-            parent, *levels = (
-                torch.from_numpy(x).to(s.device) for x in (tree.parent, *tree.levels)
+            parent, order = (
+                torch.from_numpy(x).to(s.device) for x in (tree.parent, np.concatenate(tree.levels))
             )
+            levels = order.split([len(x) for x in tree.levels])
             size = torch.from_numpy(tree.size**self.size).float().to(s)
             lasts = torch.from_numpy(self.lasts(tree)).float().to(s)
             found = F.pad(of_patches, (0, 0, 0, len(parent) - len(mean)))  # (K, R + 2)
@@ -133,7 +134,8 @@ class Dendro(Refiner):
                 own = found[clusters] / found[clusters, -1:]
                 found[clusters] = own
                 if len(clusters) > 1:  # all but the last, which is no part of another
-                    weight = size[clusters] * own[:, :-2].amax(1) ** self.power
+                    sure = own[:, :-2].amax(1) ** self.power
+                    weight = size[clusters] * sure.clamp_min(1e-30)  # many words, a high power
                     found.index_add_(0, parent[clusters], own * weight[:, None])
             found *= lasts[:, None]
             for clusters in levels[1:]:
