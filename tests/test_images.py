@@ -407,6 +407,9 @@ BAD_FILES = {
     "short-data.png": (png_of_size(500, 500), "truncated"),
     "drawing.eps": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", "EPS"),
     "film.mp4": (b"\0\0\0\x20ftypisom\0\0\2\0isomavc1mp41" + b"\0" * 99, "it is a video"),
+    "film.mov": (b"\0\0\0\x14ftypqt  \0\0\2\0qt  " + b"\0" * 99, "it is a video"),
+    "raw.cr3": (b"\0\0\0\x18ftypcrx \0\0\0\1crx isom" + b"\0" * 99, "not a picture in a known"),
+    "stack.heif": (b"\0\0\0\x18ftypjpeg\0\0\0\0mif1jpeg" + b"\0" * 99, "not a picture in"),
     "film.avi": (b"RIFF\0\1\0\0AVI LIST" + b"\0" * 99, "it is a video"),
     "photo.heic": (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC"),
 }

@@ -58,6 +58,7 @@ FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "GIF", "BMP", "PPM", "AVIF", "J
 """PIL's names of the formats that are read; HEIF (HEIC of phones) with the extra `heif`."""
 
 _VIDEOS = (b"\x1aE\xdf\xa3", b"\0\0\1\xba", b"OggS")  # Matroska, MPEG, Ogg
+_VIDEO_BRANDS = (b"iso", b"mp4", b"avc1", b"M4V", b"qt  ", b"3g", b"MSNV", b"dash", b"f4v", b"XAVC")
 _HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"}
 
 MOST_SCANS = 100  # of a JPEG: programs write up to about 12, and each goes over all pixels again
@@ -254,10 +255,12 @@ def _open(stream: BinaryIO, shown: str) -> Image.Image:
 
 
 def _is_video(start: bytes) -> bool:
-    """Whether a file that is no picture begins as MP4, AVI, Matroska, MPEG or Ogg."""
-    kind = start[8:12]
-    mp4 = start[4:8] == b"ftyp" and kind not in (b"mif1", b"msf1", b"avif", b"avis")
-    return mp4 or kind == b"AVI " or start.startswith(_VIDEOS)
+    """Whether a file that is no picture begins as MP4, AVI, Matroska, MPEG or Ogg.
+
+    Pictures begin with the same box as MP4, with brands of their own, of which there are many.
+    """
+    mp4 = start[4:8] == b"ftyp" and start[8:].startswith(_VIDEO_BRANDS)
+    return mp4 or start[8:12] == b"AVI " or start.startswith(_VIDEOS)
 
 
 def _is_heic(start: bytes) -> bool:
