@@ -207,7 +207,8 @@ class VfmTower:
         joined, *given = (mean.mean().to(pixels).flatten(1, 2) for mean in patches)
         last = copy.deepcopy(last, {id(x): x for x in last.parameters()})  # of the same weights
         for name, output in zip(names, given, strict=True):
-            last.set_submodule(name, _Given(output))
+            owner, _, layer = name.rpartition(".")
+            setattr(last.get_submodule(owner), layer, _Given(output))
         out = _run_last(last, joined, facet, self._extra(pixels))
         check_finite(out, f"the features of {self.source}", self.dtype)
         return out.transpose(1, 2).unflatten(2, grid).float()
