@@ -13,10 +13,10 @@ from wordmask.affinity import ByRows
 from wordmask.devices import for_float64
 from wordmask.encoding import DenseFeatures, Encoding
 from wordmask.errors import WordmaskError
+from wordmask.extras import need as need_module
 from wordmask.methods.base import Method, Towers, register, to_grid
 from wordmask.region_maps import check_source, nearest, network_of, region_map
 from wordmask.region_vote import RegionVote
-from wordmask.regions import need as need_module
 from wordmask.scoring import Rule
 from wordmask.towers.clip import ClipTower, Need, Trace
 
