@@ -296,6 +296,18 @@ def test_what_is_thrown_between_requests_ends_them_all(engine, monkeypatch):
     assert [one.status for one in engine.run([ask(0), ask(1)])] == [504, 504]
 
 
+def test_no_library_takes_the_end_for_an_error_of_its_own(engine, monkeypatch):
+    def endless(ask):
+        for _ in range(1000):
+            try:
+                time.sleep(0.01)
+            except Exception:
+                pass
+
+    monkeypatch.setattr(engine, "_begin", endless)
+    assert engine.run([ask(deadline=time.time())])[0].status == 504
+
+
 def test_the_problem_of_a_late_request_goes_between_processes():
     problem = pickle.loads(pickle.dumps(problem_of(_Late())))
     assert (problem.status, problem.message[:24]) == (504, "the request took too lon")

@@ -248,7 +248,7 @@ class Engine:
         found: list[Any]
         try:
             found = list(segmenter.encode_each([one.prepared for one in group]))
-        except Exception as error:
+        except (Exception, _Late) as error:
             if len(group) == 1 or isinstance(error, _Late):
                 found = [problem_of(error)] * len(group)
             else:
@@ -460,7 +460,7 @@ def _check_time(ask: Ask) -> None:
         raise Problem(504, "the request waited too long; try again later")
 
 
-class _Late(Exception):  # noqa: N818 (what is told is `problem_of` it)
+class _Late(BaseException):
     """A batch is past its time."""
 
 
@@ -498,11 +498,11 @@ def guarded(make: Callable[[], Value]) -> Value | Problem:
     """What a function returns, or its error as a problem."""
     try:
         return make()
-    except Exception as error:
+    except (Exception, _Late) as error:
         return problem_of(error)
 
 
-def problem_of(error: Exception) -> Problem:
+def problem_of(error: BaseException) -> Problem:
     """An error as what the caller gets to know of it."""
     if isinstance(error, Problem):
         return error
