@@ -156,8 +156,7 @@ def test_what_cannot_be_served_is_told_in_one_line(arguments, message, capsys):
 
 
 def test_a_network_that_no_worker_can_load_is_told_in_one_line(tmp_path):
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "wordmask", "serve", "--model", str(tmp_path / "none")]
     done = subprocess.run([*command, "--port", str(port)], capture_output=True, text=True)
     *log, last = done.stderr.splitlines()
