@@ -84,13 +84,13 @@ class Preprocessing(Options):
             return tuple((values | {"stride": 0}).items())
         return (*values.items(), self.own_windows, self.joint_windows)
 
-    def prepare(self, picture: np.ndarray, tower: ClipTower, more_maps: int = 0) -> Tensor:
-        """Resize and normalise an upright uint8 picture (H, W, 3); more_maps: see `check_size`.
+    def prepare(self, picture: np.ndarray, tower: ClipTower) -> Tensor:
+        """Resize and normalise an upright uint8 picture (H, W, 3), if it fits into memory.
 
         Returns (3, H', W') float32, at least one patch on each side, not yet padded.
         """
         mean, std = self.normalisation(tower)
-        self.check_size(picture.shape[0], picture.shape[1], tower, more_maps)
+        self.check_size(picture.shape[0], picture.shape[1], tower)
         pixels = prepare(
             picture,
             short_side=self.short_side,

@@ -311,8 +311,9 @@ class Segmenter:
 
     def _pixels(self, picture: np.ndarray) -> Tensor:
         """What the network sees of a picture (H, W, 3), if that fits into memory."""
-        maps = sum(step.maps_held(self.tower) for step in self.pipeline.word_steps)
-        return self.method.prepare(picture, self.tower, maps)
+        if maps := sum(step.maps_held(self.tower) for step in self.pipeline.word_steps):
+            self.method.check_size(picture.shape[0], picture.shape[1], self.tower, maps)
+        return self.method.prepare(picture, self.tower)
 
     def prepare_reduced(self, content: bytes, name: str) -> Prepared:
         """As `prepare`, from the content of a file; a large JPEG is decoded at a reduced size.

@@ -235,9 +235,14 @@ def test_examples_expert_settings_and_a_narrow_screen(visit):
     page.locator("#wm-method input").click()
     page.get_by_role("option", name=re.compile("GEM")).click()
     page.locator("#wm-expert .wm-about", has_text="GEM").first.wait_for()
-    page.locator("#wm-expert button", has_text=re.compile("^Options")).first.click()
-    iterations = page.get_by_label("temperature").first
-    iterations.wait_for()
+    options = page.locator("#wm-expert button", has_text=re.compile("^Options")).first
+
+    def opened() -> bool:  # the method's options may still come, and are closed then
+        options.click()
+        page.wait_for_timeout(1000)
+        return page.get_by_label("temperature").first.is_visible()
+
+    soon(opened)
     soon(lambda: page.evaluate("document.documentElement.scrollWidth") <= 390)
     segment(page)
     assert "gem" in text(page, "#wm-status .wm-line")
