@@ -180,6 +180,9 @@ def main() -> None:
     print(", ".join(f"{name}: {len(pictures)} photographs" for name, pictures in sets.items()))
     loaded: Segmenter | None = None
     kept: dict[str, list[Any]] = {name: [] for name in args.draw[1].split(",") if name}
+    targets = {path.stem: target for found in sets.values() for path, target in found}
+    if absent := sorted(kept.keys() - targets):
+        parser.error(f"--draw: there is no picture {', '.join(absent)}")
     for run in args.runs:
         method, refiners = build(run)
         if loaded is None:
@@ -187,8 +190,6 @@ def main() -> None:
         segmenter = loaded.with_method(method, refine=refiners)
         cells = [f"{name} {measure(segmenter, texts, found, kept)}" for name, found in sets.items()]
         print(f"{run:40s} {' | '.join(cells)}", flush=True)
-
-    targets = {path.stem: target for found in sets.values() for path, target in found}
     if kept:
         sheets = [sheet(targets[name], maps, args.runs) for name, maps in kept.items()]
         page = drawing.stack(sheets).quantize(256, dither=Image.Dither.NONE)
